@@ -1,0 +1,38 @@
+"""Dataset distillation in JAX: a training set condensed into a few synthetic images.
+
+The modules, in the order in which data flows through them.
+"""
+
+from dd_jax import datasets
+from dd_jax import models
+from dd_jax import init_distributions
+from dd_jax import parametrization
+from dd_jax import losses
+from dd_jax import inner_loop
+from dd_jax import outer_objective
+from dd_jax import hypergradient
+from dd_jax import distillation
+from dd_jax import evaluation
+from dd_jax import artifacts
+from dd_jax.types import DistilledData, OuterInfo, OuterState
+from dd_jax.models import Model, from_flax
+from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
+from dd_jax.inner_loop import inner_step, inner_trajectory
+from dd_jax.outer_objective import make_outer_loss
+from dd_jax.hypergradient import value_and_hypergrad
+from dd_jax.distillation import (
+    init_distilled, init_outer_state, make_outer_step, run_outer_steps)
+from dd_jax.evaluation import EvalResult, Metrics, evaluate
+from dd_jax.artifacts import Artifact
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "datasets", "models", "init_distributions", "parametrization", "losses", "inner_loop",
+    "outer_objective", "hypergradient", "distillation", "evaluation", "artifacts",
+    "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax",
+    "InitDistribution", "fixed_init", "pretrained_init", "random_init",
+    "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",
+    "init_distilled", "init_outer_state", "make_outer_step", "run_outer_steps",
+    "EvalResult", "Metrics", "evaluate", "Artifact",
+]

@@ -1,0 +1,123 @@
+"""Distilled data as a file that says everything needed to use it elsewhere.
+
+`distilled.npz` is read with numpy alone; nothing in it is pickled:
+
+  images          [S, B, H, W, C]  normalised space
+  labels          [S, B] or [S, B, K]
+  raw_step_sizes  [E, S]           before the softplus
+  step_sizes      [E, S]           after it; inner step t = e * S + s
+  metadata        JSON text        normalisation, network, init, dataset, accuracy, ...
+  init/...        arrays           weights theta_0 of a fixed init, by path
+
+The image grids for looking at it are here too.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+import zipfile
+
+from flax import traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from dd_jax.types import DistilledData, Params
+
+FORMAT_VERSION = 1
+_REQUIRED = ("images", "labels", "raw_step_sizes", "metadata")
+
+
+class Artifact(NamedTuple):
+  """What `load` returns."""
+  distilled: DistilledData
+  init_params: Params | None  # theta_0 of a fixed init.
+  metadata: dict[str, Any]
+
+
+def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Params | None = None,
+         metadata: dict[str, Any] | None = None) -> None:
+  """Writes one file, whole or not at all.
+
+  Args:
+    path: ends in .npz.
+    distilled: images `[S, B, H, W, C]`, labels, raw step sizes `[E, S]`.
+    init_params: weights of a fixed init, nested dicts of arrays.
+    metadata: anything JSON can hold.
+
+  Raises:
+    ValueError: weights that are not nested dicts of arrays, or metadata that JSON cannot hold.
+  """
+  path = pathlib.Path(path)
+  arrays = {name: np.asarray(value) for name, value in distilled._asdict().items()}
+  arrays["step_sizes"] = np.asarray(distilled.step_sizes)
+  try:
+    text = json.dumps({"format_version": FORMAT_VERSION, **(metadata or {})})
+  except TypeError as error:
+    raise ValueError(f"metadata must be JSON: {error}") from error
+  arrays["metadata"] = np.array(text)
+  if init_params is not None:
+    if not isinstance(init_params, dict):
+      raise ValueError(f"init_params must be nested dicts of arrays; got {type(init_params)}")
+    for name, leaf in traverse_util.flatten_dict(init_params, sep="/").items():
+      arrays[f"init/{name}"] = np.asarray(leaf)
+  write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def load(path: str | os.PathLike) -> Artifact:
+  """Reads a file written by `save`.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is not such a file, it is damaged, or its format is newer than this package.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+  except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+    if isinstance(error, FileNotFoundError):
+      raise
+    raise ValueError(f"{path} must be a distilled .npz file; it cannot be read: {error}") from error
+  missing = [name for name in _REQUIRED if name not in arrays]
+  if missing:
+    raise ValueError(f"{path} must hold {list(_REQUIRED)}; missing {missing}")
+  metadata = json.loads(str(arrays["metadata"]))
+  version = metadata.pop("format_version")
+  if version > FORMAT_VERSION:
+    raise ValueError(f"{path} has format version {version}; this package reads up to "
+                     f"{FORMAT_VERSION}: install a newer dd_jax")
+  distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in DistilledData._fields))
+  init = {name.removeprefix("init/"): jnp.asarray(value) for name, value in arrays.items()
+          if name.startswith("init/")}
+  return Artifact(distilled, traverse_util.unflatten_dict(init, sep="/") if init else None,
+                  metadata)
+
+
+def image_grid(images: np.ndarray, *, gap: int = 1) -> np.ndarray:
+  """Images in rows on white: `[rows, columns, H, W, C]` in 0..1 -> `[h, w, 3]` in 0..1."""
+  images = np.asarray(images, np.float32)
+  rows, columns, height, width, channels = images.shape
+  if channels not in (1, 3):
+    raise ValueError(f"images must have 1 or 3 channels to be shown; got {channels}")
+  if channels == 1:
+    images = np.repeat(images, 3, axis=-1)
+  grid = np.ones((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.float32)
+  for row in range(rows):
+    for column in range(columns):
+      y, x = gap + row * (height + gap), gap + column * (width + gap)
+      grid[y:y + height, x:x + width] = images[row, column]
+  return grid
+
+
+def write_atomically(path: pathlib.Path, write) -> None:
+  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place."""
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      write(file)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise

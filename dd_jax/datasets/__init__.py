@@ -1,0 +1,22 @@
+"""Real image sets as numpy arrays, read from disk and, when asked, from the network.
+
+`load` finds a set by name, `from_arrays` takes the user's own arrays; both give a `Dataset`.
+"""
+
+from dd_jax.datasets.dataset import Dataset
+from dd_jax.datasets.dataset import denormalize
+from dd_jax.datasets.dataset import from_arrays
+from dd_jax.datasets.dataset import normalize
+from dd_jax.datasets.dataset import split_validation
+from dd_jax.datasets.sources import NAMES
+from dd_jax.datasets.sources import load
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "denormalize",
+    "from_arrays",
+    "load",
+    "normalize",
+    "split_validation",
+]

@@ -1,0 +1,197 @@
+"""The `Dataset` record: validation, normalisation and the validation split.
+
+Letters: n images, H W C height, width and channels, K classes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+  """A labelled image set. `mean` and `std` are in units of pixels / 255 for uint8 images."""
+
+  name: str
+  train_images: np.ndarray  # [n, H, W, C] uint8 or float32
+  train_labels: np.ndarray  # [n] int32, 0..K-1
+  test_images: np.ndarray  # [n, H, W, C] uint8 or float32
+  test_labels: np.ndarray  # [n] int32, 0..K-1
+  num_classes: int  # K
+  mean: np.ndarray  # [C] float32
+  std: np.ndarray  # [C] float32, positive
+
+
+def from_arrays(train_images, train_labels, test_images, test_labels, *,
+                num_classes=None, name="arrays", mean=None, std=None) -> Dataset:
+  """Checks the user's arrays and makes a `Dataset` of them.
+
+  Args:
+    train_images: `[n, H, W, C]` or `[n, H, W]`, uint8 or floating point (kept as float32).
+    train_labels: `[n]` integers in 0..K-1; every class occurs.
+    test_images: as `train_images`, with the same `H W C` and the same kind of pixels.
+    test_labels: as `train_labels`, though a class may be absent.
+    num_classes: K; one more than the largest label when None.
+    name: what the set is called.
+    mean: `[C]`, for `normalize`; of the training images when None.
+    std: `[C]`, for `normalize`; of the training images when None (1 for a constant channel).
+
+  Raises:
+    ValueError: an array breaks one of these rules.
+  """
+  train_images = _check_images("train_images", train_images)
+  test_images = _check_images("test_images", test_images)
+  if test_images.shape[1:] != train_images.shape[1:]:
+    raise ValueError(f"test_images must have the image shape of train_images, "
+                     f"{train_images.shape[1:]}; got {test_images.shape[1:]}")
+  if test_images.dtype != train_images.dtype:
+    raise ValueError(f"test_images must have the dtype of train_images, "
+                     f"{train_images.dtype}; got {test_images.dtype}")
+  train_labels = _check_labels("train_labels", train_labels, "train_images", len(train_images))
+  test_labels = _check_labels("test_labels", test_labels, "test_images", len(test_images))
+  if num_classes is None:
+    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+  if num_classes < 2:
+    raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+  train_labels = _check_range("train_labels", train_labels, num_classes)
+  test_labels = _check_range("test_labels", test_labels, num_classes)
+  present = np.unique(train_labels)
+  if len(present) < num_classes:
+    absent = np.argmin(np.append(present, -1) == np.arange(len(present) + 1))
+    raise ValueError(f"train_labels must hold every class of 0..{num_classes - 1}; "
+                     f"got none of class {absent}")
+
+  channels = train_images.shape[-1]
+  if mean is None or std is None:
+    own_mean, own_std = _mean_std(train_images)
+    mean = own_mean if mean is None else mean
+    std = own_std if std is None else std
+  mean = _check_per_channel("mean", mean, channels)
+  std = _check_per_channel("std", std, channels)
+  if not (std > 0).all():
+    raise ValueError(f"std must be positive; got {std.tolist()}")
+  return Dataset(name, train_images, train_labels, test_images, test_labels,
+                 int(num_classes), mean, std)
+
+
+def split_validation(dataset, num_validation, *, seed):
+  """Sets aside a class-stratified share of the training split.
+
+  Every class keeps at least one image on either side; `mean`, `std` and the test split stay.
+
+  Args:
+    dataset: a `Dataset`.
+    num_validation: how many images to set aside, at least K.
+    seed: the split is a function of it.
+
+  Returns:
+    `(dataset without them, validation_images [num_validation, H, W, C], validation_labels
+    [num_validation])`, both parts in the order of the training split.
+
+  Raises:
+    ValueError: `num_validation` does not allow one image of each class on either side.
+  """
+  labels = dataset.train_labels
+  chosen = stratified_indices(labels, num_validation, num_classes=dataset.num_classes, seed=seed)
+  kept = np.setdiff1d(np.arange(len(labels)), chosen)
+  rest = dataset._replace(train_images=dataset.train_images[kept], train_labels=labels[kept])
+  return rest, dataset.train_images[chosen], labels[chosen]
+
+
+def stratified_indices(labels, num_validation, *, num_classes, seed):
+  """Sorted indices `[num_validation]` into `labels [n]`, each class in proportion.
+
+  Raises:
+    ValueError: some class cannot have one image chosen and one left.
+  """
+  counts = np.bincount(labels, minlength=num_classes)
+  if counts.min() < 2:
+    raise ValueError(f"a split needs two images of every class; "
+                     f"got {counts.min()} of class {counts.argmin()}")
+  most = len(labels) - num_classes
+  if not num_classes <= num_validation <= most:
+    raise ValueError(f"num_validation must lie in {num_classes}..{most} (one image of each of "
+                     f"{num_classes} classes on either side); got {num_validation}")
+  # Largest remainders, within 1..count-1 for every class.
+  quota = num_validation * counts / len(labels)
+  take = np.clip(np.floor(quota).astype(int), 1, counts - 1)
+  while take.sum() < num_validation:
+    take[np.argmax(np.where(take < counts - 1, quota - take, -np.inf))] += 1
+  while take.sum() > num_validation:
+    take[np.argmin(np.where(take > 1, quota - take, np.inf))] -= 1
+  rng = np.random.default_rng(seed)
+  return np.sort(np.concatenate([
+      rng.permutation(np.flatnonzero(labels == label))[:count]
+      for label, count in enumerate(take)]))
+
+
+def normalize(images, mean, std):
+  """`(pixels - mean) / std` as float32 `[n, H, W, C]`; uint8 images are divided by 255 first."""
+  images = np.asarray(images)
+  pixels = images.astype(np.float32)
+  if images.dtype == np.uint8:
+    pixels /= 255
+  return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def denormalize(images, mean, std):
+  """Undoes `normalize` for a picture: float32 `[n, H, W, C]` clipped to 0..1."""
+  pixels = np.asarray(images, np.float32) * np.asarray(std, np.float32)
+  return np.clip(pixels + np.asarray(mean, np.float32), 0, 1)
+
+
+def _check_images(argument, images):
+  images = np.asarray(images)
+  if images.ndim not in (3, 4):
+    raise ValueError(f"{argument} must be [n, H, W, C] or [n, H, W]; got shape {images.shape}")
+  if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+    raise ValueError(f"{argument} must be uint8 or floating point; got {images.dtype}")
+  if not images.size:
+    raise ValueError(f"{argument} must hold at least one image of at least one pixel; "
+                     f"got shape {images.shape}")
+  if images.dtype != np.uint8:
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which is refused below
+      images = images.astype(np.float32)
+    finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
+    if not finite.all():
+      raise ValueError(f"{argument} must be finite float32; got NaN or infinity in image "
+                       f"{finite.argmin()}")
+  return images if images.ndim == 4 else images[..., None]
+
+
+def _check_labels(argument, labels, images_argument, num_images):
+  labels = np.asarray(labels)
+  if labels.ndim != 1:
+    raise ValueError(f"{argument} must be [n]; got shape {labels.shape}")
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f"{argument} must be integers; got {labels.dtype}")
+  if len(labels) != num_images:
+    raise ValueError(f"{argument} must have one label per image of {images_argument}, "
+                     f"{num_images}; got {len(labels)}")
+  return labels
+
+
+def _check_range(argument, labels, num_classes):
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if wrong.size:
+    raise ValueError(f"{argument} must lie in 0..{num_classes - 1} (num_classes={num_classes}); "
+                     f"got {labels[wrong[0]]} at index {wrong[0]}")
+  return labels.astype(np.int32)
+
+
+def _check_per_channel(argument, values, channels):
+  values = np.asarray(values, np.float32)
+  if values.shape != (channels,):
+    raise ValueError(f"{argument} must be [C] with C={channels}; got shape {values.shape}")
+  if not np.isfinite(values).all():
+    raise ValueError(f"{argument} must be finite; got {values.tolist()}")
+  return values
+
+
+def _mean_std(images):
+  scale = 255 if images.dtype == np.uint8 else 1
+  means, stds = [], []
+  for channel in np.moveaxis(images, -1, 0):  # one at a time: float64 copies are large
+    means.append(channel.mean(dtype=np.float64) / scale)
+    constant = channel.min() == channel.max()
+    stds.append(1 if constant else channel.std(dtype=np.float64) / scale)
+  return np.float32(means), np.float32(stds)

@@ -1,0 +1,245 @@
+"""Parsers of the original distribution files: paths in, numpy arrays out.
+
+Images come out as uint8 `[n, H, W, C]`, labels as int32 `[n]`. Nothing is ever unpickled.
+Every parser raises FileNotFoundError for a missing file, and ValueError for one that is
+truncated or corrupt, in one line that names the file.
+"""
+
+import bz2
+import gzip
+import math
+import pathlib
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+
+CIFAR10_DIRECTORY = "cifar-10-batches-bin"
+CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+
+_CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+_CIFAR10_TEST = "test_batch.bin"
+_CIFAR10_RECORD = 1 + 32 * 32 * 3  # the label, then the red, green and blue planes
+
+
+def read_idx(images_path, labels_path):
+  """The IDX pair of MNIST, Fashion-MNIST or KMNIST, plain or gzipped.
+
+  Source: http://yann.lecun.com/exdb/mnist/, "File formats".
+
+  Returns:
+    `(images [n, H, W, 1], labels [n])`.
+  """
+  images = _idx_array(images_path, rank=3)
+  labels = _idx_array(labels_path, rank=1)
+  if len(images) != len(labels):
+    raise ValueError(f"{labels_path}: expected one label for each of the {len(images)} images "
+                     f"of {images_path}; found {len(labels)}")
+  return images[..., None], labels.astype(np.int32)
+
+
+def read_cifar10(path):
+  """CIFAR-10, binary version.
+
+  Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+
+  Args:
+    path: the directory `cifar-10-batches-bin`, or `cifar-10-binary.tar.gz` as downloaded.
+
+  Returns:
+    `(train_images [n, 32, 32, 3], train_labels [n], test_images, test_labels)`.
+  """
+  path = pathlib.Path(path)
+  names = (*_CIFAR10_TRAIN, _CIFAR10_TEST)
+  if path.is_dir():
+    contents = {name: _read_bytes(path / name) for name in names}
+  else:
+    contents = _tar_members(path, [f"{CIFAR10_DIRECTORY}/{name}" for name in names])
+  parts = [_cifar10_records(path / name, contents[name]) for name in names]
+  train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*parts[:-1]))
+  return train_images, train_labels, *parts[-1]
+
+
+def read_svhn(path):
+  """One split of SVHN, cropped digits: `train_32x32.mat` or `test_32x32.mat` (MATLAB 5).
+
+  Source: http://ufldl.stanford.edu/housenumbers/, "Format 2". The digit 0, stored as 10,
+  becomes 0.
+
+  Returns:
+    `(images [n, 32, 32, 3], labels [n])`.
+  """
+  import scipy.io  # takes long to import, and only this set needs it
+
+  _require_file(path)
+  try:
+    stored = scipy.io.loadmat(path, variable_names=("X", "y"))
+  except Exception as error:  # loadmat meets a bad byte with nearly any exception
+    raise ValueError(f"{path}: expected a MATLAB 5 file; found {_one_line(error)}") from error
+  if not {"X", "y"} <= stored.keys():
+    raise ValueError(f"{path}: expected the variables X and y; "
+                     f"found {sorted(k for k in stored if not k.startswith('__'))}")
+  images, labels = stored["X"], stored["y"]
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+    raise ValueError(f"{path}: expected X as uint8 [32, 32, 3, n]; "
+                     f"found {images.dtype} {list(images.shape)}")
+  if labels.shape != (images.shape[3], 1):
+    raise ValueError(f"{path}: expected y as {[images.shape[3], 1]}; found {list(labels.shape)}")
+  labels = _integer_labels(path, labels[:, 0], 1, 10) % 10
+  return np.ascontiguousarray(np.moveaxis(images, 3, 0)), labels
+
+
+def read_usps_libsvm(path):
+  """One split of USPS in libsvm's sparse text: `usps.bz2` or `usps.t.bz2`.
+
+  A line is `label index:value ...` with labels 1..10 for the digits 0..9, indices 1..256 and
+  values -1..1; an index left out is the value 0.
+  Source: https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass.html#usps
+
+  Returns:
+    `(images [n, 16, 16, 1], labels [n])`.
+  """
+  lines = _read_bytes(path).splitlines()
+  labels, values = np.zeros(len(lines)), np.zeros((len(lines), 256))
+  for row, line in enumerate(lines):
+    try:
+      label, *pairs = line.split()
+      labels[row] = float(label)
+      pairs = [pair.split(b":") for pair in pairs]
+      index = np.array([int(i) for i, _ in pairs], int)
+      pixels = [float(value) for _, value in pairs]
+    except ValueError as error:
+      raise ValueError(f"{path}: expected 'label index:value ...' in line {row + 1}; "
+                       f"found {_excerpt(line)}") from error
+    if index.size and not (1 <= index.min() and index.max() <= 256):
+      raise ValueError(f"{path}: expected indices 1..256 in line {row + 1}; "
+                       f"found {index.min()}..{index.max()}")
+    values[row, index - 1] = pixels
+  labels = _integer_labels(path, labels, 1, 10) - 1
+  return _usps_images(path, values), labels
+
+
+def read_usps_text(path):
+  """One split of USPS in plain text, gzipped or not: `zip.train.gz`, `zip.test`, ...
+
+  A line is the digit and 256 values in -1..1.
+  Source: https://hastie.su.domains/ElemStatLearn/, "ZIP code".
+
+  Returns:
+    `(images [n, 16, 16, 1], labels [n])`.
+  """
+  lines = _read_bytes(path).splitlines()
+  if not lines:
+    raise ValueError(f"{path}: expected 257 numbers in every line; found no line")
+  try:
+    rows = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
+  except ValueError as error:
+    raise ValueError(f"{path}: expected 257 numbers in every line; "
+                     f"found {_one_line(error)}") from error
+  if rows.shape[1] != 257:
+    raise ValueError(f"{path}: expected 257 numbers in every line; found {rows.shape[1]}")
+  return _usps_images(path, rows[:, 1:]), _integer_labels(path, rows[:, 0], 0, 9)
+
+
+def read_npz(path):
+  """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored."""
+  keys = ("train_images", "train_labels", "test_images", "test_labels")
+  _require_file(path)
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      found = sorted(stored.files)
+      arrays = {key: stored[key] for key in keys if key in found}
+  except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(f"{path}: expected a npz file of plain arrays; "
+                     f"found {_one_line(error)}") from error
+  missing = [key for key in keys if key not in arrays]
+  if missing:
+    raise ValueError(f"{path}: expected the arrays {', '.join(keys)}; "
+                     f"found {', '.join(found) or 'none'}")
+  return tuple(arrays[key] for key in keys)
+
+
+def _idx_array(path, *, rank):
+  raw = _read_bytes(path)
+  expected = bytes([0, 0, 8, rank])  # unsigned bytes, of this rank
+  if raw[:4] != expected:
+    raise ValueError(f"{path}: expected an IDX file that starts with {expected.hex()}; "
+                     f"found {raw[:4].hex() or 'nothing'}")
+  start = 4 + 4 * rank
+  if len(raw) < start:
+    raise ValueError(f"{path}: expected an IDX header of {start} bytes; found {len(raw)}")
+  shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", rank, 4))
+  if len(raw) - start != math.prod(shape):
+    raise ValueError(f"{path}: expected {math.prod(shape)} bytes for the shape {list(shape)}; "
+                     f"found {len(raw) - start}")
+  return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def _cifar10_records(path, raw):
+  if not raw or len(raw) % _CIFAR10_RECORD:
+    raise ValueError(f"{path}: expected whole records of {_CIFAR10_RECORD} bytes; "
+                     f"found {len(raw)} bytes")
+  records = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR10_RECORD)
+  labels = _integer_labels(path, records[:, 0], 0, 9)
+  planes = records[:, 1:].reshape(-1, 3, 32, 32)
+  return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+
+
+def _tar_members(path, names):
+  """`{base name: bytes}`; members are read in memory and never extracted to disk."""
+  _require_file(path)
+  contents = {}
+  try:
+    with tarfile.open(path, "r:gz") as archive:
+      for member in archive:
+        if member.name in names and member.isfile():
+          contents[pathlib.PurePosixPath(member.name).name] = archive.extractfile(member).read()
+  except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
+    raise ValueError(f"{path}: expected a tar.gz archive; found {_one_line(error)}") from error
+  missing = [name for name in names if pathlib.PurePosixPath(name).name not in contents]
+  if missing:
+    raise ValueError(f"{path}: expected {missing[0]} in the archive; "
+                     f"found {', '.join(contents) or 'no member of that set'}")
+  return contents
+
+
+def _usps_images(path, values):
+  if not (np.abs(values) <= 1).all():  # false for NaN too
+    raise ValueError(f"{path}: expected pixels in -1..1; "
+                     f"found {values.min():g}..{values.max():g}")
+  return np.rint((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, 16, 16, 1)
+
+
+def _integer_labels(path, labels, least, most):
+  wrong = np.flatnonzero(~((labels >= least) & (labels <= most) & (labels == np.floor(labels))))
+  if not len(labels) or wrong.size:
+    found = f"{labels[wrong[0]]} at index {wrong[0]}" if wrong.size else "no line"
+    raise ValueError(f"{path}: expected labels {least}..{most}; found {found}")
+  return labels.astype(np.int32)
+
+
+def _read_bytes(path):
+  """The content of a file, decompressed when its name ends in .gz or .bz2."""
+  path = pathlib.Path(path)
+  _require_file(path)
+  raw = path.read_bytes()
+  decompress = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
+  try:
+    return decompress(raw)
+  except (EOFError, OSError, ValueError, zlib.error) as error:
+    raise ValueError(f"{path}: expected a whole {path.suffix} file; "
+                     f"found {_one_line(error)}") from error
+
+
+def _require_file(path):
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f"{path}: no such file")
+
+
+def _one_line(error):
+  return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _excerpt(line):
+  return repr(line[:40].decode("ascii", "replace"))

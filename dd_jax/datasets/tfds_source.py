@@ -1,0 +1,152 @@
+"""tensorflow-datasets without TensorFlow: prepared directories, and the download manager.
+
+tensorflow-datasets is slow to import, so that the functions import it when they need it. Only
+`download_files` reaches for the network.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import struct
+import tempfile
+
+import numpy as np
+
+_CRC_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
+_USPS_URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
+_USPS_MD5 = {"usps.bz2": "ec16c51db3855ca6c91edd34d0e9b197",
+             "usps.t.bz2": "8ea070ee2aca1ac39742fdd1ef5ed118"}
+
+
+def prepared_directory(data_dir, name):
+  """`data_dir/NAME/VERSION` of the newest prepared version, or None."""
+  found = [path.parent for path in (pathlib.Path(data_dir) / name).glob("*/dataset_info.json")
+           if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
+  return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def read_prepared(directory):
+  """The splits train and test of a prepared directory, in array_record or tfrecord format.
+
+  Decoding the stored PNG images needs Pillow (or OpenCV).
+
+  Returns:
+    `(train_images [n, H, W, C], train_labels [n], test_images, test_labels)`.
+
+  Raises:
+    ValueError: the directory is incomplete or corrupt, or has another file format.
+    ImportError: a package that reads it is not installed.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    file_format = json.loads((directory / "dataset_info.json").read_text()).get("fileFormat")
+    builder = tfds.builder_from_directory(directory)
+    arrays = []
+    for split in ("train", "test"):
+      if file_format == "array_record":
+        examples = builder.as_data_source(split)
+      elif file_format == "tfrecord":
+        examples = (builder.info.features.deserialize_example_np(record)
+                    for path in builder.info.splits[split].filepaths
+                    for record in read_tfrecord(path))
+      else:
+        raise ValueError(f"expected array_record or tfrecord; found {file_format}")
+      pairs = [(example["image"], example["label"]) for example in examples]
+      expected = builder.info.splits[split].num_examples
+      if len(pairs) != expected:
+        raise ValueError(f"expected {expected} examples of {split}; found {len(pairs)}")
+      arrays += [np.stack([image for image, _ in pairs]),
+                 np.array([label for _, label in pairs], np.int32)]
+  except ImportError:
+    raise
+  except Exception as error:  # its readers meet a bad byte with nearly any exception
+    raise ValueError(f"{directory}: expected a prepared tensorflow-datasets directory; "
+                     f"found {_one_line(error)}") from error
+  return tuple(arrays)
+
+
+def read_tfrecord(path):
+  """Yields the payloads of a tfrecord file, as bytes.
+
+  A record is its length (uint64), the masked CRC-32C of those 8 bytes, the payload, and the
+  masked CRC-32C of the payload. The first is checked, which finds a reader out of step; the
+  second is not: over whole images, in Python, it would cost more than decoding them.
+  Source: https://www.tensorflow.org/tutorials/load_data/tfrecord, "TFRecords format details".
+
+  Raises:
+    ValueError: the file is truncated or corrupt.
+  """
+  with open(path, "rb") as file:
+    while header := file.read(12):
+      start = file.tell() - len(header)
+      if len(header) < 12:
+        raise ValueError(f"{path}: expected a record header of 12 bytes at byte {start}; "
+                         f"found {len(header)}")
+      length, checksum = struct.unpack("<QI", header)
+      if checksum != masked_crc32c(header[:8]):
+        raise ValueError(f"{path}: expected a record length with its checksum at byte {start}; "
+                         f"found {header.hex()}")
+      payload = file.read(length)
+      if len(payload) < length or len(file.read(4)) < 4:
+        raise ValueError(f"{path}: expected a record of {length} bytes at byte {start}; "
+                         f"found the end of the file")
+      yield payload
+
+
+def masked_crc32c(data):
+  """The checksum of the tfrecord format, of `data` as bytes."""
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc ^= byte
+    for _ in range(8):
+      crc = crc >> 1 ^ (_CRC_POLYNOMIAL if crc & 1 else 0)
+  crc ^= 0xFFFFFFFF
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def download_files(name, filenames, directory):
+  """Fetches the original files of the set `name` into `directory`.
+
+  Every file is compared with the size and sha256 that tensorflow-datasets has on record, or,
+  for `usps`, which it does not hold, with a md5. A recorded file that lies there is only
+  compared.
+
+  Raises:
+    ConnectionError: a file could not be fetched.
+    ValueError: a file differs from the one on record.
+  """
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+  if name == "usps":
+    url_infos = {}
+    urls = {filename: _USPS_URL + filename for filename in _USPS_MD5}
+  else:
+    url_infos = tfds.builder(name, data_dir=directory).url_infos
+    urls = {info.filename: url for url, info in url_infos.items()}
+  directory.mkdir(parents=True, exist_ok=True)
+  # The manager writes under names of its own: into a scratch folder, from which whole and
+  # checked files move to their original names.
+  with tempfile.TemporaryDirectory(prefix="download-", dir=directory) as scratch:
+    manager = tfds.download.DownloadManager(
+        download_dir=scratch, manual_dir=directory, url_infos=url_infos)
+    for filename in filenames:
+      url = urls[filename]
+      try:
+        path = pathlib.Path(manager.download(url))
+      except NonMatchingChecksumError as error:
+        raise ValueError(f"{directory / filename}: {_one_line(error)}") from error
+      except (tfds.download.DownloadError, OSError) as error:
+        raise ConnectionError(f"{url}: could not be fetched (put {filename} into {directory} by "
+                              f"hand); {_one_line(error)}") from error
+      if name == "usps":
+        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        if found != _USPS_MD5[filename]:
+          raise ValueError(f"{url}: expected a file with md5 {_USPS_MD5[filename]}; found {found}")
+      path.replace(directory / filename)
+
+
+def _one_line(error):
+  return " ".join(f"{type(error).__name__}: {error}".split())

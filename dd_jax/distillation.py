@@ -1,0 +1,120 @@
+"""Distillation: outer optax steps on the trainable, one or many per dispatch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dd_jax.hypergradient import value_and_hypergrad
+from dd_jax.parametrization import encode_step_size
+from dd_jax.types import Array, OuterInfo, OuterState
+
+
+def init_distilled(key: Array, *, labels: Array, image_shape: tuple[int, ...], num_epochs: int,
+                   step_size: float, step_size_scale: str = "softplus", dtype=jnp.float32
+                   ) -> dict[str, Array]:
+  """A trainable of N(0, 1) images in normalised space and equal step sizes.
+
+  Args:
+    key: consumed by the images.
+    labels: `[S, B]` or `[S, B, K]`; only its first two axes matter.
+    image_shape: `(H, W, C)`.
+    num_epochs: E.
+    step_size: initial inner step size, positive.
+    step_size_scale: as in `parametrization.pixels`.
+    dtype: of every leaf.
+
+  Returns:
+    `{"images": [S, B, H, W, C], "step_sizes": [E, S]}`.
+  """
+  if num_epochs < 1:
+    raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
+  num_steps, batch = labels.shape[:2]
+  return {
+      "images": jax.random.normal(key, (num_steps, batch, *image_shape), dtype),
+      "step_sizes": jnp.full((num_epochs, num_steps),
+                             encode_step_size(step_size, step_size_scale, dtype), dtype),
+  }
+
+
+def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation) -> OuterState:
+  """The state before the first outer step."""
+  return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+
+def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
+  """`outer_step(key, state, init_state, images, labels) -> (state, info)` (algorithm 1).
+
+  A step whose loss or hypergradient is not finite returns the state as it was.
+
+  Args:
+    outer_loss: `(trainable, init_state, key, images, labels) -> []`.
+    optimizer: any optax transformation, with its learning rate.
+  """
+  value_and_grad = value_and_hypergrad(outer_loss)
+
+  def outer_step(key, state, init_state, images, labels):
+    loss, gradient = value_and_grad(state.trainable, init_state, key, images, labels)
+    norm = optax.global_norm(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
+    new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
+                           state.step + 1)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    return _select(finite, new_state, state), OuterInfo(loss, norm, finite)
+
+  return outer_step
+
+
+def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, init_state: Any,
+                    train_images: Array, train_labels: Array, *, batch_size: int,
+                    num_steps: int, stop: Array | int | None = None
+                    ) -> tuple[OuterState, OuterInfo]:
+  """Many outer steps in one program; real minibatches are gathered on the device.
+
+  Keys and the order of the real images are functions of `root_key` and
+  `state.step` alone: a run that was interrupted continues as if it had not been.
+  Each epoch is a new permutation of the real images; a last partial minibatch
+  is left out of it.
+
+  Args:
+    outer_step: from `make_outer_step`.
+    root_key: the run's key; every step folds its number into it.
+    state: where to start.
+    init_state: state of the init distribution.
+    train_images, train_labels: all real images `[n, H, W, C]`, labels `[n]`.
+    batch_size: R.
+    num_steps: outer steps of this call; static.
+    stop: step at which the state freezes, for a last short call; may be traced.
+
+  Returns:
+    The state, frozen at the first step that was not finite, and `OuterInfo`
+    with a leading axis `[num_steps]`.
+  """
+  num_images = train_images.shape[0]
+  if not 1 <= batch_size <= num_images:
+    raise ValueError(f"batch_size must lie in 1..{num_images} (the real images); got {batch_size}")
+  batches_per_epoch = num_images // batch_size
+  step_root, data_root = jax.random.split(root_key)
+
+  def order_of(epoch):
+    return jax.random.permutation(jax.random.fold_in(data_root, epoch), num_images)
+
+  def body(carry, _):
+    state, order, alive = carry
+    epoch, batch = jnp.divmod(state.step, batches_per_epoch)
+    order = jax.lax.cond(batch == 0, lambda: order_of(epoch), lambda: order)
+    chosen = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
+    new_state, info = outer_step(jax.random.fold_in(step_root, state.step), state, init_state,
+                                 train_images[chosen], train_labels[chosen])
+    running = alive if stop is None else alive & (state.step < stop)
+    return (_select(running, new_state, state), order, alive & info.finite), info
+
+  carry = state, order_of(state.step // batches_per_epoch), jnp.array(True)
+  (state, _, _), infos = jax.lax.scan(body, carry, None, length=num_steps)
+  return state, infos
+
+
+def _select(condition, on_true, on_false):
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), on_true, on_false)

@@ -1,0 +1,89 @@
+"""Evaluation: train networks on the distilled data and test them on real images."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.init_distributions import InitDistribution
+from dd_jax.inner_loop import inner_trajectory
+from dd_jax.losses import cross_entropy
+from dd_jax.types import Array, DistilledData
+
+
+class Metrics(NamedTuple):
+  """Of N networks on one set of real images."""
+  loss: Array  # [N] mean cross-entropy.
+  accuracy: Array  # [N] fraction.
+  confusion: Array  # [N, K, K] counts, true class by predicted class.
+
+
+class EvalResult(NamedTuple):
+  """The same networks before the first inner step and after the last."""
+  before: Metrics
+  after: Metrics
+
+
+def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch_size: int
+            ) -> Metrics:
+  """Loss, accuracy and confusion of one network; the fields have no N axis here.
+
+  Args:
+    apply: `(params, images) -> logits [n, K]`.
+    params: its weights.
+    images, labels: `[n, H, W, C]` and `[n]`; n need not divide by `batch_size`.
+    batch_size: images per forward pass.
+  """
+  if batch_size < 1:
+    raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+  num_images = images.shape[0]
+  batch_size = min(batch_size, num_images)
+
+  def of_batch(images, labels):
+    logits = apply(params, images)
+    num_classes = logits.shape[-1]
+    loss = cross_entropy(logits, labels).sum()
+    true = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    predicted = jax.nn.one_hot(jnp.argmax(logits, -1), num_classes, dtype=logits.dtype)
+    return loss, true.T @ predicted
+
+  whole = num_images // batch_size * batch_size
+  batches = jax.tree.map(lambda x: x[:whole].reshape(-1, batch_size, *x.shape[1:]),
+                         (images, labels))
+  loss, confusion = jax.tree.map(lambda x: x.sum(0), jax.lax.map(lambda b: of_batch(*b), batches))
+  if whole < num_images:
+    rest = of_batch(images[whole:], labels[whole:])
+    loss, confusion = loss + rest[0], confusion + rest[1]
+  return Metrics(loss / num_images, jnp.trace(confusion) / num_images, confusion)
+
+
+def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply: Callable,
+             images: Array, labels: Array, *, num_inits: int, inner_loss: Callable,
+             optimizer: Any = None, batch_size: int = 500, num_parallel: int = 10) -> EvalResult:
+  """Trains N fresh networks on the distilled data and tests each on all images.
+
+  Args:
+    key: consumed by the draw of the networks: use one that training never saw.
+    distilled: the data to train on.
+    init: where the networks come from; held-out ones for a pool.
+    apply: `(params, images) -> logits [n, K]`.
+    images, labels: real `[n, H, W, C]` in normalised space, and `[n]`.
+    num_inits: N.
+    inner_loss: as in `inner_trajectory`.
+    optimizer: as in `inner_trajectory`.
+    batch_size: images per forward pass.
+    num_parallel: networks trained side by side; with `batch_size` it bounds the memory.
+
+  Returns:
+    Metrics before and after, each field with a leading axis `[N]`.
+  """
+  params = init.sample(init.state, key, num_inits)
+
+  def of_one(params):
+    final_params, _ = inner_trajectory(inner_loss, params, distilled, optimizer=optimizer,
+                                       memory="plain")
+    return EvalResult(*(measure(apply, p, images, labels, batch_size=batch_size)
+                        for p in (params, final_params)))
+
+  return jax.lax.map(of_one, params, batch_size=min(num_parallel, num_inits))

@@ -1,0 +1,119 @@
+"""p(theta_0): where the weights come from that the distilled data must train.
+
+An `InitDistribution` is a state and a pure function that draws from it. The
+state is a pytree of arrays and travels as an argument through every jitted
+function: weights and pools are never folded into a program.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.nn import initializers
+import jax.numpy as jnp
+
+from dd_jax.types import Array, Params
+
+
+class InitDistribution(NamedTuple):
+  """`sample(state, key, num_inits) -> params`, each leaf with a leading axis `[N, ...]`."""
+  state: Any
+  sample: Callable[[Any, Array, int], Params]
+
+
+def xavier_normal(gain: float = 1.0):
+  """Normal, not truncated, of std gain * sqrt(2 / (fan_in + fan_out))."""
+  return initializers.variance_scaling(gain ** 2, "fan_avg", "normal")
+
+
+def xavier_uniform(gain: float = 1.0):
+  """Uniform in +- gain * sqrt(6 / (fan_in + fan_out))."""
+  return initializers.variance_scaling(gain ** 2, "fan_avg", "uniform")
+
+
+def kaiming_fan_in(slope: float = 0.0):
+  """Normal, not truncated, of std sqrt(2 / (1 + slope^2) / fan_in)."""
+  return initializers.variance_scaling(2 / (1 + slope ** 2), "fan_in", "normal")
+
+
+def kaiming_fan_out(slope: float = 0.0):
+  """Normal, not truncated, of std sqrt(2 / (1 + slope^2) / fan_out)."""
+  return initializers.variance_scaling(2 / (1 + slope ** 2), "fan_out", "normal")
+
+
+WEIGHT_INITS: dict[str, Callable] = {
+    "xavier_normal": xavier_normal,
+    "xavier_uniform": xavier_uniform,
+    "kaiming_fan_in": kaiming_fan_in,
+    "kaiming_fan_out": kaiming_fan_out,
+    "orthogonal": initializers.orthogonal,
+    "normal": initializers.normal,
+}
+
+
+def random_init(init: Callable[[Array], Params], weight_init: Callable | None = None
+                ) -> InitDistribution:
+  """Fresh random weights on every draw (section 3.2); the state is empty.
+
+  Args:
+    init: `init(key) -> params` of the network.
+    weight_init: `weight_init(key, shape, dtype) -> array` draws every leaf with
+      two or more axes, inputs before outputs; the other leaves (biases, scales)
+      keep what `init` gives. None: `init` alone.
+  """
+  def draw(key):
+    init_key, weight_key = jax.random.split(key)
+    params = init(init_key)
+    if weight_init is None:
+      return params
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(weight_key, len(leaves))
+    return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if leaf.ndim > 1 else leaf
+                           for k, leaf in zip(keys, leaves)])
+
+  def sample(state, key, num_inits):
+    del state
+    _check_num_inits(num_inits)
+    return jax.vmap(draw)(jax.random.split(key, num_inits))
+
+  return InitDistribution((), sample)
+
+
+def fixed_init(params: Params) -> InitDistribution:
+  """The one network `params`, kept for training and for testing (section 3.2).
+
+  More than one draw would repeat the same network, so `num_inits` must be 1.
+  """
+  def sample(state, key, num_inits):
+    del key
+    if num_inits != 1:
+      raise ValueError(f"num_inits must be 1 for a fixed init; got {num_inits}")
+    return jax.tree.map(lambda leaf: leaf[None], state)
+
+  return InitDistribution(params, sample)
+
+
+def pretrained_init(pool: Params) -> InitDistribution:
+  """Draws without replacement from a pool of trained networks (section 3.5).
+
+  Args:
+    pool: weights of P networks, each leaf `[P, ...]`.
+  """
+  sizes = {leaf.shape[0] for leaf in jax.tree.leaves(pool)}
+  if len(sizes) != 1:
+    raise ValueError(f"pool must have one leading axis [P, ...] on every leaf; got {sorted(sizes)}")
+
+  def sample(state, key, num_inits):
+    _check_num_inits(num_inits)
+    size = jax.tree.leaves(state)[0].shape[0]
+    if num_inits > size:
+      raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")
+    chosen = jax.random.permutation(key, size)[:num_inits]
+    return jax.tree.map(lambda leaf: leaf[chosen], state)
+
+  return InitDistribution(pool, sample)
+
+
+def _check_num_inits(num_inits):
+  if num_inits < 1:
+    raise ValueError(f"num_inits must be at least 1; got {num_inits}")

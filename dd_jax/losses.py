@@ -1,0 +1,51 @@
+"""Losses of the inner and the outer loop, as functions of params, images and labels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.types import Array
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+  """Cross-entropy of each example -> `[n]`.
+
+  Args:
+    logits: `[n, K]`.
+    labels: integer classes `[n]`, or soft labels `[n, K]` of any scale.
+
+  Raises:
+    ValueError: the labels are neither.
+  """
+  log_probs = jax.nn.log_softmax(logits)
+  if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
+    labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  elif not (jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape):
+    raise ValueError(
+        f"labels must be integers {list(logits.shape[:-1])} or floats {list(logits.shape)}; "
+        f"got {labels.dtype} {list(labels.shape)}")
+  return -jnp.sum(labels * log_probs, axis=-1)
+
+
+def classification(apply: Callable) -> Callable:
+  """`loss(params, images, labels, key=None) -> []`: mean cross-entropy of a network.
+
+  The inner loss of the method and, without a key, its outer loss on real images.
+  """
+  def loss(params, images, labels, key=None):
+    return jnp.mean(cross_entropy(apply(params, images, key=key), labels))
+
+  return loss
+
+
+def poisoning(apply: Callable, *, attack_class: int, target_class: int) -> Callable:
+  """Mean cross-entropy with every label `attack_class` read as `target_class` (section 3.6)."""
+  if attack_class == target_class:
+    raise ValueError(f"target_class must differ from attack_class; got {target_class} for both")
+  loss = classification(apply)
+
+  def poisoned_loss(params, images, labels, key=None):
+    return loss(params, images, jnp.where(labels == attack_class, target_class, labels), key)
+
+  return poisoned_loss

@@ -1,0 +1,189 @@
+"""Networks as pairs of pure functions; the one file that knows Flax.
+
+A `Model` is `init(key) -> params` and `apply(params, images, *, key=None) ->
+logits [n, K]`. A key means training (dropout on: the inner loop), None means
+evaluation (the outer loss). Any pair of plain functions of that form is as good
+as the networks here; `from_flax` makes one of any stateless linen module.
+"""
+
+from collections.abc import Callable
+import functools
+import inspect
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dd_jax import convolution as conv
+from dd_jax.types import Array, Params
+
+
+class Model(NamedTuple):
+  """A network: `init(key) -> params`, `apply(params, images, *, key=None) -> logits`."""
+  init: Callable[[Array], Params]
+  apply: Callable[..., Array]
+
+
+def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
+  """The `Model` of a linen module called on images `[n, *image_shape]`.
+
+  A module whose `__call__` takes `train` is told `train=True` when `apply` gets
+  a key, which also feeds its dropout.
+
+  Raises:
+    ValueError: the module keeps state beside its parameters (batch statistics).
+  """
+  image_shape = tuple(image_shape)
+  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+  def call(method, variables_or_key, images, key):
+    kwargs = {"train": key is not None} if takes_train else {}
+    if key is not None:
+      kwargs["rngs"] = {"dropout": key}
+    return method(variables_or_key, images, **kwargs)
+
+  def init_variables(key):
+    return call(module.init, key, jnp.zeros((1, *image_shape), jnp.float32), None)
+
+  collections = set(jax.eval_shape(init_variables, jax.random.key(0))) - {"params"}
+  if collections:
+    raise ValueError(
+        f"module must keep nothing but params; got collections {sorted(collections)} of "
+        f"{type(module).__name__}: use group or layer norm, or batch norm on the current batch "
+        "alone, instead of running statistics")
+
+  def init(key):
+    return init_variables(key)["params"]
+
+  def apply(params, images, *, key=None):
+    return call(module.apply, {"params": params}, images, key)
+
+  return Model(init, apply)
+
+
+def lenet(*, num_classes: int, image_shape: tuple[int, int, int],
+          convolution: str | None = None) -> Model:
+  """LeNet for 28 or 32 pixels; 61,706 parameters at 28x28x1 and 10 classes.
+
+  conv 6 k5 (padded by 2 at 28 pixels), ReLU, max-pool 2; conv 16 k5, ReLU,
+  max-pool 2; 120, 84 and K units.
+  """
+  _check(num_classes, image_shape, "lenet", sizes=(28, 32))
+  return from_flax(_LeNet(num_classes, padding=(32 - image_shape[0]) // 2,
+                          convolve=conv.resolve(convolution)), image_shape)
+
+
+def alexcifarnet(*, num_classes: int, image_shape: tuple[int, int, int],
+                 convolution: str | None = None) -> Model:
+  """AlexCifarNet for 32 pixels; 1,756,426 parameters at 3 channels and 10 classes."""
+  _check(num_classes, image_shape, "alexcifarnet", sizes=(32,))
+  return from_flax(_AlexCifarNet(num_classes, convolve=conv.resolve(convolution)), image_shape)
+
+
+def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int = 128,
+            depth: int = 3, convolution: str | None = None) -> Model:
+  """The network of later work: blocks of conv 3x3, instance norm, ReLU and average pool.
+
+  Images of 28 pixels are padded by 3 in the first block, which makes them 32.
+  """
+  _check(num_classes, image_shape, "convnet")
+  for name, value in (("width", width), ("depth", depth)):
+    if value < 1:
+      raise ValueError(f"{name} must be at least 1; got {value}")
+  if min(image_shape[:2]) < 2 ** depth:
+    raise ValueError(f"depth must be at most log2 of the image size {image_shape[:2]}; got {depth}")
+  return from_flax(_ConvNet(num_classes, width, depth, convolve=conv.resolve(convolution)),
+                   image_shape)
+
+
+def mlp(*, num_classes: int, image_shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (128, 128)) -> Model:
+  """A multi-layer perceptron with ReLU on the flattened input."""
+  _check_classes(num_classes)
+  return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
+
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "lenet": lenet,
+    "alexcifarnet": alexcifarnet,
+    "convnet": convnet,
+    "mlp": mlp,
+}
+
+
+class _LeNet(nn.Module):
+  num_classes: int
+  padding: int
+  convolve: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    conv5 = functools.partial(nn.Conv, kernel_size=(5, 5), conv_general_dilated=self.convolve)
+    for features, padding in ((6, self.padding), (16, 0)):
+      x = conv5(features, padding=padding)(x)
+      # Pooling first: the same value and gradient, on a quarter of the pixels.
+      x = nn.relu(conv.max_pool(x, (2, 2), (2, 2)))
+    x = x.reshape(*x.shape[:-3], -1)
+    x = nn.relu(nn.Dense(120)(x))
+    x = nn.relu(nn.Dense(84)(x))
+    return nn.Dense(self.num_classes)(x)
+
+
+class _AlexCifarNet(nn.Module):
+  num_classes: int
+  convolve: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    conv5 = functools.partial(nn.Conv, 64, (5, 5), padding=2, conv_general_dilated=self.convolve)
+    pool = functools.partial(conv.max_pool, window=(3, 3), strides=(2, 2), padding=1)
+    x = conv.local_response_norm(nn.relu(pool(conv5()(x))))
+    x = pool(conv.local_response_norm(nn.relu(conv5()(x))))
+    x = x.reshape(*x.shape[:-3], -1)
+    x = nn.relu(nn.Dense(384)(x))
+    x = nn.relu(nn.Dense(192)(x))
+    return nn.Dense(self.num_classes)(x)
+
+
+class _ConvNet(nn.Module):
+  num_classes: int
+  width: int
+  depth: int
+  convolve: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    for block in range(self.depth):
+      padding = 3 if block == 0 and x.shape[-3:-1] == (28, 28) else 1
+      x = nn.Conv(self.width, (3, 3), padding=padding, conv_general_dilated=self.convolve)(x)
+      x = nn.relu(nn.InstanceNorm(epsilon=1e-5)(x))
+      x = conv.avg_pool(x, 2)
+    return nn.Dense(self.num_classes)(x.reshape(*x.shape[:-3], -1))
+
+
+class _MLP(nn.Module):
+  num_classes: int
+  hidden: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], -1)
+    for features in self.hidden:
+      x = nn.relu(nn.Dense(features)(x))
+    return nn.Dense(self.num_classes)(x)
+
+
+def _check_classes(num_classes):
+  if num_classes < 2:
+    raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+
+
+def _check(num_classes, image_shape, name, sizes=None):
+  _check_classes(num_classes)
+  if len(image_shape) != 3:
+    raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")
+  height, width, _ = image_shape
+  if height != width or (sizes and height not in sizes):
+    rule = " or ".join(f"{s}x{s}" for s in sizes) if sizes else "square"
+    raise ValueError(f"image_shape of {name} must be {rule} pixels; got {tuple(image_shape)}")

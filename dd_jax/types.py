@@ -1,0 +1,51 @@
+"""The data that flows through the library, and the letters of its shapes.
+
+Every docstring of the package uses these letters:
+
+  S      distill steps: distinct minibatches of distilled images
+  E      distill epochs: passes over the S minibatches; T = S * E inner steps
+  B      distilled images per step
+  K      classes
+  N      initial weights drawn from p(theta_0) in one outer step
+  R      real images in one outer minibatch
+  H W C  image height, width and channels, channels last
+
+Images are floating point in normalised space: (pixel - mean) / std.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Any  # A pytree of arrays: the weights of one network.
+Array = jax.Array
+
+
+class DistilledData(NamedTuple):
+  """Synthetic images that train a network, in the order they are used.
+
+  Inner step t = e * S + s trains on `images[s]` with step size
+  `softplus(raw_step_sizes[e, s])`.
+  """
+  images: Array  # [S, B, H, W, C], normalised space.
+  labels: Array  # [S, B] integer classes, or [S, B, K] soft labels.
+  raw_step_sizes: Array  # [E, S], before the softplus.
+
+  @property
+  def step_sizes(self) -> Array:
+    """Step sizes `[E, S]` of the inner gradient descent, all positive."""
+    return jax.nn.softplus(self.raw_step_sizes)
+
+
+class OuterState(NamedTuple):
+  """Everything that changes from one outer step to the next."""
+  trainable: Any  # Pytree of float arrays that `decode` turns into DistilledData.
+  opt_state: Any  # State of the outer optax optimizer.
+  step: Array  # [] int32, outer steps taken.
+
+
+class OuterInfo(NamedTuple):
+  """What one outer step reports."""
+  loss: Array  # [] outer loss, mean over the N initialisations.
+  hypergradient_norm: Array  # [] global L2 norm over all of `trainable`.
+  finite: Array  # [] bool; False: loss or hypergradient was not finite, the state is frozen.
