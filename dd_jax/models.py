@@ -44,7 +44,8 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
     return method(variables_or_key, images, **kwargs)
 
   def init_variables(key):
-    return call(module.init, key, jnp.zeros((1, *image_shape), jnp.float32), None)
+    # lazy_init: the shapes of a forward pass without its arithmetic.
+    return call(module.lazy_init, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), None)
 
   collections = set(jax.eval_shape(init_variables, jax.random.key(0))) - {"params"}
   if collections:

@@ -1,0 +1,73 @@
+"""Every field of an experiment with its default; the other configs change what differs."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+  """The fields, grouped as the data flows."""
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = data = ConfigDict()
+  data.name = "digits"  # One of dd_jax.datasets.NAMES, or the path of a .npz file.
+  data.dir = ""  # Where its files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.
+  data.download = False  # Whether the network may be used to fetch them.
+  data.num_validation = 5000  # Training images set aside for the progress bar.
+
+  config.model = model = ConfigDict()
+  model.name = "lenet"
+  model.convolution = config_dict.placeholder(str)  # None: the fastest on this backend.
+
+  config.init = init = ConfigDict()
+  init.name = "random"  # fixed, or random.
+  init.weights = "xavier_normal"
+  init.scale = 1.0  # Gain, slope or std: the argument of the weight init.
+
+  config.distill = distill = ConfigDict()
+  distill.num_steps = 10  # S
+  distill.num_epochs = 3  # E
+  distill.images_per_class = 1  # In every step: B = K * images_per_class.
+  distill.step_size = 0.02  # Initial inner step size.
+  distill.step_size_scale = "softplus"  # What the outer optimizer moves: softplus, or log.
+  distill.memory = "plain"
+  distill.gradient = "reverse"
+
+  config.outer = outer = ConfigDict()
+  outer.num_steps = 1000
+  outer.num_inits = 4  # N
+  outer.batch_size = 1024  # R
+  outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
+  outer.learning_rate = 0.01  # Adam, on the images.
+  outer.step_size_learning_rate = 0.01  # Adam, on the step sizes.
+  outer.beta1 = 0.5
+  outer.beta2 = 0.999
+  outer.schedule = "halving"  # halving every halve_every outer steps, or cosine to zero.
+  outer.halve_every = 2000
+  outer.clip_norm = config_dict.placeholder(float)  # Of the whole hypergradient.
+
+  config.eval = evaluation = ConfigDict()
+  evaluation.num_inits = 200  # Held-out networks; 1 for a fixed init.
+  evaluation.batch_size = 500  # Test images per forward pass.
+  evaluation.num_parallel = 10  # Networks side by side.
+
+  config.validation = validation = ConfigDict()
+  validation.every = 500  # Outer steps; a multiple of log_every.
+  validation.num_inits = 10
+
+  config.log_every = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
+  config.checkpoint_every = 500  # Outer steps; a multiple of log_every.
+  return config
+
+
+def apply_variant(config: ConfigDict, variant: str) -> None:
+  """":smoke" after a config's file name shrinks it to a few seconds of work."""
+  if variant not in ("", "smoke"):
+    raise ValueError(f"config variant must be '' or 'smoke'; got {variant!r}")
+  if variant == "smoke":
+    config.outer.num_steps = 6
+    config.outer.batch_size = min(config.outer.batch_size, 64)
+    config.log_every = 2
+    config.checkpoint_every = 4
+    config.validation.every = 2
+    config.validation.num_inits = min(config.validation.num_inits, 2)
+    config.eval.num_inits = min(config.eval.num_inits, 2)

@@ -1,0 +1,92 @@
+"""Pictures of a run: the distilled images with their step sizes, and its curves."""
+
+import io
+import json
+import pathlib
+
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from dd_jax import artifacts
+
+_MAX_COLUMNS = 20  # A step with more images continues on further rows.
+
+
+def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
+                     step_sizes: np.ndarray, title: str) -> None:
+  """One band per distill step, the step sizes of every epoch beside it.
+
+  Args:
+    path: PNG to write.
+    pixels: `[S, B, H, W, C]` in 0..1.
+    labels: `[S, B]` hard labels, or `[S, B, K]`.
+    step_sizes: `[E, S]`.
+    title: above the picture.
+  """
+  num_steps, batch = pixels.shape[:2]
+  columns = min(batch, _MAX_COLUMNS)
+  rows = -(-batch // columns)
+  classes = labels if labels.ndim == 2 else labels.argmax(-1)
+  column_width, row_height, text_width = .62, .62, 1.1 + .55 * len(step_sizes)
+  figure, axes = plt.subplots(
+      num_steps, 1, squeeze=False, layout="constrained",
+      figsize=(columns * column_width + text_width, num_steps * (rows * row_height + .12) + .8))
+  for step, axis in enumerate(axes[:, 0]):
+    padded = np.ones((rows * columns, *pixels.shape[2:]), np.float32)
+    padded[:batch] = pixels[step]
+    axis.imshow(artifacts.image_grid(padded.reshape(rows, columns, *pixels.shape[2:])),
+                interpolation="nearest")
+    axis.set_yticks([])
+    axis.set_xticks([])
+    axis.spines[:].set_visible(False)
+    axis.set_ylabel(f"step {step}", rotation=0, ha="right", va="center", fontsize=9)
+    sizes = "  ".join(f"{size:.3g}" for size in step_sizes[:, step])
+    axis.text(1.01, .5, sizes, transform=axis.transAxes, va="center", fontsize=9,
+              family="monospace")
+  top = axes[0, 0]
+  if rows == 1:
+    width = pixels.shape[3] + 1
+    top.set_xticks([width * (i + .5) for i in range(columns)], classes[0], fontsize=8)
+    top.xaxis.tick_top()
+    top.tick_params(length=0)
+  epochs = "epoch 0" if len(step_sizes) == 1 else f"epochs 0 to {len(step_sizes) - 1}"
+  top.text(1.01, 1.02, f"step sizes, {epochs}", transform=top.transAxes, va="bottom", fontsize=8)
+  figure.suptitle(title, fontsize=10)
+  _save(figure, path)
+
+
+def curves(path: pathlib.Path, metrics: list[dict], test_accuracy: float) -> None:
+  """Outer loss, validation accuracy and hypergradient norm against the outer step."""
+  figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+  steps = [line["step"] for line in metrics]
+  axes[0].plot(steps, [line["loss"] for line in metrics])
+  axes[0].set_ylabel("outer loss (real training images)")
+  validated = [line for line in metrics if "validation_accuracy" in line]
+  axes[1].plot([line["step"] for line in validated],
+               [100 * line["validation_accuracy"] for line in validated],
+               marker="." if len(validated) < 30 else None, label="validation")
+  axes[1].axhline(100 * test_accuracy, color="0.5", linestyle="--",
+                  label=f"test, final images: {100 * test_accuracy:.1f} %")
+  axes[1].set_ylabel("accuracy (%)")
+  axes[1].legend(loc="lower right")
+  axes[2].plot(steps, [line["hypergradient_norm"] for line in metrics])
+  axes[2].set_yscale("log")
+  axes[2].set_ylabel("norm of the hypergradient")
+  for axis in axes:
+    axis.set_xlabel("outer step")
+    axis.grid(alpha=.3)
+  _save(figure, path)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+  """The lines of a metrics.jsonl."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _save(figure, path):
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=130)
+  plt.close(figure)
+  artifacts.write_atomically(path, lambda file: file.write(buffer.getvalue()))
