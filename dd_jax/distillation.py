@@ -57,7 +57,7 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
 
   def outer_step(key, state, init_state, images, labels):
     loss, gradient = value_and_grad(state.trainable, init_state, key, images, labels)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
                            state.step + 1)

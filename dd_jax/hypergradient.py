@@ -20,7 +20,10 @@ def value_and_hypergrad(outer_loss: Callable) -> Callable:
   def value_and_grad(trainable, init_state, key, images, labels):
     try:
       return gradient(trainable, init_state, key, images, labels)
-    except jax.errors.UnexpectedTracerError as error:
+    except Exception as error:  # JAX has a private class for one of the two.
+      if not (isinstance(error, jax.errors.UnexpectedTracerError)
+              or "with respect to a closed-over value" in str(error)):
+        raise
       raise ValueError(
           "inner_loss must take everything that receives a gradient as an argument; it closes "
           'over a differentiated value, which gradient="forward_over_reverse" cannot follow'

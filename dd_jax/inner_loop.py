@@ -75,8 +75,8 @@ def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledD
   Raises:
     ValueError: an argument that does not fit, named with its rule and value.
   """
-  num_epochs, num_steps = distilled.raw_step_sizes.shape
   _check_distilled(distilled)
+  num_epochs, num_steps = distilled.raw_step_sizes.shape
   total = num_epochs * num_steps
   length = total if length is None else length
   if not 1 <= length <= total:
@@ -168,6 +168,8 @@ def _symmetric_value_and_grad(inner_loss):
 
 def _check_distilled(distilled):
   images, labels, raw_step_sizes = distilled
+  if images.ndim < 2:
+    raise ValueError(f"images must be [S, B, ...]; got {list(images.shape)}")
   if labels.shape[:2] != images.shape[:2]:
     raise ValueError(f"labels must begin with [S, B] = {list(images.shape[:2])} of the images; "
                      f"got {list(labels.shape)}")

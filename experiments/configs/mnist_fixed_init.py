@@ -1,0 +1,24 @@
+"""10 images that teach one fixed LeNet MNIST."""
+
+from experiments.configs import default
+
+
+def get_config(variant: str = ""):
+  config = default.get_config()
+  config.data.name = "mnist"
+  config.init.name = "fixed"
+  config.distill.num_steps = 1
+  config.distill.step_size = 0.3
+  config.distill.step_size_scale = "log"
+  config.outer.num_inits = 1
+  config.outer.num_steps = 6000
+  config.outer.batch_size = 256
+  config.outer.chunk_size = 64
+  config.outer.learning_rate = 0.05
+  config.outer.step_size_learning_rate = 0.01
+  config.outer.schedule = "cosine"
+  config.outer.clip_norm = 1.0
+  config.eval.num_inits = 1
+  config.validation.num_inits = 1
+  default.apply_variant(config, variant)
+  return config

@@ -1,0 +1,22 @@
+"""Strict JAX settings for every test, and the small problems they share."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+  """Double precision for one test."""
+  jax.config.update("jax_enable_x64", True)
+  yield
+  jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def optax_promotion():
+  """Adam raises a float to an integer power, which strict promotion refuses."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield

@@ -1,0 +1,161 @@
+"""Outer steps: compiled once, resumable at any step, frozen at the first bad one, and learning."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dd_jax
+from tests import problems
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+_RANDOM = dd_jax.random_init(problems.init)
+
+
+def _outer_step(optimizer=None, real_loss=problems.inner_loss, num_inits=2):
+  trainable, decode = problems.trainable()
+  optimizer = optimizer or optax.adam(.05)
+  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, real_loss,
+                                      num_inits=num_inits)
+  return (dd_jax.make_outer_step(outer_loss, optimizer),
+          dd_jax.init_outer_state(trainable, optimizer))
+
+
+def _runner(outer_step, num_steps, stop=None, batch_size=4):
+  return jax.jit(functools.partial(dd_jax.run_outer_steps, outer_step, jax.random.key(9),
+                                   batch_size=batch_size, num_steps=num_steps, stop=stop))
+
+
+def _assert_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_init_distilled_is_standard_normal_with_the_wanted_step_size():
+  labels = jnp.zeros((10, 50), jnp.int32)
+  for scale in ("softplus", "log"):
+    trainable = dd_jax.init_distilled(
+        jax.random.key(0), labels=labels, image_shape=(8, 8, 1), num_epochs=3, step_size=.02,
+        step_size_scale=scale)
+    images, count = trainable["images"], trainable["images"].size
+    assert images.shape == (10, 50, 8, 8, 1)
+    assert abs(images.mean()) < 5 / count ** .5
+    assert abs(images.var() - 1) < 5 * (2 / count) ** .5
+    decoded = dd_jax.parametrization.pixels(labels, step_size_scale=scale)(trainable)
+    np.testing.assert_allclose(decoded.step_sizes, np.full((3, 10), .02), rtol=1e-5)
+
+
+def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
+  trainable, decode = problems.trainable()
+  optimizer = optax.sgd(.1)
+  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss,
+                                      problems.inner_loss, num_inits=2)
+  state = dd_jax.init_outer_state(trainable, optimizer)
+  key, real = jax.random.key(4), problems.real()
+  new_state, info = dd_jax.make_outer_step(outer_loss, optimizer)(key, state, (), *real)
+  loss, gradient = dd_jax.value_and_hypergrad(outer_loss)(trainable, (), key, *real)
+  for name in trainable:
+    np.testing.assert_allclose(new_state.trainable[name], trainable[name] - .1 * gradient[name],
+                               rtol=1e-12)
+  np.testing.assert_allclose(info.loss, loss, rtol=1e-12)
+  np.testing.assert_allclose(info.hypergradient_norm, optax.tree.norm(gradient), rtol=1e-12)
+  assert info.finite and new_state.step == 1
+
+
+def test_the_second_call_does_not_compile():
+  outer_step, state = _outer_step()
+  run = _runner(outer_step, 2)
+  real = problems.real()
+  for _ in range(3):
+    state, _ = run(state, (), *real)
+  assert run._cache_size() == 1
+  step = jax.jit(outer_step)
+  for seed in range(3):
+    state, _ = step(jax.random.key(seed), state, (), *real)
+  assert step._cache_size() == 1
+
+
+def test_interrupted_steps_continue_bit_for_bit():
+  """11 images, R=4: epochs of 2 steps, so that the pieces begin inside and between epochs."""
+  outer_step, state = _outer_step()
+  real = problems.real(11)
+  whole, infos = _runner(outer_step, 6)(state, (), *real)
+  pieces = []
+  for length in (1, 3, 2):
+    state, piece = _runner(outer_step, length)(state, (), *real)
+    pieces.append(piece)
+  _assert_equal(state, whole)
+  _assert_equal(jax.tree.map(lambda *x: jnp.concatenate(x), *pieces), infos)
+
+
+def test_stop_freezes_the_state():
+  outer_step, state = _outer_step()
+  real = problems.real()
+  expected, _ = _runner(outer_step, 3)(state, (), *real)
+  actual, _ = _runner(outer_step, 5, stop=3)(state, (), *real)
+  assert actual.step == 3
+  _assert_equal(actual, expected)
+
+
+def test_every_epoch_is_another_permutation_of_the_real_images():
+  """The outer step reports which images it was given: here their only pixel is their index."""
+  images = jnp.arange(12.).reshape(12, 1, 1, 1)
+  labels = jnp.arange(12, dtype=jnp.int32)
+
+  def outer_step(key, state, init_state, images, labels):
+    np.testing.assert_equal(images.shape, (4, 1, 1, 1))
+    return state._replace(step=state.step + 1), dd_jax.OuterInfo(
+        images.ravel(), labels, jnp.array(True))
+
+  state = dd_jax.OuterState((), (), jnp.zeros((), jnp.int32))
+  _, infos = _runner(outer_step, 6)(state, (), images, labels)
+  np.testing.assert_array_equal(infos.loss.astype(int), infos.hypergradient_norm)
+  first, second = infos.loss[:3].ravel(), infos.loss[3:].ravel()
+  np.testing.assert_array_equal(np.sort(first), np.arange(12))
+  np.testing.assert_array_equal(np.sort(second), np.arange(12))
+  assert (first != second).any()
+
+
+def test_a_bad_step_leaves_the_last_good_state():
+  """A real image of NaN in the second epoch: no later good step may move the state."""
+  outer_step, state = _outer_step()
+  images, labels = problems.real(12)
+  _, infos = _runner(outer_step, 6)(state, (), images, labels)
+  poisoned = images.at[3].set(jnp.nan)
+  frozen, infos = _runner(outer_step, 6)(state, (), poisoned, labels)
+  bad = int(np.argmin(infos.finite))
+  assert not infos.finite[bad] and frozen.step == bad
+  expected, _ = _runner(outer_step, 6, stop=bad)(state, (), poisoned, labels)
+  _assert_equal(frozen, expected)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(frozen.trainable))
+
+
+def test_distillation_learns():
+  """Points labelled by their quadrant: from chance to 80 % on networks never seen."""
+  images = jax.random.normal(jax.random.key(0), (600, *problems.IMAGE_SHAPE))
+  labels = jnp.argmax(images.reshape(600, 4)[:, :3], -1).astype(jnp.int32)
+  outer_step, state = _outer_step(num_inits=4)
+  state, infos = _runner(outer_step, 400, batch_size=100)(state, (), images[:500], labels[:500])
+  _, decode = problems.trainable()
+  result = dd_jax.evaluate(
+      jax.random.key(77), decode(state.trainable), _RANDOM, problems.apply, images[500:],
+      labels[500:], num_inits=20, inner_loss=problems.inner_loss)
+  assert result.before.accuracy.mean() < .5
+  assert result.after.accuracy.mean() > .8
+  assert infos.loss[-20:].mean() < .5 * infos.loss[:20].mean()
+
+
+def test_bad_arguments_are_named():
+  outer_step, state = _outer_step()
+  for batch_size in (0, 12):
+    with pytest.raises(ValueError, match=rf"batch_size must lie in 1..11 .*; got {batch_size}"):
+      dd_jax.run_outer_steps(outer_step, jax.random.key(0), state, (), *problems.real(11),
+                             batch_size=batch_size, num_steps=1)
+  with pytest.raises(ValueError, match="num_epochs must be at least 1; got 0"):
+    dd_jax.init_distilled(jax.random.key(0), labels=jnp.zeros((1, 2), jnp.int32),
+                          image_shape=(2, 2, 1), num_epochs=0, step_size=.1)
+  with pytest.raises(ValueError, match="step_size must be positive; got -1"):
+    dd_jax.init_distilled(jax.random.key(0), labels=jnp.zeros((1, 2), jnp.int32),
+                          image_shape=(2, 2, 1), num_epochs=1, step_size=-1)
