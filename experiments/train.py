@@ -169,16 +169,23 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   """Creates the directory, or recognises one of the same config."""
   mine = json.loads(config.to_json())
   path = workdir / "config.json"
-  if path.exists():
+  try:
+    if not path.exists():
+      workdir.mkdir(parents=True, exist_ok=True)
+      _write_json(path, mine)
+      return workdir
     theirs = _flatten(json.loads(path.read_text()))
-    differing = [f"{name} is {theirs.get(name)!r} there and {value!r} here"
-                 for name, value in _flatten(mine).items() if theirs.get(name) != value]
-    if differing:
-      raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
-                       + ", ".join(differing))
-    return workdir
-  workdir.mkdir(parents=True, exist_ok=True)
-  _write_json(path, mine)
+  except OSError as error:
+    raise OSError(f"workdir must be a directory that can be written; got {workdir}: "
+                  f"{error.strerror}") from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f"workdir must be empty or of the same config; {path} is damaged: "
+                     f"{error}") from error
+  differing = [f"{name} is {theirs.get(name)!r} there and {value!r} here"
+               for name, value in _flatten(mine).items() if theirs.get(name) != value]
+  if differing:
+    raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
+                     + ", ".join(differing))
   return workdir
 
 

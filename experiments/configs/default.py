@@ -71,3 +71,14 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
     config.validation.every = 2
     config.validation.num_inits = min(config.validation.num_inits, 2)
     config.eval.num_inits = min(config.eval.num_inits, 2)
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+  """The dotted names of all fields, as the command line writes them."""
+  names = []
+  for name, value in config.items(preserve_field_references=True):
+    if isinstance(value, ConfigDict):
+      names += field_names(value, f"{prefix}{name}.")
+    else:
+      names.append(prefix + name)
+  return names

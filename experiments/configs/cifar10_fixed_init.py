@@ -1,0 +1,34 @@
+"""100 images that teach one fixed AlexCifarNet CIFAR-10 (paper: 54.0 %, arXiv 1811.10959).
+
+    python -m experiments.main --config=experiments/configs/cifar10_fixed_init.py --workdir=DIR
+
+Without the augmentation of the real images that the authors use. Expected time: see
+experiments/README.md; an outer step takes seconds on two CPU cores.
+"""
+
+from experiments.configs import default
+
+
+def get_config(variant: str = ""):
+  config = default.get_config()
+  config.data.name = "cifar10"
+  config.model.name = "alexcifarnet"
+  config.init.name = "fixed"
+  config.distill.step_size = 0.01
+  config.distill.step_size_scale = "log"
+  config.distill.memory = "remat"
+  config.outer.num_inits = 1
+  config.outer.num_steps = 20_000
+  config.outer.batch_size = 256
+  config.outer.chunk_size = 32
+  config.outer.learning_rate = 0.03
+  config.outer.step_size_learning_rate = 0.02
+  config.outer.schedule = "cosine"
+  config.outer.clip_norm = 1.0
+  config.eval.num_inits = 1
+  config.validation.num_inits = 1
+  config.log_every = 10
+  config.checkpoint_every = 100
+  config.validation.every = 100
+  default.apply_variant(config, variant)
+  return config

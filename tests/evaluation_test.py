@@ -1,0 +1,164 @@
+"""dd_jax.evaluation: the metrics against numpy, and networks trained one by one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dd_jax
+from dd_jax import evaluation
+
+K, SHAPE = 3, (2, 2, 1)
+# These programs run once: unoptimized, they compile in half the time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+MODEL = dd_jax.models.mlp(num_classes=K, image_shape=SHAPE, hidden=(4,))
+INIT = dd_jax.random_init(MODEL.init, dd_jax.init_distributions.xavier_normal())
+INNER_LOSS = dd_jax.losses.classification(MODEL.apply)
+IMAGES, LABELS = normal(7, *SHAPE), jnp.asarray([2, 0, 1, 1, 2, 0, 2])
+DISTILLED = dd_jax.DistilledData(normal(2, 3, *SHAPE, seed=1), jnp.asarray([[0, 1, 2]] * 2),
+                                 normal(2, 2, seed=2))
+
+
+def metrics_by_numpy(logits, labels):
+  logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+  log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  confusion = np.zeros((K, K))
+  np.add.at(confusion, (labels, logits.argmax(1)), 1)
+  return (-log_probs[range(len(labels)), labels].mean(), (logits.argmax(1) == labels).mean(),
+          confusion)
+
+
+def linear(params, images):
+  return images.reshape(images.shape[0], -1) @ params
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 7, 8, 100])
+def test_measure(batch_size):
+  params = normal(4, K, seed=3)
+  actual = evaluation.measure(linear, params, IMAGES, LABELS, batch_size=batch_size)
+  expected = metrics_by_numpy(linear(params, IMAGES), LABELS)
+  assert [x.shape for x in actual] == [(), (), (K, K)]
+  np.testing.assert_allclose(actual.loss, expected[0], rtol=1e-5)
+  np.testing.assert_allclose(actual.accuracy, expected[1], rtol=1e-6)
+  np.testing.assert_array_equal(actual.confusion, expected[2])
+  assert not np.array_equal(expected[2], expected[2].T)  # Else it would not tell rows by columns.
+
+
+def test_measure_compiles_to_few_batches():
+  """A long set is a loop, not a program as long as the set."""
+  def length(num_images):
+    images, labels = jnp.zeros((num_images, *SHAPE)), jnp.zeros(num_images, jnp.int32)
+    return len(jax.make_jaxpr(lambda params: evaluation.measure(
+        linear, params, images, labels, batch_size=2))(jnp.zeros((4, K))).eqns)
+
+  assert length(100) == length(4)
+
+
+def test_batch_size_error():
+  with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+    evaluation.measure(linear, normal(4, K), IMAGES, LABELS, batch_size=0)
+
+
+@functools.cache
+def compiled(sample, **options):
+  """Compiled as a whole: part by part would take longer."""
+  @jit
+  def of_state(key, state):
+    return dd_jax.evaluate(key, DISTILLED, dd_jax.InitDistribution(state, sample), MODEL.apply,
+                           IMAGES, LABELS, inner_loss=INNER_LOSS, **options)
+  return of_state
+
+
+def evaluate(init=INIT, seed=0, num_inits=5, **options):
+  return compiled(init.sample, num_inits=num_inits, **options)(jax.random.key(seed), init.state)
+
+
+@pytest.fixture(scope="module")
+def result():
+  return evaluate()
+
+
+def assert_same(actual, expected):
+  for a, b in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(a.loss, b.loss, rtol=1e-5)
+    np.testing.assert_allclose(a.accuracy, b.accuracy, rtol=1e-6)
+    np.testing.assert_array_equal(a.confusion, b.confusion)
+
+
+@functools.cache
+def networks(seed, num_inits):
+  return jit(lambda key: INIT.sample((), key, num_inits))(jax.random.key(seed))
+
+
+def by_hand(params, optimizer=None):
+  """Metrics of each network of `params` [N, ...] before and after training it alone."""
+  @jit
+  def logits(params):
+    final_params, _ = dd_jax.inner_trajectory(INNER_LOSS, params, DISTILLED, optimizer=optimizer)
+    return MODEL.apply(params, IMAGES), MODEL.apply(final_params, IMAGES)
+
+  rows = []
+  for i in range(jax.tree.leaves(params)[0].shape[0]):
+    both = logits(jax.tree.map(lambda leaf: np.asarray(leaf)[i], params))
+    rows.append([metrics_by_numpy(side, LABELS) for side in both])
+  return [evaluation.Metrics(*(np.stack(x) for x in zip(*side))) for side in zip(*rows)]
+
+
+def test_evaluate_trains_every_network(result):
+  for metrics in result:
+    assert [x.shape for x in metrics] == [(5,), (5,), (5, K, K)]
+  params = networks(0, 5)
+  assert_same(result, by_hand(params))
+  assert np.all(result.before.loss != result.after.loss)
+  assert len(np.unique(result.after.loss)) == 5  # Five different networks.
+
+
+def test_evaluate_with_an_optimizer(result):
+  optimizer = optax.trace(0.9)
+  params = networks(0, 2)
+  actual = evaluate(num_inits=2, optimizer=optimizer)
+  assert_same(actual, by_hand(params, optimizer))
+  assert np.all(actual.after.loss != result.after.loss[:2])
+
+
+def test_evaluate_a_fixed_init_and_a_pool():
+  pool = networks(9, 2)
+  expected = by_hand(pool)
+  one = dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[1], pool))
+  fixed = evaluate(one, num_inits=1)
+  assert_same(fixed, jax.tree.map(lambda x: x[1:2], expected))
+  actual = evaluate(dd_jax.pretrained_init(pool), num_inits=2)
+
+  def in_order(metrics):
+    return jax.tree.map(lambda x: x[np.argsort(metrics.loss)], metrics)
+
+  assert_same(map(in_order, actual), map(in_order, expected))
+
+
+@pytest.mark.parametrize("options", [
+    {"num_parallel": 1, "batch_size": 7}, {"num_parallel": 2}, {"num_parallel": 5, "batch_size": 3},
+], ids=str)
+def test_evaluate_does_not_depend_on_the_layout(result, options):
+  assert_same(evaluate(**options), result)
+
+
+def test_evaluate_depends_on_the_key_alone(result):
+  jax.tree.map(np.testing.assert_array_equal, evaluate(), result)
+  assert np.all(evaluate(seed=1).before.loss != result.before.loss)
+
+
+def test_confusion_adds_up(result):
+  """Rows count the true classes, the diagonal the hits."""
+  for metrics in result:
+    np.testing.assert_array_equal(metrics.confusion.sum(2), [[2, 2, 3]] * 5)
+    np.testing.assert_allclose(np.trace(metrics.confusion, axis1=1, axis2=2) / 7, metrics.accuracy,
+                               rtol=1e-6)

@@ -1,0 +1,220 @@
+"""dd_jax.init_distributions: the statistics of every draw, and drawing from pools."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_jax import init_distributions as inits
+from dd_jax import models
+
+DENSE, CONV = (150, 200), (5, 5, 16, 40)
+# These programs run once: unoptimized, they compile in half the time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def fans(shape):
+  positions = math.prod(shape[:-2])
+  return positions * shape[-2], positions * shape[-1]
+
+
+def template(key):
+  """Weights no initialiser draws: 7 in the matrices, 0.5 in the vectors."""
+  del key
+  return {"dense": {"kernel": jnp.full(DENSE, 7.0), "bias": jnp.full(DENSE[-1:], 0.5)},
+          "conv": {"kernel": jnp.full(CONV, 7.0), "bias": jnp.full(CONV[-1:], 0.5)}}
+
+
+@functools.cache
+def sampler(name, arguments):
+  distribution = inits.random_init(template, inits.WEIGHT_INITS[name](*arguments))
+  assert distribution.state == ()
+  return jit(lambda key: distribution.sample(distribution.state, key, 3))
+
+
+def draw(name, arguments=(), seed=0):
+  """Three networks; each initialiser is compiled once for all tests."""
+  return jax.tree.map(np.asarray, sampler(name, arguments)(jax.random.key(seed)))
+
+
+NORMALS = {  # Factory of the initialiser, its arguments, std as a function of the fans.
+    "xavier_normal": ("xavier_normal", (), lambda i, o: math.sqrt(2 / (i + o))),
+    "xavier_normal gain": ("xavier_normal", (1.5,), lambda i, o: 1.5 * math.sqrt(2 / (i + o))),
+    "kaiming_fan_in": ("kaiming_fan_in", (), lambda i, o: math.sqrt(2 / i)),
+    "kaiming_fan_in slope": ("kaiming_fan_in", (1,), lambda i, o: math.sqrt(1 / i)),
+    "kaiming_fan_out": ("kaiming_fan_out", (), lambda i, o: math.sqrt(2 / o)),
+    "kaiming_fan_out slope": ("kaiming_fan_out", (2,), lambda i, o: math.sqrt(0.4 / o)),
+    "normal": ("normal", (), lambda i, o: 0.01),
+    "normal std": ("normal", (0.3,), lambda i, o: 0.3),
+}
+
+
+def test_every_name_is_tested():
+  tested = {name for name, _, _ in NORMALS.values()} | {"xavier_uniform", "orthogonal"}
+  assert tested == set(inits.WEIGHT_INITS)
+
+
+@pytest.mark.parametrize("case", NORMALS)
+def test_normal(case):
+  """Mean, std and both tails, each within five standard errors of the sample."""
+  name, arguments, expected_std = NORMALS[case]
+  params = draw(name, arguments)
+  for kernel in (params["dense"]["kernel"], params["conv"]["kernel"]):
+    std, n = expected_std(*fans(kernel.shape[1:])), kernel.size
+    assert kernel.dtype == np.float32
+    assert abs(kernel.mean()) < 5 * std / math.sqrt(n)
+    assert abs(kernel.std() / std - 1) < 5 / math.sqrt(2 * n)
+    tails = math.erfc(math.sqrt(2))  # 4.55 % lie beyond two std: nothing is truncated.
+    share = np.mean(np.abs(kernel) > 2 * std)
+    assert abs(share - tails) < 5 * math.sqrt(tails * (1 - tails) / n)
+    assert np.abs(kernel).max() > 3 * std
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_xavier_uniform(gain):
+  params = draw("xavier_uniform", () if gain == 1 else (gain,))
+  for kernel in (params["dense"]["kernel"], params["conv"]["kernel"]):
+    bound, n = gain * math.sqrt(6 / sum(fans(kernel.shape[1:]))), kernel.size
+    # The largest of n draws falls short of the bound by a share e with chance (1 - e)^n.
+    assert (1 - 30 / n) * bound < np.abs(kernel).max() <= bound * (1 + 1e-6)
+    assert abs(kernel.mean()) < 5 * bound / math.sqrt(3 * n)
+    # Kurtosis 9/5: the squares have variance 4/45 bound^4.
+    assert abs(np.mean((kernel / bound) ** 2) - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
+
+
+def assert_orthogonal(kernel, gain):
+  """Q^T Q = gain^2 I over all inputs of each output; Q Q^T where the outputs are more."""
+  q = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+  q = q if q.shape[0] >= q.shape[1] else q.T
+  np.testing.assert_allclose(q.T @ q, gain ** 2 * np.eye(q.shape[1]), atol=1e-5 * gain ** 2)
+
+
+def test_orthogonal():
+  params = draw("orthogonal")
+  for kernel in (*params["conv"]["kernel"], *params["dense"]["kernel"]):
+    assert_orthogonal(kernel, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (4, 60)])
+def test_orthogonal_gain(shape):
+  distribution = inits.random_init(lambda key: {"w": jnp.zeros(shape)},
+                                   inits.WEIGHT_INITS["orthogonal"](2.0))
+  for kernel in jit(lambda key: distribution.sample((), key, 2))(jax.random.key(0))["w"]:
+    assert_orthogonal(kernel, 2)
+
+
+@pytest.mark.parametrize("name", inits.WEIGHT_INITS)
+def test_networks_and_keys(name):
+  params, again, other = draw(name), draw(name), draw(name, seed=1)
+  shapes = jax.tree.map(lambda leaf: (3, *leaf.shape), jax.eval_shape(template, None))
+  assert jax.tree.map(np.shape, params) == shapes
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  for layer in ("dense", "conv"):
+    kernels, bias = params[layer]["kernel"], params[layer]["bias"]
+    assert all(np.any(kernels[i] != kernels[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert all(np.any(kernels[i] != other[layer]["kernel"][i]) for i in range(3))
+    np.testing.assert_array_equal(bias, np.full(bias.shape, 0.5))  # What the model gave.
+
+
+def test_leaves_of_one_shape_differ():
+  distribution = inits.random_init(lambda key: {"a": jnp.zeros((3, 3)), "b": jnp.zeros((3, 3))},
+                                   inits.xavier_normal())
+  params = distribution.sample((), jax.random.key(0), 1)
+  assert np.all(params["a"] != params["b"])
+
+
+def test_biases_of_a_network_are_zero():
+  model = models.mlp(num_classes=3, image_shape=(2, 2, 1), hidden=(5,))
+  distribution = inits.random_init(model.init, inits.xavier_normal())
+  params = jit(lambda key: distribution.sample((), key, 2))(jax.random.key(0))
+  for name, shape in (("Dense_0", (2, 5)), ("Dense_1", (2, 3))):
+    np.testing.assert_array_equal(params[name]["bias"], np.zeros(shape))
+    assert np.all(params[name]["kernel"] != 0)
+
+
+def test_without_weight_init_the_model_draws():
+  def init(key):
+    return {"w": 5 + jax.random.uniform(key, (100, 2)), "b": jnp.full((3,), 0.25)}
+
+  params = inits.random_init(init).sample((), jax.random.key(0), 4)
+  w = np.asarray(params["w"])
+  assert w.shape == (4, 100, 2) and np.all((5 <= w) & (w <= 6))
+  assert abs(w.mean() - 5.5) < 5 / math.sqrt(12 * w.size)
+  assert len(np.unique(w[:, 0, 0])) == 4
+  np.testing.assert_array_equal(params["b"], np.full((4, 3), 0.25))
+
+
+def test_fixed_init():
+  params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
+  distribution = inits.fixed_init(params)
+  for seed in (0, 1):
+    drawn = distribution.sample(distribution.state, jax.random.key(seed), 1)
+    assert jax.tree.map(np.shape, drawn) == {"w": (1, 2, 3), "b": (1, 3)}
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), drawn, params)
+
+
+def pool_of(size):
+  """Network number i holds nothing but i."""
+  numbers = jnp.arange(size, dtype=jnp.float32)
+  return {"w": jnp.tile(numbers[:, None, None], (1, 2, 3)), "b": numbers[:, None]}
+
+
+def test_pool_without_replacement():
+  """4,000 draws of 2 out of 5: distinct, and each network equally likely in either place."""
+  distribution = inits.pretrained_init(pool_of(5))
+  keys = jax.random.split(jax.random.key(0), 4000)
+  drawn = jax.jit(jax.vmap(lambda key: distribution.sample(distribution.state, key, 2)))(keys)
+  chosen = np.asarray(drawn["b"])[..., 0].astype(int)
+  np.testing.assert_array_equal(drawn["w"], np.broadcast_to(chosen[..., None, None], (4000, 2, 2, 3)))
+  assert np.all(chosen[:, 0] != chosen[:, 1])
+  counts = np.zeros((5, 5))
+  np.add.at(counts, tuple(chosen.T), 1)
+  assert np.all(np.diag(counts) == 0)
+  # Each of the 20 ordered pairs has chance 1/20: five standard deviations of its count.
+  off_diagonal = counts[~np.eye(5, dtype=bool)]
+  assert np.all(np.abs(off_diagonal - 200) < 5 * math.sqrt(4000 * 0.05 * 0.95))
+
+
+def test_whole_pool():
+  distribution = inits.pretrained_init(pool_of(6))
+  drawn = distribution.sample(distribution.state, jax.random.key(0), 6)
+  np.testing.assert_array_equal(np.sort(drawn["b"][:, 0]), np.arange(6))
+
+
+def test_pool_is_an_argument():
+  """One compiled draw serves every pool: the networks come from the state, not from a closure."""
+  distribution = inits.pretrained_init(pool_of(5))
+  sample = jax.jit(distribution.sample, static_argnums=2)
+  key = jax.random.key(7)
+  first = sample(distribution.state, key, 3)
+  jax.tree.map(np.testing.assert_array_equal, first,
+               distribution.sample(distribution.state, key, 3))
+  second = sample(jax.tree.map(lambda leaf: leaf + 100, pool_of(5)), key, 3)
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 100), second, first)
+  assert sample._cache_size() == 1
+
+
+@pytest.mark.parametrize("distribution, num_inits, text", [
+    (inits.random_init(template), 0, "num_inits must be at least 1; got 0"),
+    (inits.fixed_init({"w": jnp.ones(2)}), 2, "num_inits must be 1 for a fixed init; got 2"),
+    (inits.fixed_init({"w": jnp.ones(2)}), 0, "num_inits must be 1 for a fixed init; got 0"),
+    (inits.pretrained_init({"w": jnp.ones((3, 2))}), 4,
+     "num_inits must be at most the pool's 3 networks; got 4"),
+    (inits.pretrained_init({"w": jnp.ones((3, 2))}), 0, "num_inits must be at least 1; got 0"),
+])
+def test_num_inits_errors(distribution, num_inits, text):
+  with pytest.raises(ValueError, match=text):
+    distribution.sample(distribution.state, jax.random.key(0), num_inits)
+
+
+@pytest.mark.parametrize("pool, got", [
+    ({"w": jnp.ones((3, 2)), "b": jnp.ones((4,))}, r"\[3, 4\]"),
+    ({}, r"\[\]"),
+])
+def test_pool_errors(pool, got):
+  with pytest.raises(ValueError, match=r"pool must have one leading axis \[P, \.\.\.\] on every "
+                                       rf"leaf; got {got}"):
+    inits.pretrained_init(pool)

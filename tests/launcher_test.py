@@ -1,0 +1,221 @@
+"""The launcher as a user meets it: real processes on real digits, its files, its errors."""
+
+import importlib
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from matplotlib import image as mpl_image
+import numpy as np
+import pytest
+
+import dd_jax
+from dd_jax import artifacts
+from dd_jax import datasets
+from dd_jax import losses
+from dd_jax import models
+from experiments import train
+from experiments.configs import default
+from experiments.configs import digits_fixed_init
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_CONFIG = "experiments/configs/digits_fixed_init.py"
+_CONFIGS = sorted(p.stem for p in (_ROOT / "experiments/configs").glob("*.py")
+                  if p.stem != "default")
+_RESULT_FIELDS = {
+    "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
+    "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",
+    "seconds_per_outer_step", "peak_memory_bytes", "selection", "device", "jax_version", "seed",
+    "config"}
+
+# The trees of optax's Adam need promotion; the launcher's own processes have no strict setting.
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+def _command(workdir, *arguments, variant=":smoke"):
+  return [sys.executable, "-m", "experiments.main", f"--config={_CONFIG}{variant}",
+          f"--workdir={workdir}", *arguments]
+
+
+def _launch(workdir, *arguments, **options):
+  return subprocess.run(_command(workdir, *arguments, **options), cwd=_ROOT, capture_output=True,
+                        text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished smoke run: its directory and its process."""
+  workdir = tmp_path_factory.mktemp("run")
+  process = _launch(workdir)
+  assert process.returncode == 0, process.stderr
+  return workdir, process
+
+
+def test_a_run_leaves_what_its_contract_says(finished):
+  workdir, process = finished
+  result = json.loads(process.stdout.splitlines()[-1])
+  assert result == json.loads((workdir / "result.json").read_text())
+  assert _RESULT_FIELDS <= result.keys()
+  assert result["outer_steps"] == 6 and result["num_distilled_images"] == 10
+  assert result["num_eval_inits"] == 1 and result["config"]["data"]["name"] == "digits"
+  assert result["wall_seconds"] > result["compile_seconds"] > 0
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [2, 4, 6]
+  assert json.loads((workdir / "config.json").read_text()) == result["config"]
+  assert "validation" in process.stderr and "step/s" in process.stderr
+  for name in ("distilled.png", "curves.png"):
+    picture = mpl_image.imread(workdir / name)
+    assert min(picture.shape[:2]) > 100 and picture[..., :3].std() > .05
+
+
+def test_the_file_gives_the_reported_accuracy(finished):
+  """Everything needed lies in distilled.npz: weights, order, step sizes, normalisation."""
+  workdir, process = finished
+  distilled, params, metadata = artifacts.load(workdir / "distilled.npz")
+  assert distilled.images.shape == (1, 10, 28, 28, 1) and distilled.step_sizes.shape == (3, 1)
+  model = getattr(models, metadata["model"])(num_classes=metadata["num_classes"],
+                                             image_shape=distilled.images.shape[2:])
+  loss = losses.classification(model.apply)
+  trained, _ = dd_jax.inner_trajectory(loss, params, distilled)
+  data = datasets.load(metadata["dataset"])
+  images = datasets.normalize(data.test_images, metadata["mean"], metadata["std"])
+  predicted = np.argmax(model.apply(trained, images), -1)
+  accuracy = json.loads(process.stdout.splitlines()[-1])["accuracy_mean"]
+  np.testing.assert_allclose(np.mean(predicted == data.test_labels), accuracy, atol=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(finished):
+  workdir, process = finished
+  before = (workdir / "result.json").stat().st_mtime_ns
+  again = _launch(workdir)
+  assert again.stdout == process.stdout
+  assert (workdir / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
+  """Killed once its first checkpoint lies there, then run again: bit for bit the same result."""
+  with subprocess.Popen(_command(tmp_path / "run"), cwd=_ROOT, stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL) as process:
+    while process.poll() is None and not (tmp_path / "run/checkpoints/4").exists():
+      time.sleep(.005)
+    process.send_signal(signal.SIGKILL)
+  # Whether or not the kill came before the end, the command completes the run.
+  process = _launch(tmp_path / "run")
+  assert process.returncode == 0, process.stderr
+  with np.load(tmp_path / "run/distilled.npz") as actual, \
+      np.load(finished[0] / "distilled.npz") as expected:
+    for name in ("images", "raw_step_sizes", "init/Conv_0/kernel"):
+      np.testing.assert_array_equal(actual[name], expected[name])
+  steps = [json.loads(line)["step"]
+           for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+  assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize("arguments, variant, message", [
+    (["--config.outer.num_stepz=3"], ":smoke",
+     r"config\.outer\.num_stepz must be one of config\.\{.*outer\.num_steps.*\}"),
+    (["--config.outer.num_steps=many"], ":smoke", r"outer\.num_steps=many: invalid literal"),
+    (["--config.model.name=resnet"], ":smoke",
+     r"model\.name must be one of \['alexcifarnet', 'convnet', 'lenet', 'mlp'\]; got 'resnet'"),
+    ([], ":tiny", "config variant must be '' or 'smoke'; got 'tiny'"),
+    (["now"], ":smoke", "every argument must be a flag; got 'now'"),
+])
+def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
+    tmp_path, arguments, variant, message):
+  process = _launch(tmp_path / "run", *arguments, variant=variant)
+  assert process.returncode == 1 and process.stdout == ""
+  assert len(process.stderr.splitlines()) == 1, process.stderr
+  assert process.stderr.startswith("error: ")
+  assert re.search(message, process.stderr), process.stderr
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field, value, message", [
+    ("data.name", "imagenet", "name must be one of digits, mnist.*; got 'imagenet'"),
+    ("data.num_validation", 5, r"num_validation must lie in 10\.\..*; got 5"),
+    ("init.name", "pretrained", r"init\.name must be one of \['fixed', 'random'\]"),
+    ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
+    ("model.convolution", "fft", r"convolution must be one of \['by_batch_size'.*; got 'fft'"),
+    ("model.name", "alexcifarnet", r"image_shape of alexcifarnet must be 32x32 .*\(28, 28, 1\)"),
+    ("distill.num_steps", 0, "num_steps must be at least 1; got 0"),
+    ("distill.num_epochs", 0, "num_epochs must be at least 1; got 0"),
+    ("distill.images_per_class", -1, "images_per_class must be at least 1; got -1"),
+    ("distill.step_size", 0., "step_size must be positive; got 0.0"),
+    ("distill.step_size_scale", "exp", r"step_size_scale must be one of .*; got 'exp'"),
+    ("distill.memory", "disk", r"memory must be one of .*; got 'disk'"),
+    ("distill.gradient", "none", r"gradient must be one of .*; got 'none'"),
+    ("outer.num_inits", 0, "num_inits must be at least 1; got 0"),
+    ("outer.num_inits", 2, "num_inits must be 1 for a fixed init; got 2"),
+    ("outer.batch_size", 1098, r"batch_size must lie in 1\.\.1097 .*; got 1098"),
+    ("outer.chunk_size", 0, "chunk_size must be at least 1; got 0"),
+    ("outer.learning_rate", -.1, r"outer\.learning_rate must be positive; got -0\.1"),
+    ("outer.learning_rate", float("nan"), r"outer\.learning_rate must be positive; got nan"),
+    ("outer.step_size_learning_rate", 0., r"outer\.step_size_learning_rate must be positive"),
+    ("outer.clip_norm", 0., r"outer\.clip_norm must be positive; got 0\.0"),
+    ("outer.schedule", "linear", r"outer\.schedule must be one of \['cosine', 'halving'\]"),
+    ("outer.num_steps", 0, r"outer\.num_steps must be positive; got 0"),
+    ("eval.num_inits", 200, "num_inits must be 1 for a fixed init; got 200"),
+    ("eval.batch_size", 0, "batch_size must be at least 1; got 0"),
+    ("checkpoint_every", 3, "checkpoint_every must be a multiple of log_every=2; got 3"),
+    ("validation.every", 0, r"validation\.every must be a multiple of log_every=2; got 0"),
+])
+def test_a_bad_field_is_named_before_anything_is_written(tmp_path, field, value, message):
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=message) as error:
+    train.distill_and_evaluate(config, tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_data_files_that_cannot_be_used_are_named(tmp_path):
+  config = digits_fixed_init.get_config("smoke")
+  for name, content, error, message in (
+      ("mnist", None, FileNotFoundError, "mnist: nothing found in .*download=True"),
+      (str(tmp_path / "own.npz"), b"PK\x03\x04 cut short", ValueError, "own.npz: expected a npz")):
+    config.data.name, config.data.dir = name, str(tmp_path)
+    if content:
+      pathlib.Path(name).write_bytes(content)
+    with pytest.raises(error, match=message):
+      train.distill_and_evaluate(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(finished):
+  config = digits_fixed_init.get_config("smoke")
+  config.outer.learning_rate = .5
+  with pytest.raises(ValueError, match=r"outer\.learning_rate is 0\.05 there and 0\.5 here"):
+    train.open_workdir(config, finished[0])
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "file").write_text("mine")
+  for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+    with pytest.raises(OSError, match="workdir must be a directory that can be written; got"):
+      train.open_workdir(digits_fixed_init.get_config("smoke"), workdir)
+  assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+  config = digits_fixed_init.get_config("smoke")
+  config.outer.step_size_learning_rate = 300.  # Step sizes explode within a few steps.
+  with pytest.raises(FloatingPointError, match=r"not finite at outer step \d.*\[e=\d, s=0\]"):
+    train.distill_and_evaluate(config, tmp_path)
+  (checkpoint,) = (int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+  assert 0 < checkpoint < 6
+  assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_every_config_is_documented_and_has_the_default_fields(name):
+  module = importlib.import_module(f"experiments.configs.{name}")
+  for variant in ("", "smoke"):
+    config = module.get_config(variant)
+    assert default.field_names(config) == default.field_names(default.get_config())
+    assert config.validation.every % config.log_every == 0
+    assert config.checkpoint_every % config.log_every == 0
+  assert f"--config=experiments/configs/{name}.py" in module.__doc__

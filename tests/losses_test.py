@@ -1,0 +1,112 @@
+"""dd_jax.losses: cross-entropy against its formula, poisoned labels, and what errors say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_jax import losses
+
+HARD = np.array([2, 0, 0, 1])
+
+
+def numbers():
+  """Logits and soft labels [4, 3] in float64."""
+  rng = np.random.default_rng(0)
+  logits, soft = 3 * rng.standard_normal((4, 3)), rng.random((4, 3))
+  return logits, soft / soft.sum(1, keepdims=True)
+
+
+def log_softmax(logits):
+  return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_hard_labels(dtype):
+  logits, _ = numbers()
+  actual = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(HARD, dtype))
+  np.testing.assert_allclose(actual, -log_softmax(logits)[range(4), HARD], rtol=1e-13)
+  one_hot = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(np.eye(3)[HARD]))
+  np.testing.assert_array_equal(actual, one_hot)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scale", [1, 2.5])
+def test_soft_labels_of_any_scale(scale):
+  logits, soft = numbers()
+  actual = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(scale * soft))
+  np.testing.assert_allclose(actual, -scale * np.sum(soft * log_softmax(logits), 1), rtol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient():
+  """softmax - labels; in the labels themselves -log softmax."""
+  logits, soft = numbers()
+  softmax = np.exp(log_softmax(logits))
+
+  def total(logits, labels):
+    return losses.cross_entropy(logits, labels).sum()
+
+  by_logits, by_labels = jax.grad(total, (0, 1))(jnp.asarray(logits), jnp.asarray(soft))
+  np.testing.assert_allclose(by_logits, softmax - soft, rtol=1e-12, atol=1e-15)
+  np.testing.assert_allclose(by_labels, -log_softmax(logits), rtol=1e-12)
+  by_logits = jax.grad(total)(jnp.asarray(logits), jnp.asarray(HARD))
+  np.testing.assert_allclose(by_logits, softmax - np.eye(3)[HARD], rtol=1e-12, atol=1e-15)
+
+
+def test_large_logits_in_float32():
+  logits = jnp.asarray([[1e4, 0, -1e4], [0, 0, 1e4]], jnp.float32)
+  actual = losses.cross_entropy(logits, jnp.asarray([2, 2]))
+  assert actual.dtype == jnp.float32
+  np.testing.assert_array_equal(actual, [2e4, 0])
+
+
+@pytest.mark.parametrize("labels, got", [
+    (jnp.zeros((3,), jnp.int32), r"int32 \[3\]"),
+    (jnp.zeros((4, 1), jnp.int32), r"int32 \[4, 1\]"),
+    (jnp.zeros((4, 3), jnp.int32), r"int32 \[4, 3\]"),
+    (jnp.zeros((4,), jnp.float32), r"float32 \[4\]"),
+    (jnp.zeros((4, 2), jnp.float32), r"float32 \[4, 2\]"),
+    (jnp.zeros((4,), bool), r"bool \[4\]"),
+])
+def test_wrong_labels(labels, got):
+  with pytest.raises(ValueError, match=r"labels must be integers \[4\] or floats \[4, 3\]; "
+                                       f"got {got}"):
+    losses.cross_entropy(jnp.zeros((4, 3)), labels)
+
+
+def linear(params, images, *, key=None):
+  """With a key, its logits are doubled."""
+  return (images @ params) * (1 if key is None else 2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_classification():
+  logits, soft = numbers()
+  loss = losses.classification(linear)
+  for labels in (soft, np.eye(3)[HARD]):
+    for key, factor in ((None, 1), (jax.random.key(0), 2)):
+      np.testing.assert_allclose(
+          loss(jnp.eye(3), jnp.asarray(logits), jnp.asarray(labels), key),
+          -np.mean(np.sum(labels * log_softmax(factor * logits), 1)), rtol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("attack, target, read_as", [
+    (0, 1, [2, 1, 1, 1]), (2, 0, [0, 0, 0, 1]), (1, 2, [2, 0, 0, 2]),
+])
+def test_poisoning(attack, target, read_as):
+  logits, _ = numbers()
+  loss = losses.poisoning(linear, attack_class=attack, target_class=target)
+  expected = -np.mean(log_softmax(logits)[range(4), read_as])
+  labels = jnp.asarray(HARD, jnp.int32)
+  np.testing.assert_allclose(loss(jnp.eye(3), jnp.asarray(logits), labels), expected, rtol=1e-13)
+  doubled = -np.mean(log_softmax(2 * logits)[range(4), read_as])
+  np.testing.assert_allclose(loss(jnp.eye(3), jnp.asarray(logits), labels, jax.random.key(0)),
+                             doubled, rtol=1e-13)
+
+
+def test_poisoning_needs_two_classes():
+  with pytest.raises(ValueError, match="target_class must differ from attack_class; got 3"):
+    losses.poisoning(linear, attack_class=3, target_class=3)
