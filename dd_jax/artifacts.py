@@ -17,7 +17,6 @@ import os
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
-import zipfile
 
 from flax import traverse_util
 import jax.numpy as jnp
@@ -47,21 +46,24 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
     metadata: anything JSON can hold.
 
   Raises:
-    ValueError: weights that are not nested dicts of arrays, or metadata that JSON cannot hold.
+    ValueError: weights that are not nested dicts of numpy arrays (cast bfloat16 to float32
+      first), or metadata that JSON cannot hold.
   """
   path = pathlib.Path(path)
-  arrays = {name: np.asarray(value) for name, value in distilled._asdict().items()}
+  arrays = {name: _numeric(value, f"{name} must be a numpy array")
+            for name, value in distilled._asdict().items()}
   arrays["step_sizes"] = np.asarray(distilled.step_sizes)
   try:
-    text = json.dumps({"format_version": FORMAT_VERSION, **(metadata or {})})
+    text = json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION})
   except TypeError as error:
     raise ValueError(f"metadata must be JSON: {error}") from error
   arrays["metadata"] = np.array(text)
   if init_params is not None:
+    rule = "init_params must be nested dicts of arrays"
     if not isinstance(init_params, dict):
-      raise ValueError(f"init_params must be nested dicts of arrays; got {type(init_params)}")
+      raise ValueError(f"{rule}; got {type(init_params)}")
     for name, leaf in traverse_util.flatten_dict(init_params, sep="/").items():
-      arrays[f"init/{name}"] = np.asarray(leaf)
+      arrays[f"init/{name}"] = _numeric(leaf, rule)
   write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -75,15 +77,19 @@ def load(path: str | os.PathLike) -> Artifact:
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
-  except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
     raise ValueError(f"{path} must be a distilled .npz file; it cannot be read: {error}") from error
   missing = [name for name in _REQUIRED if name not in arrays]
   if missing:
     raise ValueError(f"{path} must hold {list(_REQUIRED)}; missing {missing}")
-  metadata = json.loads(str(arrays["metadata"]))
-  version = metadata.pop("format_version")
+  try:
+    metadata = json.loads(str(arrays["metadata"]))
+    version = int(metadata.pop("format_version"))
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(f"{path} must hold metadata as a JSON object with its format_version; "
+                     f"got {str(arrays['metadata'])[:40]!r}") from error
   if version > FORMAT_VERSION:
     raise ValueError(f"{path} has format version {version}; this package reads up to "
                      f"{FORMAT_VERSION}: install a newer dd_jax")
@@ -121,3 +127,11 @@ def write_atomically(path: pathlib.Path, write) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+def _numeric(value, rule):
+  """`value` as an array; npz would pickle objects, and cannot hold bfloat16."""
+  array = np.asarray(value)
+  if array.dtype.kind not in "fiub":
+    raise ValueError(f"{rule} of numbers; got {array.dtype}")
+  return array

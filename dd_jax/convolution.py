@@ -17,9 +17,6 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-# The batch from which building the larger matrix of `tiled` pays (measured, BUILD_NOTES.md).
-_TILED_MIN_BATCH = 64
-
 
 def patches(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
             dimension_numbers=None, feature_group_count=1, batch_group_count=1,
@@ -97,17 +94,10 @@ def tiled(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=Non
   return out[:, :out_height, :out_width]
 
 
-def by_batch_size(lhs, *args, **kwargs):
-  """`tiled` for a large batch, such as the real images; `patches` for a small one."""
-  convolve = tiled if lhs.shape[0] >= _TILED_MIN_BATCH else patches
-  return convolve(lhs, *args, **kwargs)
-
-
 CONVOLUTIONS: dict[str, Callable] = {
     "lax": lax.conv_general_dilated,
     "patches": patches,
     "tiled": tiled,
-    "by_batch_size": by_batch_size,
 }
 
 
@@ -115,7 +105,7 @@ def resolve(name: str | None) -> Callable:
   """The convolution called `name`; None: the best one measured on the default backend."""
   if name is None:
     # cuDNN and the TPU compiler handle the grouped convolutions of vmap well, XLA's CPU does not.
-    name = "by_batch_size" if jax.default_backend() == "cpu" else "lax"
+    name = "tiled" if jax.default_backend() == "cpu" else "lax"
   if name not in CONVOLUTIONS:
     raise ValueError(f"convolution must be one of {sorted(CONVOLUTIONS)} or None; got {name!r}")
   return CONVOLUTIONS[name]
@@ -125,7 +115,7 @@ def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: int = 0)
   """Maximum over windows of `x` `[n, H, W, C]`, padded with -inf -> `[n, H', W', C]`.
 
   A maximum of slices: its gradients of any order are selects, where the one of
-  `lax.reduce_window` is slow. At a tie the first pixel gets the gradient.
+  `lax.reduce_window` is slow. At a tie one pixel gets the whole gradient.
   """
   window, strides = tuple(window), tuple(strides)
   if padding:

@@ -38,6 +38,8 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
   if batch_size < 1:
     raise ValueError(f"batch_size must be at least 1; got {batch_size}")
   num_images = images.shape[0]
+  if num_images < 1:
+    raise ValueError("images must hold at least one image; got none")
   batch_size = min(batch_size, num_images)
 
   def of_batch(images, labels):
@@ -78,6 +80,8 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
   Returns:
     Metrics before and after, each field with a leading axis `[N]`.
   """
+  if num_parallel < 1:
+    raise ValueError(f"num_parallel must be at least 1; got {num_parallel}")
   params = init.sample(init.state, key, num_inits)
 
   def of_one(params):

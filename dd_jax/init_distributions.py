@@ -99,9 +99,9 @@ def pretrained_init(pool: Params) -> InitDistribution:
   Args:
     pool: weights of P networks, each leaf `[P, ...]`.
   """
-  sizes = {leaf.shape[0] for leaf in jax.tree.leaves(pool)}
-  if len(sizes) != 1:
-    raise ValueError(f"pool must have one leading axis [P, ...] on every leaf; got {sorted(sizes)}")
+  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pool)]
+  if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+    raise ValueError(f"pool must have one leading axis [P, ...] on every leaf; got shapes {shapes}")
 
   def sample(state, key, num_inits):
     _check_num_inits(num_inits)

@@ -96,23 +96,6 @@ def test_second_derivative_equals_lax(name, case):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
-def test_by_batch_size_equals_lax(case):
-  assert_close(first_order(convolution.by_batch_size, case),
-               first_order(lax.conv_general_dilated, case))
-
-
-@pytest.mark.parametrize("batch, choice", [(1, "patches"), (10, "patches"), (1024, "tiled")])
-def test_by_batch_size_chooses(batch, choice):
-  def program(convolve):
-    def call(images, kernel):
-      return convolve(images, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
-    return str(jax.make_jaxpr(call)(jnp.zeros((batch, 8, 8, 1)), jnp.zeros((3, 3, 1, 2))))
-
-  assert program(convolution.by_batch_size) == program(OWN[choice])
-  assert program(convolution.patches) != program(convolution.tiled)
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name, case", [
     ("patches", ((2, 7, 7, 16), (3, 3, 16, 2), (2, 2), "SAME")),
@@ -220,7 +203,7 @@ def test_resolve(name):
 
 
 def test_resolve_lists_the_choices():
-  with pytest.raises(ValueError, match=r"convolution must be one of \['by_batch_size', 'lax', "
+  with pytest.raises(ValueError, match=r"convolution must be one of \['lax', "
                                        r"'patches', 'tiled'\] or None; got 'fft'"):
     convolution.resolve("fft")
 

@@ -68,6 +68,13 @@ def test_batch_size_error():
     evaluation.measure(linear, normal(4, K), IMAGES, LABELS, batch_size=0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def full_precision():
+  """An accelerator's short products would not compare with numpy's."""
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
 @functools.cache
 def compiled(sample, **options):
   """Compiled as a whole: part by part would take longer."""

@@ -168,7 +168,8 @@ def test_pool_without_replacement():
   keys = jax.random.split(jax.random.key(0), 4000)
   drawn = jax.jit(jax.vmap(lambda key: distribution.sample(distribution.state, key, 2)))(keys)
   chosen = np.asarray(drawn["b"])[..., 0].astype(int)
-  np.testing.assert_array_equal(drawn["w"], np.broadcast_to(chosen[..., None, None], (4000, 2, 2, 3)))
+  np.testing.assert_array_equal(
+      drawn["w"], np.broadcast_to(chosen[..., None, None], (4000, 2, 2, 3)))
   assert np.all(chosen[:, 0] != chosen[:, 1])
   counts = np.zeros((5, 5))
   np.add.at(counts, tuple(chosen.T), 1)
@@ -211,9 +212,10 @@ def test_num_inits_errors(distribution, num_inits, text):
 
 
 @pytest.mark.parametrize("pool, got", [
-    ({"w": jnp.ones((3, 2)), "b": jnp.ones((4,))}, r"\[3, 4\]"),
-    ({}, r"\[\]"),
-])
+    ({"w": jnp.ones((3, 2)), "b": jnp.ones((4,))}, r"shapes \[\(4,\), \(3, 2\)\]"),
+    ({"w": jnp.ones((3, 2)), "temperature": jnp.ones(())}, r"shapes \[\(\), \(3, 2\)\]"),
+    ({}, r"shapes \[\]"),
+], ids=["sizes differ", "a leaf without axes", "no leaves"])
 def test_pool_errors(pool, got):
   with pytest.raises(ValueError, match=r"pool must have one leading axis \[P, \.\.\.\] on every "
                                        rf"leaf; got {got}"):

@@ -1,4 +1,7 @@
-"""10 images that teach one fixed LeNet the 8x8 digits inside scikit-learn."""
+"""10 images that teach one fixed LeNet the 8x8 digits inside scikit-learn.
+
+    python -m experiments.main --config=experiments/configs/digits_fixed_init.py --workdir=DIR
+"""
 
 from experiments.configs import default
 

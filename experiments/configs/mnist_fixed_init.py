@@ -1,4 +1,7 @@
-"""10 images that teach one fixed LeNet MNIST."""
+"""10 images that teach one fixed LeNet MNIST (paper: 93.8 %, arXiv 1811.10959, section 4.1).
+
+    python -m experiments.main --config=experiments/configs/mnist_fixed_init.py --workdir=DIR
+"""
 
 from experiments.configs import default
 
@@ -11,11 +14,11 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.3
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 1
-  config.outer.num_steps = 6000
+  config.outer.num_steps = 8000
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
   config.outer.learning_rate = 0.05
-  config.outer.step_size_learning_rate = 0.01
+  config.outer.step_size_learning_rate = 0.03
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
   config.eval.num_inits = 1

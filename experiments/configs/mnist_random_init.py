@@ -1,4 +1,7 @@
-"""100 images that teach any randomly initialised LeNet MNIST."""
+"""100 images that teach any randomly initialised LeNet MNIST (paper: 79.5 +- 8.1 %).
+
+    python -m experiments.main --config=experiments/configs/mnist_random_init.py --workdir=DIR
+"""
 
 from experiments.configs import default
 
@@ -7,15 +10,14 @@ def get_config(variant: str = ""):
   config = default.get_config()
   config.data.name = "mnist"
   config.init.name = "random"
-  config.distill.step_size = 0.1
+  config.distill.step_size = 0.05
   config.distill.step_size_scale = "log"
-  config.distill.memory = "plain"
   config.outer.num_inits = 4
-  config.outer.num_steps = 700
+  config.outer.num_steps = 600
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
-  config.outer.learning_rate = 0.05
-  config.outer.step_size_learning_rate = 0.02
+  config.outer.learning_rate = 0.03
+  config.outer.step_size_learning_rate = 0.01
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
   config.log_every = 20
