@@ -29,10 +29,9 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
   columns = min(batch, _MAX_COLUMNS)
   rows = -(-batch // columns)
   classes = labels if labels.ndim == 2 else labels.argmax(-1)
-  column_width, row_height, text_width = .62, .62, 1.1 + .55 * len(step_sizes)
   figure, axes = plt.subplots(
       num_steps, 1, squeeze=False, layout="constrained",
-      figsize=(columns * column_width + text_width, num_steps * (rows * row_height + .12) + .8))
+      figsize=(columns * .62 + 1 + .72 * len(step_sizes), num_steps * (rows * .62 + .12) + .6))
   for step, axis in enumerate(axes[:, 0]):
     padded = np.ones((rows * columns, *pixels.shape[2:]), np.float32)
     padded[:batch] = pixels[step]
@@ -42,7 +41,7 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
     axis.set_xticks([])
     axis.spines[:].set_visible(False)
     axis.set_ylabel(f"step {step}", rotation=0, ha="right", va="center", fontsize=9)
-    sizes = "  ".join(f"{size:.3g}" for size in step_sizes[:, step])
+    sizes = " ".join(f"{size:<7.3g}" for size in step_sizes[:, step])
     axis.text(1.01, .5, sizes, transform=axis.transAxes, va="center", fontsize=9,
               family="monospace")
   top = axes[0, 0]
@@ -87,6 +86,6 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 def _save(figure, path):
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=130)
+  figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
   plt.close(figure)
   artifacts.write_atomically(path, lambda file: file.write(buffer.getvalue()))
