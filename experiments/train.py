@@ -133,7 +133,8 @@ def build(config: ConfigDict) -> Problem:
 def make_init(config: ConfigDict, model: dd_jax.Model, key: jax.Array) -> dd_jax.InitDistribution:
   """The init distribution that `config.init` names; a fixed one is drawn with `key`."""
   weights = _choose(init_distributions.WEIGHT_INITS, config.init.weights, "init.weights")
-  random = dd_jax.random_init(model.init, weights(config.init.scale))
+  scale = () if config.init.scale is None else (config.init.scale,)
+  random = dd_jax.random_init(model.init, weights(*scale))
 
   def fixed():
     params = jax.jit(random.sample, static_argnums=2)(random.state, key, 1)

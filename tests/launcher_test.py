@@ -115,6 +115,15 @@ def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
   assert steps == [2, 4, 6]
 
 
+@pytest.mark.slow
+def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path):
+  process = _launch(tmp_path / "run", variant="")
+  assert process.returncode == 0, process.stderr
+  result = json.loads(process.stdout.splitlines()[-1])
+  assert result["accuracy_mean"] >= .85 and result["num_distilled_images"] == 10
+  assert result["accuracy_before_mean"] < .3
+
+
 @pytest.mark.parametrize("arguments, variant, message", [
     (["--config.outer.num_stepz=3"], ":smoke",
      r"config\.outer\.num_stepz must be one of config\.\{.*outer\.num_steps.*\}"),

@@ -2,8 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_fixed_init.py --workdir=DIR
 
-Without the augmentation of the real images that the authors use. Expected time: see
-experiments/README.md; an outer step takes seconds on two CPU cores.
+Without the augmentation of the real images that the authors use; an outer step takes seconds on two
+CPU cores.
 """
 
 from experiments.configs import default

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   config.init = init = ConfigDict()
   init.name = "random"  # fixed, or random.
   init.weights = "xavier_normal"
-  init.scale = 1.0  # Gain, slope or std: the argument of the weight init.
+  init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
 
   config.distill = distill = ConfigDict()
   distill.num_steps = 10  # S
