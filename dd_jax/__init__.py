@@ -15,7 +15,7 @@ from dd_jax import distillation
 from dd_jax import evaluation
 from dd_jax import artifacts
 from dd_jax.types import DistilledData, OuterInfo, OuterState
-from dd_jax.models import Model, from_flax
+from dd_jax.models import Model, from_flax, from_nnx
 from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
 from dd_jax.inner_loop import inner_step, inner_trajectory
 from dd_jax.outer_objective import make_outer_loss
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "datasets", "models", "init_distributions", "parametrization", "losses", "inner_loop",
     "outer_objective", "hypergradient", "distillation", "evaluation", "artifacts",
-    "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax",
+    "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init",
     "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",
     "init_distilled", "init_outer_state", "make_outer_step", "run_outer_steps",

@@ -3,7 +3,7 @@
 A `Model` is `init(key) -> params` and `apply(params, images, *, key=None) ->
 logits [n, K]`. A key means training (dropout on: the inner loop), None means
 evaluation (the outer loss). Any pair of plain functions of that form is as good
-as the networks here; `from_flax` makes one of any stateless linen module.
+as the networks here; `from_flax` and `from_nnx` make one of a Flax module.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import inspect
 from typing import NamedTuple
 
 from flax import linen as nn
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
@@ -47,18 +48,40 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
     # lazy_init: the shapes of a forward pass without its arithmetic.
     return call(module.lazy_init, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), None)
 
-  collections = set(jax.eval_shape(init_variables, jax.random.key(0))) - {"params"}
-  if collections:
-    raise ValueError(
-        f"module must keep nothing but params; got collections {sorted(collections)} of "
-        f"{type(module).__name__}: use group or layer norm, or batch norm on the current batch "
-        "alone, instead of running statistics")
+  collections = jax.eval_shape(init_variables, jax.random.key(0))
+  _refuse_state(sorted(set(collections) - {"params"}), type(module).__name__)
 
   def init(key):
     return init_variables(key)["params"]
 
   def apply(params, images, *, key=None):
     return call(module.apply, {"params": params}, images, key)
+
+  return Model(init, apply)
+
+
+def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+  """The `Model` of an NNX module, made anew in every trace: `lambda rngs: Net(..., rngs=rngs)`.
+
+  `apply` with a key puts the module into training mode and feeds its dropout.
+
+  Raises:
+    ValueError: the module keeps state beside its parameters (batch statistics).
+  """
+  stateless = (nnx.Param, nnx.RngState)
+  state = nnx.state(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), nnx.Not(nnx.Any(*stateless)))
+  _refuse_state(["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)], "module")
+
+  def init(key):
+    return nnx.to_pure_dict(nnx.state(make_module(nnx.Rngs(key)), nnx.Param))
+
+  def apply(params, images, *, key=None):
+    module = make_module(nnx.Rngs(jax.random.key(0) if key is None else key))
+    state = nnx.state(module, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    module.eval() if key is None else module.train()
+    return module(images)
 
   return Model(init, apply)
 
@@ -173,6 +196,13 @@ class _MLP(nn.Module):
     for features in self.hidden:
       x = nn.relu(nn.Dense(features)(x))
     return nn.Dense(self.num_classes)(x)
+
+
+def _refuse_state(names, module_name):
+  if names:
+    raise ValueError(
+        f"module must keep nothing but its parameters; got {names} of {module_name}: use group or "
+        "layer norm, or batch norm on the current batch alone, instead of running statistics")
 
 
 def _check_classes(num_classes):

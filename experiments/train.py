@@ -63,7 +63,7 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
 
   state, metrics, timing = distill(problem, config, workdir)
   evaluated = problem.test_on(state.trainable, problem.init.state, *problem.test)
-  result = summarize(problem, config, evaluated, metrics, timing,
+  result = summarize(state, config, evaluated, metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
   write_outputs(problem, config, workdir, state, metrics, result)
   return result
@@ -241,7 +241,7 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
   return state, metrics, timing
 
 
-def summarize(problem: Problem, config: ConfigDict, evaluated: dd_jax.EvalResult,
+def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.EvalResult,
               metrics: list[dict], timing: dict[str, float], wall_seconds: float) -> dict:
   """The fields of result.json; accuracies are fractions of the whole test set."""
   before, after = (np.asarray(m.accuracy, np.float64) for m in evaluated)
@@ -250,7 +250,7 @@ def summarize(problem: Problem, config: ConfigDict, evaluated: dd_jax.EvalResult
   host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   host_bytes *= 1 if sys.platform == "darwin" else 1024
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
-  images = problem.state.trainable["images"]
+  images = state.trainable["images"]
   return {
       "accuracy_mean": after.mean(),
       "accuracy_std": after.std(ddof=1) if len(after) > 1 else 0.0,

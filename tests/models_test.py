@@ -4,6 +4,7 @@ import functools
 import math
 
 from flax import linen as nn
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 import dd_jax
+from dd_jax import losses
 from dd_jax import models
+from dd_jax import parametrization
 
 # These programs run once: unoptimized, they compile in half the time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -239,7 +242,7 @@ class Normed(nn.Module):
 
 
 def test_running_statistics_are_refused():
-  with pytest.raises(ValueError, match=r"nothing but params; got collections \['batch_stats'\] of "
+  with pytest.raises(ValueError, match=r"nothing but its parameters; got \['batch_stats'\] of "
                                        r"Normed: use group or layer norm"):
     dd_jax.from_flax(Normed(), (3,))
 
@@ -292,3 +295,58 @@ def test_pair_of_plain_functions():
 def test_errors(name, options, text):
   with pytest.raises(ValueError, match=text):
     models.MODELS[name](**{"num_classes": 10, "image_shape": SHAPES[name], **options})
+
+
+class _NnxNet(nnx.Module):
+  """An NNX network of a user's own, with dropout."""
+
+  def __init__(self, rngs):
+    self.hidden = nnx.Linear(4, 8, rngs=rngs)
+    self.dropout = nnx.Dropout(.5, rngs=rngs)
+    self.logits = nnx.Linear(8, 3, rngs=rngs)
+
+  def __call__(self, images):
+    hidden = jax.nn.relu(self.hidden(images.reshape(images.shape[0], -1)))
+    return self.logits(self.dropout(hidden))
+
+
+class _NnxBatchNorm(nnx.Module):
+
+  def __init__(self, rngs):
+    self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+
+def test_an_nnx_module_is_a_model():
+  """Its logits from the weights by hand; a key switches dropout on, and decides it."""
+  model = models.from_nnx(_NnxNet)
+  params = model.init(jax.random.key(0))
+  images = jax.random.normal(jax.random.key(1), (5, 2, 2, 1))
+  hidden = jnp.maximum(images.reshape(5, 4) @ params["hidden"]["kernel"]
+                       + params["hidden"]["bias"][None], 0)
+  expected = hidden @ params["logits"]["kernel"] + params["logits"]["bias"][None]
+  np.testing.assert_allclose(model.apply(params, images), expected, rtol=1e-5, atol=1e-6)
+  first, again, other = (model.apply(params, images, key=jax.random.key(k)) for k in (3, 3, 4))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any() and (first != expected).any()
+
+
+def test_an_nnx_module_trains_in_the_inner_loop_and_gives_a_hypergradient():
+  model = models.from_nnx(_NnxNet)
+  init = dd_jax.random_init(model.init)
+  loss = losses.classification(model.apply)
+  decode = parametrization.pixels(jnp.array([[0, 1, 2]]))
+  outer_loss = dd_jax.make_outer_loss(decode, init.sample, loss, loss, num_inits=2)
+  trainable = {"images": jax.random.normal(jax.random.key(0), (1, 3, 2, 2, 1)),
+               "step_sizes": jnp.zeros((2, 1))}
+  real = jax.random.normal(jax.random.key(1), (4, 2, 2, 1)), jnp.array([0, 1, 2, 0])
+  def at(scale):
+    moved = {**trainable, "images": trainable["images"] * scale}
+    return outer_loss(moved, init.state, jax.random.key(2), *real)
+  gradient = jax.grad(outer_loss)(trainable, init.state, jax.random.key(2), *real)
+  exact = jnp.vdot(gradient["images"], trainable["images"])
+  np.testing.assert_allclose(exact, (at(1.01) - at(.99)) / .02, rtol=2e-2)
+
+
+def test_an_nnx_module_with_statistics_is_refused():
+  with pytest.raises(ValueError, match="must keep nothing but its parameters; got .*norm/mean"):
+    models.from_nnx(_NnxBatchNorm)
