@@ -151,10 +151,13 @@ def make_optimizer(outer: ConfigDict) -> optax.GradientTransformation:
   }
   schedule = _choose(schedules, outer.schedule, "outer.schedule")
 
-  def adam(field):
+  def adam(field, weight_decay):
     _check_positive(f"outer.{field}", outer[field])
-    return optax.adam(schedule(outer[field]), b1=outer.beta1, b2=outer.beta2)
+    return optax.adamw(schedule(outer[field]), b1=outer.beta1, b2=outer.beta2,
+                       weight_decay=weight_decay)
 
+  if not outer.weight_decay >= 0:
+    raise ValueError(f"outer.weight_decay must not be negative; got {outer.weight_decay}")
   for field in ("num_steps", "halve_every"):
     _check_positive(f"outer.{field}", outer[field])
   clip = optax.identity()
@@ -162,7 +165,8 @@ def make_optimizer(outer: ConfigDict) -> optax.GradientTransformation:
     _check_positive("outer.clip_norm", outer.clip_norm)
     clip = optax.clip_by_global_norm(outer.clip_norm)
   return optax.chain(clip, optax.partition(
-      {"images": adam("learning_rate"), "step_sizes": adam("step_size_learning_rate")},
+      {"images": adam("learning_rate", outer.weight_decay),
+       "step_sizes": adam("step_size_learning_rate", 0.)},
       {"images": "images", "step_sizes": "step_sizes"}))
 
 

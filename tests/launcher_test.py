@@ -164,6 +164,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     ("outer.learning_rate", -.1, r"outer\.learning_rate must be positive; got -0\.1"),
     ("outer.learning_rate", float("nan"), r"outer\.learning_rate must be positive; got nan"),
     ("outer.step_size_learning_rate", 0., r"outer\.step_size_learning_rate must be positive"),
+    ("outer.weight_decay", -.1, r"outer\.weight_decay must not be negative; got -0\.1"),
     ("outer.clip_norm", 0., r"outer\.clip_norm must be positive; got 0\.0"),
     ("outer.schedule", "linear", r"outer\.schedule must be one of \['cosine', 'halving'\]"),
     ("outer.num_steps", 0, r"outer\.num_steps must be positive; got 0"),

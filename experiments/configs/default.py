@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
   outer.step_size_learning_rate = 0.01  # Adam, on the step sizes.
+  outer.weight_decay = 0.0  # AdamW's, on the images.
   outer.beta1 = 0.5
   outer.beta2 = 0.999
   outer.schedule = "halving"  # halving every halve_every outer steps, or cosine to zero.

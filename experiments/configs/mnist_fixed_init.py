@@ -14,13 +14,14 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.3
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 1
-  config.outer.num_steps = 14_000
+  config.outer.num_steps = 6000
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
   config.outer.learning_rate = 0.05
   config.outer.step_size_learning_rate = 0.003
+  config.outer.weight_decay = 0.08
   config.outer.schedule = "cosine"
-  config.outer.clip_norm = 1.0
+  config.outer.clip_norm = 0.5
   config.eval.num_inits = 1
   config.validation.num_inits = 1
   default.apply_variant(config, variant)
