@@ -148,6 +148,8 @@ def make_optimizer(outer: ConfigDict) -> optax.GradientTransformation:
   schedules = {
       "halving": lambda rate: lambda step: rate * 0.5 ** (step // outer.halve_every),
       "cosine": lambda rate: optax.cosine_decay_schedule(rate, outer.num_steps),
+      "squared_cosine": lambda rate: optax.cosine_decay_schedule(
+          rate, outer.num_steps, exponent=2),
   }
   schedule = _choose(schedules, outer.schedule, "outer.schedule")
 

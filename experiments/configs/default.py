@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
   outer.weight_decay = 0.0  # AdamW's, on the images.
   outer.beta1 = 0.5
   outer.beta2 = 0.999
-  outer.schedule = "halving"  # halving every halve_every outer steps, or cosine to zero.
+  outer.schedule = "halving"  # halving (every halve_every steps), cosine, squared_cosine.
   outer.halve_every = 2000
   outer.clip_norm = config_dict.placeholder(float)  # Of the whole hypergradient.
 
