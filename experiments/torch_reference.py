@@ -111,3 +111,8 @@ def xavier_normal(like: list[torch.Tensor]) -> list[torch.Tensor]:
   """A fresh network of the same shapes: Xavier normal kernels, zero biases."""
   return [torch.nn.init.xavier_normal_(torch.empty_like(p)) if p.ndim > 1 else torch.zeros_like(p)
           for p in like]
+
+
+def _head(params, x):
+  x = F.relu(F.linear(x.flatten(1), *params[4:6]))
+  return F.linear(F.relu(F.linear(x, *params[6:8])), *params[8:10])
