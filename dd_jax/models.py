@@ -143,11 +143,11 @@ class _LeNet(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    conv5 = functools.partial(nn.Conv, kernel_size=(5, 5), conv_general_dilated=self.convolve)
+    # Pooling before bias and ReLU: the same value and gradient, on a quarter of the pixels.
+    conv5 = functools.partial(nn.Conv, kernel_size=(5, 5),
+                              conv_general_dilated=conv.max_pooled(self.convolve, 2))
     for features, padding in ((6, self.padding), (16, 0)):
-      x = conv5(features, padding=padding)(x)
-      # Pooling first: the same value and gradient, on a quarter of the pixels.
-      x = nn.relu(conv.max_pool(x, (2, 2), (2, 2)))
+      x = nn.relu(conv5(features, padding=padding)(x))
     x = x.reshape(*x.shape[:-3], -1)
     x = nn.relu(nn.Dense(120)(x))
     x = nn.relu(nn.Dense(84)(x))

@@ -81,7 +81,7 @@ def second_order(convolve, case):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("name", ["patches", "tiled"])
+@pytest.mark.parametrize("name", OWN)
 def test_equals_lax(name, case):
   actual = first_order(OWN[name], case)
   assert actual[0].dtype == jnp.float64
@@ -90,14 +90,14 @@ def test_equals_lax(name, case):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", SECOND_ORDER, ids=str)
-@pytest.mark.parametrize("name", ["patches", "tiled"])
+@pytest.mark.parametrize("name", OWN)
 def test_second_derivative_equals_lax(name, case):
   assert_close(second_order(OWN[name], case), second_order(lax.conv_general_dilated, case))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name, case", [
+    ("shifted", ((2, 7, 6, 16), (3, 3, 16, 2), (1, 1), "SAME")),
     ("patches", ((2, 7, 7, 16), (3, 3, 16, 2), (2, 2), "SAME")),
     ("tiled", ((2, 7, 6, 3), (3, 3, 3, 2), (1, 1), "SAME")),
     ("tiled", ((2, 5, 5, 6), (3, 3, 6, 2), (1, 1), "VALID")),
@@ -130,7 +130,8 @@ def through_descent(convolve, channels):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name, channels", [("patches", 1), ("tiled", 1), ("tiled", 6)])
+@pytest.mark.parametrize("name, channels", [
+    ("patches", 1), ("shifted", 6), ("tiled", 1), ("tiled", 6)])
 def test_inside_scan(name, channels):
   assert_close(through_descent(OWN[name], channels),
                through_descent(lax.conv_general_dilated, channels))
@@ -204,8 +205,30 @@ def test_resolve(name):
 
 def test_resolve_lists_the_choices():
   with pytest.raises(ValueError, match=r"convolution must be one of \['lax', "
-                                       r"'patches', 'tiled'\] or None; got 'fft'"):
+                                       r"'patches', 'shifted', 'tiled'\] or None; got 'fft'"):
     convolution.resolve("fft")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case, window", [
+    (((2, 8, 8, 1), (5, 5, 1, 6), (1, 1), "SAME"), 2),  # Tiles of two windows of two pixels.
+    (((2, 9, 6, 6), (3, 3, 6, 4), (1, 1), "VALID"), 2),  # A remainder that is in no window.
+    (((2, 7, 8, 3), (3, 3, 3, 2), (1, 1), "SAME"), 3),
+    (((2, 6, 6, 3), (3, 3, 3, 40), (1, 1), "SAME"), 2),  # Too wide to be tiled.
+    (((2, 9, 9, 3), (3, 3, 3, 2), (2, 2), "SAME"), 2),
+], ids=str)
+def test_max_pooled_equals_convolution_then_pool(case, window):
+  """In value, gradient and second derivative, and through Flax, which adds the bias after it."""
+  pooled = convolution.max_pooled(convolution.tiled, window)
+  expected = convolution.max_pooled(lax.conv_general_dilated, window)
+  assert_close(first_order(pooled, case), first_order(expected, case))
+  assert_close(second_order(pooled, case), second_order(expected, case))
+  images = normal(*case[0])
+  actual, expected = (
+      nn.Conv(case[1][-1], case[1][:2], case[2], case[3], conv_general_dilated=convolve,
+              param_dtype=jnp.float64).init_with_output(jax.random.key(0), images)[0]
+      for convolve in (pooled, expected))
+  assert_close(actual, expected)
 
 
 def reduce_window(x, window, strides, padding):
@@ -264,12 +287,22 @@ def gradient_of_max(x):
   return 3 * jnp.sum(convolution.max_pool(x, (2, 2), (2, 2)))
 
 
+@jit
+@jax.grad
+def gradient_of_pooled_copy(x):
+  """The same maximum, taken within the tile of a convolution that copies the pixels."""
+  copy = convolution.tiled(x, jnp.ones((1, 1, 1, 1), x.dtype), (1, 1), "VALID",
+                           dimension_numbers=NHWC, pool=2)
+  return 3 * jnp.sum(copy)
+
+
+@pytest.mark.parametrize("gradient_of_maximum", [gradient_of_max, gradient_of_pooled_copy])
 @pytest.mark.parametrize("tied", [
     pixels for n in (2, 3, 4) for pixels in itertools.combinations(range(4), n)])
-def test_max_pool_gives_one_of_tied_pixels_the_gradient(tied):
+def test_max_pool_gives_one_of_tied_pixels_the_gradient(tied, gradient_of_maximum):
   x = np.zeros(4, np.float32)
   x[list(tied)] = 1
-  gradient = gradient_of_max(x.reshape(1, 2, 2, 1)).reshape(4)
+  gradient = gradient_of_maximum(x.reshape(1, 2, 2, 1)).reshape(4)
   assert sorted(gradient) == [0, 0, 0, 3]
   assert int(np.argmax(gradient)) in tied
   if tied in ((0, 1), (0, 2), (0, 1, 2, 3)):
