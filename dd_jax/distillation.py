@@ -44,7 +44,8 @@ def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation) ->
   return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
 
 
-def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformation) -> Callable:
+def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformation, *,
+                    precision: str = "highest") -> Callable:
   """`outer_step(key, state, init_state, images, labels) -> (state, info)` (algorithm 1).
 
   A step whose loss or hypergradient is not finite returns the state as it was.
@@ -52,8 +53,9 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
   Args:
     outer_loss: `(trainable, init_state, key, images, labels) -> []`.
     optimizer: any optax transformation, with its learning rate.
+    precision: as in `value_and_hypergrad`.
   """
-  value_and_grad = value_and_hypergrad(outer_loss)
+  value_and_grad = value_and_hypergrad(outer_loss, precision=precision)
 
   def outer_step(key, state, init_state, images, labels):
     loss, gradient = value_and_grad(state.trainable, init_state, key, images, labels)

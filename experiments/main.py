@@ -17,6 +17,7 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
+from experiments import machine
 from experiments.configs import default
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,6 +33,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every save otherwise.
   if jax.config.jax_compilation_cache_dir is None:  # Set by JAX_COMPILATION_CACHE_DIR.
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/dd_jax/xla"))
+  machine.keep_freed_memory()
   # Imported here so that --help and a mistaken flag answer at once.
   from experiments import train
 

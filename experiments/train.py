@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import resource
 import sys
 import time
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization
 from experiments import figures
+from experiments import machine
 
 
 class Problem(NamedTuple):
@@ -108,15 +108,17 @@ def build(config: ConfigDict) -> Problem:
                             step_size_scale=config.distill.step_size_scale), optimizer)
 
   def evaluate(key, num_inits, trainable, init_state, images, labels):
-    return dd_jax.evaluate(
-        key, decode(trainable), init._replace(state=init_state), model.apply, images, labels,
-        num_inits=num_inits, inner_loss=inner_loss, batch_size=config.eval.batch_size,
-        num_parallel=config.eval.num_parallel)
+    with jax.default_matmul_precision(config.precision):
+      return dd_jax.evaluate(
+          key, decode(trainable), init._replace(state=init_state), model.apply, images, labels,
+          num_inits=num_inits, inner_loss=inner_loss, batch_size=config.eval.batch_size,
+          num_parallel=config.eval.num_parallel)
 
   problem = Problem(
       dataset, train, validation, test, init, decode, state,
       run=jax.jit(functools.partial(
-          dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), keys["outer"],
+          dd_jax.run_outer_steps, dd_jax.make_outer_step(
+              outer_loss, optimizer, precision=config.precision), keys["outer"],
           batch_size=config.outer.batch_size, num_steps=config.log_every,
           stop=config.outer.num_steps), donate_argnums=0),
       validate=jax.jit(functools.partial(evaluate, keys["validation"],
@@ -253,8 +255,6 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
   before, after = (np.asarray(m.accuracy, np.float64) for m in evaluated)
   device = jax.devices()[0]
   stats = device.memory_stats() or {}
-  host_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  host_bytes *= 1 if sys.platform == "darwin" else 1024
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   images = state.trainable["images"]
   return {
@@ -268,7 +268,7 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
       "wall_seconds": wall_seconds,
       "compile_seconds": timing["compile_seconds"],
       "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
-      "peak_memory_bytes": stats.get("peak_bytes_in_use", host_bytes),
+      "peak_memory_bytes": stats.get("peak_bytes_in_use", machine.peak_host_bytes()),
       "selection": "final images; test data chose nothing",
       "device": f"{jax.device_count()} x {device.device_kind}",
       "jax_version": jax.__version__,

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
   validation.every = 500  # Outer steps; a multiple of log_every.
   validation.num_inits = 10
 
+  config.precision = "highest"  # Of float32 matrix products on an accelerator: highest, high, default.
   config.log_every = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
   config.checkpoint_every = 500  # Outer steps; a multiple of log_every.
   return config
