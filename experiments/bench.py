@@ -50,7 +50,7 @@ class Setting(NamedTuple):
   memory: str = "plain"
 
 
-_MNIST = functools.partial(Setting, "lenet", (28, 28, 1), chunk_size=64)
+_MNIST = functools.partial(Setting, "lenet", (28, 28, 1), chunk_size=128)
 _CIFAR = functools.partial(Setting, "alexcifarnet", (32, 32, 3), num_steps=10, chunk_size=16,
                            memory="remat")
 SETTINGS = {

@@ -1,0 +1,130 @@
+"""Memory of the hypergradient against the number of inner steps T, for every memory mode.
+
+    python -m experiments.memory --out=experiments/measurements/memory.json
+
+LeNet, MNIST's shapes, S = 10, E = T / S, N = 1, R = 256. Each row is a process of its own: the
+compiler's temporary bytes, the most memory that the process held above what it held before
+the first call, and compile seconds. Writes a table to the screen, the rows to FILE.json and a plot to
+FILE.png.
+"""
+
+import itertools
+import json
+import multiprocessing
+import pathlib
+import platform
+import time
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from dd_jax import artifacts
+from experiments import machine
+
+_OUT = flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.",
+                           required=True)
+_LENGTHS = flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
+_NETWORK = flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"], "")
+_MEMORY = flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
+_GRADIENT = flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
+
+_NUM_STEPS = 10  # S
+_REAL_BATCH = 256
+_FIT_FROM = 100  # Shortest T that the exponent is fitted to.
+
+
+def measure(network: str, length: int, memory: str, gradient: str) -> dict:
+  """One row: compiles a hypergradient and computes it once."""
+  import jax
+  import jax.numpy as jnp
+
+  import dd_jax
+  from dd_jax import losses
+  from dd_jax import models
+  from dd_jax import parametrization
+  image_shape = (28, 28, 1) if network == "lenet" else (32, 32, 3)
+  model = models.MODELS[network](num_classes=10, image_shape=image_shape)
+  init = dd_jax.random_init(model.init, dd_jax.init_distributions.xavier_normal())
+  labels = parametrization.class_labels(_NUM_STEPS, 10, 1)
+  trainable = dd_jax.init_distilled(
+      jax.random.key(0), labels=labels, image_shape=image_shape, step_size=.001,
+      num_epochs=length // _NUM_STEPS)
+  real = (jax.random.normal(jax.random.key(1), (_REAL_BATCH, *image_shape)),
+          jax.random.randint(jax.random.key(2), (_REAL_BATCH,), 0, 10, jnp.int32))
+  loss = losses.classification(model.apply)
+  outer_loss = dd_jax.make_outer_loss(
+      parametrization.pixels(labels), init.sample, loss, loss, num_inits=1, chunk_size=32,
+      memory=memory, gradient=gradient)
+  arguments = trainable, init.state, jax.random.key(3), *real
+  start = time.perf_counter()
+  compiled = jax.jit(dd_jax.value_and_hypergrad(outer_loss)).lower(*arguments).compile()
+  compile_seconds = time.perf_counter() - start
+  before = machine.peak_host_bytes()
+  start = time.perf_counter()
+  jax.block_until_ready(compiled(*arguments))
+  return {"network": network, "T": length, "memory": memory, "gradient": gradient,
+          "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+          "peak_bytes_of_call": machine.peak_host_bytes() - before,
+          "peak_bytes": machine.peak_host_bytes(),
+          "compile_seconds": compile_seconds, "seconds": time.perf_counter() - start,
+          "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+          "jax": jax.__version__, "python": platform.python_version()}
+
+
+def exponent(rows: list[dict]) -> float:
+  """Slope of log temporary bytes against log T."""
+  lengths, sizes = zip(*((row["T"], row["temporary_bytes"]) for row in rows
+                         if row["T"] >= _FIT_FROM))
+  return float(np.polyfit(np.log(lengths), np.log(sizes), 1)[0])
+
+
+def plot(rows: list[dict], path: pathlib.Path) -> None:
+  """Temporary bytes against T, one line for each mode."""
+  import matplotlib
+  matplotlib.use("agg")
+  from matplotlib import pyplot
+  figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  for (memory, gradient), group in _by_mode(rows):
+    axes.loglog([row["T"] for row in group], [row["temporary_bytes"] / 1e6 for row in group],
+                marker="o", linestyle="-" if gradient == "reverse" else "--",
+                color=f"C{_MEMORY.value.index(memory)}", label=f"{memory}, {gradient}")
+  axes.set(xlabel="inner steps T", ylabel="temporary memory (MB)",
+           title=f"{rows[0]['network']}, N = 1, R = {_REAL_BATCH}")
+  axes.grid(alpha=.3)
+  axes.legend()
+  figure.savefig(path, dpi=120)
+
+
+def _by_mode(rows):
+  return [(mode, list(group)) for mode, group in itertools.groupby(
+      rows, lambda row: (row["memory"], row["gradient"]))]
+
+
+def main(argv):
+  del argv
+  rows = []
+  print(f"{'memory':<8} {'gradient':<22} {'T':>5} {'temporary MB':>12} {'call MB':>9} "
+        f"{'compile s':>9} {'seconds':>8}")
+  for memory, gradient, length in itertools.product(_MEMORY.value, _GRADIENT.value,
+                                                    map(int, _LENGTHS.value)):
+    # A process serves one row, because the peak of a process never falls.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+      row = pool.apply(measure, (_NETWORK.value, length, memory, gradient))
+    rows.append(row)
+    print(f"{memory:<8} {gradient:<22} {length:>5} {row['temporary_bytes'] / 1e6:>12.1f} "
+          f"{row['peak_bytes_of_call'] / 1e6:>9.1f} {row['compile_seconds']:>9.1f} "
+          f"{row['seconds']:>8.2f}", flush=True)
+  report = {"rows": rows, "exponents": {
+      ", ".join(mode): exponent(group) for mode, group in _by_mode(rows)
+      if sum(row["T"] >= _FIT_FROM for row in group) > 1}}
+  for mode, value in report["exponents"].items():
+    print(f"exponent of T from {_FIT_FROM} on: {mode}: {value:.2f}")
+  out = pathlib.Path(_OUT.value)
+  artifacts.write_atomically(
+      out, lambda file: file.write(json.dumps(report, indent=2).encode()))
+  plot(rows, out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+  app.run(main)
