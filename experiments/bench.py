@@ -98,7 +98,8 @@ class Ours:
     loss = losses.classification(model.apply)
     make_outer_loss = functools.partial(
         dd_jax.make_outer_loss, parametrization.pixels(labels), inner_loss=loss, real_loss=loss,
-        num_inits=setting.num_inits, chunk_size=setting.chunk_size, memory=setting.memory)
+        num_inits=setting.num_inits, chunk_size=setting.chunk_size, memory=setting.memory,
+        num_parallel=1 if jax.default_backend() == "cpu" else None)
     # For the comparison: networks that are given instead of drawn.
     self._value_and_grad = dd_jax.value_and_hypergrad(
         make_outer_loss(sample=lambda params, key, num_inits: params), precision=precision)

@@ -99,6 +99,7 @@ def build(config: ConfigDict) -> Problem:
   outer_loss = dd_jax.make_outer_loss(
       decode, init.sample, inner_loss, losses.classification(model.apply),
       num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
+      num_parallel=config.outer.num_parallel or (1 if jax.default_backend() == "cpu" else None),
       memory=config.distill.memory, gradient=config.distill.gradient)
   optimizer = make_optimizer(config.outer)
   state = dd_jax.init_outer_state(

@@ -57,6 +57,19 @@ def test_chunks_of_any_size_change_nothing(x64, chunk_size):
                              rtol=1e-12)
 
 
+@pytest.mark.parametrize("num_parallel", [1, 2, 3, 5, 9])
+def test_blocks_of_networks_change_nothing(x64, num_parallel):
+  """5 networks: a last partial block counts by its share; with chunks of the real images inside."""
+  trainable, decode = problems.trainable(soft=True)
+  arguments = trainable, (), jax.random.key(0), *problems.real(11)
+  together = jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, 5)))(*arguments)
+  blocks = _outer_loss(decode, 5, num_parallel=num_parallel, chunk_size=4)
+  in_blocks = jax.jit(dd_jax.value_and_hypergrad(blocks))(*arguments)
+  for actual, expected in zip(jax.tree.leaves(in_blocks), jax.tree.leaves(together)):
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-14)
+  np.testing.assert_allclose(jax.jit(blocks)(*arguments), together[0], rtol=1e-12)
+
+
 def test_outer_loss_is_the_mean_over_the_sampled_inits(x64):
   trainable, decode = problems.trainable()
   key, real = jax.random.key(7), problems.real()
@@ -93,3 +106,22 @@ def test_bad_options_are_named(options, message):
   _, decode = problems.trainable()
   with pytest.raises(ValueError, match=message):
     _outer_loss(decode, **options)
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_precision_reaches_every_product_of_trajectory_and_gradient(precision):
+  trainable, decode = problems.trainable()
+  outer_loss = _outer_loss(decode, 2, memory="remat", gradient="forward_over_reverse",
+                           chunk_size=4)
+  gradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss, precision=precision))
+  text = gradient.lower(trainable, (), jax.random.key(0), *problems.real()).as_text()
+  products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+  assert len(products) > 10
+  assert all(f"precision = [{precision.upper()}, {precision.upper()}]" in line
+             for line in products)
+
+
+def test_an_unknown_precision_lists_the_choices():
+  with pytest.raises(ValueError, match=r"precision must be one of \['highest', 'high', "
+                                       r"'default'\]; got 'tf32'"):
+    dd_jax.value_and_hypergrad(lambda trainable: 0., precision="tf32")

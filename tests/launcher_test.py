@@ -130,7 +130,7 @@ def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path):
     (["--config.outer.num_steps=many"], ":smoke", r"outer\.num_steps=many: invalid literal"),
     (["--config.model.name=resnet"], ":smoke",
      r"model\.name must be one of \['alexcifarnet', 'convnet', 'lenet', 'mlp'\]; got 'resnet'"),
-    ([], ":tiny", "config variant must be '' or 'smoke'; got 'tiny'"),
+    ([], ":tiny", "config variant must be '', 'smoke' or 'paper'; got 'tiny'"),
     (["now"], ":smoke", "every argument must be a flag; got 'now'"),
 ])
 def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(

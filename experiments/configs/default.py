@@ -3,6 +3,10 @@
 from ml_collections import ConfigDict, config_dict
 
 
+# Minibatches of 1024 in the training images that validation leaves.
+_STEPS_PER_EPOCH = {"mnist": 53, "cifar10": 43}
+
+
 def get_config() -> ConfigDict:
   """The fields, grouped as the data flows."""
   config = ConfigDict()
@@ -35,6 +39,7 @@ def get_config() -> ConfigDict:
   config.outer = outer = ConfigDict()
   outer.num_steps = 1000
   outer.num_inits = 4  # N
+  outer.num_parallel = config_dict.placeholder(int)  # Networks side by side; None: one on a CPU, else N.
   outer.batch_size = 1024  # R
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
@@ -62,9 +67,22 @@ def get_config() -> ConfigDict:
 
 
 def apply_variant(config: ConfigDict, variant: str) -> None:
-  """":smoke" after a config's file name shrinks it to a few seconds of work."""
-  if variant not in ("", "smoke"):
-    raise ValueError(f"config variant must be '' or 'smoke'; got {variant!r}")
+  """What stands behind the colon after a config's file name.
+
+  "smoke" shrinks it to a few seconds of work; "paper" replaces our recipe by the protocol of arXiv
+  1811.10959: Adam at 0.01 halved every 40 of 400 epochs, R = 1024, step sizes from 0.02.
+  """
+  if variant not in ("", "smoke", "paper"):
+    raise ValueError(f"config variant must be '', 'smoke' or 'paper'; got {variant!r}")
+  if variant == "paper":
+    if config.data.name not in _STEPS_PER_EPOCH:
+      raise ValueError(f"config variant 'paper' must go with data of {sorted(_STEPS_PER_EPOCH)}; "
+                       f"got {config.data.name!r}")
+    steps = _STEPS_PER_EPOCH[config.data.name]
+    config.distill.update(step_size=0.02, step_size_scale="softplus")
+    config.outer.update(
+        num_steps=400 * steps, batch_size=1024, learning_rate=0.01, step_size_learning_rate=0.01,
+        weight_decay=0.0, beta1=0.5, schedule="halving", halve_every=40 * steps, clip_norm=None)
   if variant == "smoke":
     config.outer.num_steps = 6
     config.outer.batch_size = min(config.outer.batch_size, 64)
