@@ -36,6 +36,7 @@ _REAL_BATCH = 1024
 _NUM_EPOCHS = 3
 _NUM_CLASSES = 10
 _STEP_SIZE = .02
+_TURN_SECONDS = .5
 _TOLERANCE = 1e-4  # Relative L2 between the two sides' hypergradients.
 
 
@@ -247,12 +248,15 @@ def time_setting(name: str, setting: Setting, precision: str, rounds: int,
 
 
 def _alternate(sides, rounds):
-  for step in sides.values():
+  """Seconds of every step; a turn lasts half a second or one step, so that short steps run warm."""
+  steps_per_turn = {}
+  for side, step in sides.items():
     step()
+    steps_per_turn[side] = max(1, round(_TURN_SECONDS / step()))
   samples = {side: [] for side in sides}
   for _ in range(rounds):
     for side, step in sides.items():
-      samples[side].append(step())
+      samples[side] += [step() for _ in range(steps_per_turn[side])]
   return samples
 
 

@@ -34,7 +34,7 @@ def test_bench_writes_a_row(tmp_path):
   report = json.loads(out.read_text())
   (row,) = report["settings"]
   assert row["name"] == "mnist_fixed_n1"
-  assert len(row["samples"]["ours"]) == 2
+  assert len(row["samples"]["ours"]) >= 2
   assert min(row["samples"]["ours"]) <= row["seconds_ours"] <= max(row["samples"]["ours"])
   # LeNet: 0.42 million multiplications and additions forward, two operations each.
   assert .8 < row["gflop"] / (3 * 1024 + 9 * 30) * 1e3 < 1
