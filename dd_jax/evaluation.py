@@ -75,7 +75,8 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
     inner_loss: as in `inner_trajectory`.
     optimizer: as in `inner_trajectory`.
     batch_size: images per forward pass.
-    num_parallel: networks trained side by side; with `batch_size` it bounds the memory.
+    num_parallel: networks trained side by side; with `batch_size` it bounds the memory. One at a
+      time is fastest on a CPU.
 
   Returns:
     Metrics before and after, each field with a leading axis `[N]`.
@@ -90,4 +91,6 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
     return EvalResult(*(measure(apply, p, images, labels, batch_size=batch_size)
                         for p in (params, final_params)))
 
-  return jax.lax.map(of_one, params, batch_size=min(num_parallel, num_inits))
+  # One at a time without a vmap over one, which costs XLA its layout of the products.
+  return jax.lax.map(of_one, params,
+                     batch_size=min(num_parallel, num_inits) if num_parallel > 1 else None)

@@ -291,8 +291,8 @@ def main(argv):
     report = {"machine": process.call("report", _PRECISION.value), "settings": []}
   if with_torch:
     report["machine"]["torch"] = importlib.metadata.version("torch")
-  print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} {'temp MB':>8} "
-        f"{'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7}")
+  print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} "
+        f"{'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7}")
   for name in _CHOSEN.value:
     row = time_setting(name, SETTINGS[name], _PRECISION.value, _ROUNDS.value, with_torch,
                        report["machine"]["backend"])

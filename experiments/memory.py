@@ -4,8 +4,8 @@
 
 LeNet, MNIST's shapes, S = 10, E = T / S, N = 1, R = 256. Each row is a process of its own: the
 compiler's temporary bytes, the most memory that the process held above what it held before
-the first call, and compile seconds. Writes a table to the screen, the rows to FILE.json and a plot to
-FILE.png.
+the first call, and compile seconds. Writes a table to the screen, the rows to FILE.json and a plot
+to FILE.png.
 """
 
 import itertools

@@ -62,7 +62,8 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
     return json.loads(result_path.read_text())
 
   state, metrics, timing = distill(problem, config, workdir)
-  evaluated = problem.test_on(state.trainable, problem.init.state, *problem.test)
+  evaluated = jax.block_until_ready(
+      problem.test_on(state.trainable, problem.init.state, *problem.test))
   result = summarize(state, config, evaluated, metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
   write_outputs(problem, config, workdir, state, metrics, result)
@@ -93,13 +94,14 @@ def build(config: ConfigDict) -> Problem:
   init = make_init(config, model, keys["init"])
   inner_loss = losses.classification(model.apply)
 
+  on_cpu = jax.default_backend() == "cpu"
   labels = parametrization.class_labels(config.distill.num_steps, dataset.num_classes,
                                         config.distill.images_per_class)
   decode = parametrization.pixels(labels, step_size_scale=config.distill.step_size_scale)
   outer_loss = dd_jax.make_outer_loss(
       decode, init.sample, inner_loss, losses.classification(model.apply),
       num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
-      num_parallel=config.outer.num_parallel or (1 if jax.default_backend() == "cpu" else None),
+      num_parallel=config.outer.num_parallel or (1 if on_cpu else None),
       memory=config.distill.memory, gradient=config.distill.gradient)
   optimizer = make_optimizer(config.outer)
   state = dd_jax.init_outer_state(
@@ -113,7 +115,7 @@ def build(config: ConfigDict) -> Problem:
       return dd_jax.evaluate(
           key, decode(trainable), init._replace(state=init_state), model.apply, images, labels,
           num_inits=num_inits, inner_loss=inner_loss, batch_size=config.eval.batch_size,
-          num_parallel=config.eval.num_parallel)
+          num_parallel=config.eval.num_parallel or (1 if on_cpu else 10))
 
   problem = Problem(
       dataset, train, validation, test, init, decode, state,

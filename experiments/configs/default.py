@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
   config.outer = outer = ConfigDict()
   outer.num_steps = 1000
   outer.num_inits = 4  # N
-  outer.num_parallel = config_dict.placeholder(int)  # Networks side by side; None: one on a CPU, else N.
+  outer.num_parallel = config_dict.placeholder(int)  # Side by side; None: one on a CPU, else N.
   outer.batch_size = 1024  # R
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
@@ -53,14 +53,14 @@ def get_config() -> ConfigDict:
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_inits = 200  # Held-out networks; 1 for a fixed init.
-  evaluation.batch_size = 500  # Test images per forward pass.
-  evaluation.num_parallel = 10  # Networks side by side.
+  evaluation.batch_size = 250  # Test images per forward pass.
+  evaluation.num_parallel = config_dict.placeholder(int)  # None: one on a CPU, else 10.
 
   config.validation = validation = ConfigDict()
   validation.every = 500  # Outer steps; a multiple of log_every.
   validation.num_inits = 10
 
-  config.precision = "highest"  # Of float32 matrix products on an accelerator: highest, high, default.
+  config.precision = "highest"  # Of float32 products on an accelerator: highest, high, default.
   config.log_every = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
   config.checkpoint_every = 500  # Outer steps; a multiple of log_every.
   return config
