@@ -118,7 +118,7 @@ class Ours:
         num_classes=_NUM_CLASSES, image_shape=setting.image_shape, convolution="lax").apply).lower(
             jax.tree.map(lambda leaf: leaf[0], self._theta_0), self._real[0][:1]).compile()
     self._forward_flops = forward.cost_analysis()["flops"]
-    self._step = functools.partial(compiled)
+    self._step = compiled
     self._state, self._init_state = state, init.state
 
   def inputs(self) -> dict:
