@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax import convolution as conv
+from dd_jax import pooling
 from dd_jax.types import Array, Params
 
 
@@ -161,9 +162,9 @@ class _AlexCifarNet(nn.Module):
   @nn.compact
   def __call__(self, x):
     conv5 = functools.partial(nn.Conv, 64, (5, 5), padding=2, conv_general_dilated=self.convolve)
-    pool = functools.partial(conv.max_pool, window=(3, 3), strides=(2, 2), padding=1)
-    x = conv.local_response_norm(nn.relu(pool(conv5()(x))))
-    x = pool(conv.local_response_norm(nn.relu(conv5()(x))))
+    pool = functools.partial(pooling.max_pool, window=(3, 3), strides=(2, 2), padding=1)
+    x = pooling.local_response_norm(nn.relu(pool(conv5()(x))))
+    x = pool(pooling.local_response_norm(nn.relu(conv5()(x))))
     x = x.reshape(*x.shape[:-3], -1)
     x = nn.relu(nn.Dense(384)(x))
     x = nn.relu(nn.Dense(192)(x))
@@ -182,7 +183,7 @@ class _ConvNet(nn.Module):
       padding = 3 if block == 0 and x.shape[-3:-1] == (28, 28) else 1
       x = nn.Conv(self.width, (3, 3), padding=padding, conv_general_dilated=self.convolve)(x)
       x = nn.relu(nn.InstanceNorm(epsilon=1e-5)(x))
-      x = conv.avg_pool(x, 2)
+      x = pooling.avg_pool(x, 2)
     return nn.Dense(self.num_classes)(x.reshape(*x.shape[:-3], -1))
 
 

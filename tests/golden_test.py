@@ -85,8 +85,8 @@ def _theta_by_golden_order(net, params):
 @pytest.mark.parametrize("net, convolution, options", [
     ("lenet", "lax", dict(memory="plain")),
     ("lenet", "patches", dict(memory="remat")),
-    ("lenet", "tiled", dict(memory="nested", gradient="forward_over_reverse", chunk_size=5)),
-    ("alexcifarnet", "tiled", dict(memory="remat", gradient="forward_over_reverse")),
+    ("lenet", "fastest", dict(memory="nested", gradient="forward_over_reverse", chunk_size=5)),
+    ("alexcifarnet", "fastest", dict(memory="remat", gradient="forward_over_reverse")),
     ("alexcifarnet", "lax", dict(memory="plain", chunk_size=6)),
 ])
 def test_loss_and_hypergradient_equal_the_golden_values(x64, net, convolution, options):

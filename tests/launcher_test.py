@@ -149,7 +149,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     ("init.name", "pretrained", r"init\.name must be one of \['fixed', 'random'\]"),
     ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
     ("model.convolution", "fft",
-     r"convolution must be one of \['lax', 'patches', 'shifted', 'tiled'\] or None; got 'fft'"),
+     r"convolution must be one of \['fastest', .* 'winograd'\] or None; got 'fft'"),
     ("model.name", "alexcifarnet", r"image_shape of alexcifarnet must be 32x32 .*\(28, 28, 1\)"),
     ("distill.num_steps", 0, "num_steps must be at least 1; got 0"),
     ("distill.num_epochs", 0, "num_epochs must be at least 1; got 0"),

@@ -1,0 +1,111 @@
+"""Pooling and local response normalisation, fast in the gradient of a gradient on a CPU."""
+
+from collections.abc import Sequence
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+
+def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: int = 0):
+  """Maximum over windows of `x` `[n, H, W, C]`, padded with -inf -> `[n, H', W', C]`.
+
+  A maximum of slices: its gradients of any order are selects, where the one of
+  `lax.reduce_window` is slow. At a tie one pixel gets the whole gradient.
+  """
+  window, strides = tuple(window), tuple(strides)
+  if padding:
+    sides = (padding, padding, 0)
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), sides, sides, (0, 0, 0)))
+  for axis in (1, 2):
+    size, stride = window[axis - 1], strides[axis - 1]
+    count = (x.shape[axis] - size) // stride + 1
+    x = functools.reduce(_first_max, strided_slices(x, size, stride, count, axis))
+  return x
+
+
+def strided_slices(x, size: int, stride: int, count: int, axis: int) -> list:
+  """`x[i::stride]` along `axis` for i < size, `count` entries of each.
+
+  Splits a reshaped axis: its transpose is a concatenation, where that of a
+  strided slice spreads every slice among zeros.
+  """
+  blocks = count + (size - 1) // stride
+  length = blocks * stride
+  x = lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
+  padding = [(0, 0, 0)] * x.ndim
+  padding[axis] = (0, length - x.shape[axis], 0)
+  x = lax.pad(x, jnp.zeros((), x.dtype), padding)
+  lanes = lax.split(x.reshape(*x.shape[:axis], blocks, stride, *x.shape[axis + 1:]),
+                    (1,) * stride, axis + 1)
+  return [lax.slice_in_dim(lax.squeeze(lanes[i % stride], (axis + 1,)), i // stride,
+                           i // stride + count, axis=axis) for i in range(size)]
+
+
+def avg_pool(x, window: int):
+  """Mean over non-overlapping windows of `x` `[n, H, W, C]`; a remainder is dropped."""
+  n, height, width, channels = x.shape
+  rows, columns = height // window, width // window
+  x = x[:, :rows * window, :columns * window]
+  return x.reshape(n, rows, window, columns, window, channels).mean(axis=(2, 4))
+
+
+def local_response_norm(x, *, size: int = 4, alpha: float = 0.001 / 9):
+  """x / (1 + alpha / size * sum of x^2 over channels c - 2 .. c + 1)^0.75.
+
+  The window of AlexCifarNet (method of arXiv 1811.10959, appendix): zero
+  padded, one channel longer to the left. Two square roots stand for the power.
+  """
+  # The sum over a window of channels as a product with a banded matrix: slices of the innermost
+  # axis would be copied element by element.
+  source, target = np.ogrid[:x.shape[-1], :x.shape[-1]]
+  first = target - size // 2
+  band = ((first <= source) & (source < first + size)).astype(x.dtype)
+  total = jnp.dot(jnp.square(x).reshape(-1, x.shape[-1]), band, precision=lax.Precision.HIGHEST)
+  return x * _power(1 + (alpha / size) * total.reshape(x.shape))
+
+
+@jax.custom_jvp
+def max_of_groups(x):
+  """Maximum over the middle axis of `[n, group, features]` -> `[n, features]`."""
+  return functools.reduce(jnp.maximum, [x[:, i] for i in range(x.shape[1])])
+
+
+@max_of_groups.defjvp
+def max_of_groups_jvp(primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  largest = max_of_groups(x)
+  # The first of equal members gets the whole gradient; the last one what is left over.
+  taken, winners = jnp.zeros(largest.shape, bool), []
+  for i in range(x.shape[1] - 1):
+    winners.append((x[:, i] >= largest) & ~taken)
+    taken |= winners[-1]
+  mask = jnp.stack([*winners, ~taken], axis=1)
+  return largest, jnp.where(mask, tangent, 0).sum(1)
+
+
+@jax.custom_jvp
+def _first_max(a, b):
+  return jnp.maximum(a, b)
+
+
+@_first_max.defjvp
+def _first_max_jvp(primals, tangents):
+  a, b = primals
+  return jnp.maximum(a, b), jnp.where(a >= b, *tangents)
+
+
+@jax.custom_jvp
+def _power(x):
+  """x^(-3/4) by a root of a root, with one division in its derivative."""
+  root = lax.rsqrt(x)
+  return root * jnp.sqrt(root)
+
+
+@_power.defjvp
+def _power_jvp(primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  power = _power(x)
+  return power, -0.75 * power / x * tangent
