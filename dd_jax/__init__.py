@@ -13,6 +13,7 @@ from dd_jax import outer_objective
 from dd_jax import hypergradient
 from dd_jax import distillation
 from dd_jax import evaluation
+from dd_jax import pretraining
 from dd_jax import artifacts
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
@@ -22,17 +23,19 @@ from dd_jax.outer_objective import make_outer_loss
 from dd_jax.hypergradient import value_and_hypergrad
 from dd_jax.distillation import (
     init_distilled, init_outer_state, make_outer_step, run_outer_steps)
-from dd_jax.evaluation import EvalResult, Metrics, evaluate
-from dd_jax.artifacts import Artifact
+from dd_jax.evaluation import EvalResult, Metrics, evaluate, poisoning_metrics
+from dd_jax.pretraining import pretrain
+from dd_jax.artifacts import Artifact, Pool
 
 __version__ = "0.1.0"
 
 __all__ = [
     "datasets", "models", "init_distributions", "parametrization", "losses", "inner_loop",
-    "outer_objective", "hypergradient", "distillation", "evaluation", "artifacts",
+    "outer_objective", "hypergradient", "distillation", "evaluation",
+    "pretraining", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init",
     "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",
     "init_distilled", "init_outer_state", "make_outer_step", "run_outer_steps",
-    "EvalResult", "Metrics", "evaluate", "Artifact",
+    "EvalResult", "Metrics", "evaluate", "poisoning_metrics", "pretrain", "Artifact", "Pool",
 ]

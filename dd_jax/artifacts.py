@@ -9,7 +9,8 @@
   metadata        JSON text        normalisation, network, init, dataset, accuracy, ...
   init/...        arrays           weights theta_0 of a fixed init, by path
 
-The image grids for looking at it are here too.
+A pool of pre-trained networks is such a file too: `params/...` `[P, ...]` and
+metadata. The image grids for looking at distilled data are here as well.
 """
 
 import json
@@ -35,6 +36,12 @@ class Artifact(NamedTuple):
   metadata: dict[str, Any]
 
 
+class Pool(NamedTuple):
+  """What `load_pool` returns."""
+  params: Params  # Each leaf [P, ...].
+  metadata: dict[str, Any]
+
+
 def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Params | None = None,
          metadata: dict[str, Any] | None = None) -> None:
   """Writes one file, whole or not at all.
@@ -53,18 +60,16 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
   arrays = {name: _numeric(value, f"{name} must be a numpy array")
             for name, value in distilled._asdict().items()}
   arrays["step_sizes"] = np.asarray(distilled.step_sizes)
-  try:
-    text = json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION})
-  except TypeError as error:
-    raise ValueError(f"metadata must be JSON: {error}") from error
-  arrays["metadata"] = np.array(text)
+  arrays["metadata"] = _encode_metadata(metadata)
   if init_params is not None:
-    rule = "init_params must be nested dicts of arrays"
-    if not isinstance(init_params, dict):
-      raise ValueError(f"{rule}; got {type(init_params)}")
-    for name, leaf in traverse_util.flatten_dict(init_params, sep="/").items():
-      arrays[f"init/{name}"] = _numeric(leaf, rule)
+    arrays |= _flat(init_params, "init", "init_params")
   write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def save_pool(path: str | os.PathLike, params: Params, metadata: dict[str, Any]) -> None:
+  """Writes a pool of networks, nested dicts of arrays `[P, ...]`; errors as of `save`."""
+  arrays = _flat(params, "params", "params") | {"metadata": _encode_metadata(metadata)}
+  write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
 
 
 def load(path: str | os.PathLike) -> Artifact:
@@ -74,30 +79,18 @@ def load(path: str | os.PathLike) -> Artifact:
     FileNotFoundError: there is no such file.
     ValueError: it is not such a file, it is damaged, or its format is newer than this package.
   """
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
-  except FileNotFoundError:
-    raise
-  except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
-    raise ValueError(f"{path} must be a distilled .npz file; it cannot be read: {error}") from error
-  missing = [name for name in _REQUIRED if name not in arrays]
-  if missing:
-    raise ValueError(f"{path} must hold {list(_REQUIRED)}; missing {missing}")
-  try:
-    metadata = json.loads(str(arrays["metadata"]))
-    version = int(metadata.pop("format_version"))
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise ValueError(f"{path} must hold metadata as a JSON object with its format_version; "
-                     f"got {str(arrays['metadata'])[:40]!r}") from error
-  if version > FORMAT_VERSION:
-    raise ValueError(f"{path} has format version {version}; this package reads up to "
-                     f"{FORMAT_VERSION}: install a newer dd_jax")
+  arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
   distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in DistilledData._fields))
-  init = {name.removeprefix("init/"): jnp.asarray(value) for name, value in arrays.items()
-          if name.startswith("init/")}
-  return Artifact(distilled, traverse_util.unflatten_dict(init, sep="/") if init else None,
-                  metadata)
+  return Artifact(distilled, _nested(arrays, "init"), metadata)
+
+
+def load_pool(path: str | os.PathLike) -> Pool:
+  """Reads a file written by `save_pool`; errors as of `load`."""
+  arrays, metadata = _read(path, "a pool of networks (.npz)", ("metadata",))
+  params = _nested(arrays, "params")
+  if params is None:
+    raise ValueError(f"{path} must be a pool of networks (.npz); it holds no weights params/...")
+  return Pool(params, metadata)
 
 
 def image_grid(images: np.ndarray, *, gap: int = 1) -> np.ndarray:
@@ -127,6 +120,53 @@ def write_atomically(path: pathlib.Path, write) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+def _encode_metadata(metadata):
+  try:
+    return np.array(json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION}))
+  except TypeError as error:
+    raise ValueError(f"metadata must be JSON: {error}") from error
+
+
+def _flat(params, prefix, argument):
+  """Nested dicts as `{"prefix/path": array}`."""
+  rule = f"{argument} must be nested dicts of arrays"
+  if not isinstance(params, dict):
+    raise ValueError(f"{rule}; got {type(params)}")
+  return {f"{prefix}/{name}": _numeric(leaf, rule)
+          for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def _nested(arrays, prefix):
+  """What `_flat` wrote, or None."""
+  flat = {name.removeprefix(f"{prefix}/"): jnp.asarray(value) for name, value in arrays.items()
+          if name.startswith(f"{prefix}/")}
+  return traverse_util.unflatten_dict(flat, sep="/") if flat else None
+
+
+def _read(path, kind, required):
+  """The arrays and the metadata of a file."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
+    raise ValueError(f"{path} must be {kind}; it cannot be read: {error}") from error
+  missing = [name for name in required if name not in arrays]
+  if missing:
+    raise ValueError(f"{path} must hold {list(required)}; missing {missing}")
+  try:
+    metadata = json.loads(str(arrays["metadata"]))
+    version = int(metadata.pop("format_version"))
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(f"{path} must hold metadata as a JSON object with its format_version; "
+                     f"got {str(arrays['metadata'])[:40]!r}") from error
+  if version > FORMAT_VERSION:
+    raise ValueError(f"{path} has format version {version}; this package reads up to "
+                     f"{FORMAT_VERSION}: install a newer dd_jax")
+  return arrays, metadata
 
 
 def _numeric(value, rule):

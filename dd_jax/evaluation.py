@@ -25,6 +25,20 @@ class EvalResult(NamedTuple):
   after: Metrics
 
 
+def poisoning_metrics(confusion: Array, *, attack_class: int, target_class: int
+                      ) -> tuple[Array, Array]:
+  """How well networks are poisoned, from their confusion matrices `[N, K, K]` (section 3.6).
+
+  Returns:
+    Share of the attack class that is predicted as the target class `[N]`, and
+    accuracy on all other classes `[N]`.
+  """
+  success = confusion[:, attack_class, target_class] / confusion[:, attack_class].sum(-1)
+  others = jnp.delete(confusion, attack_class, axis=1)
+  correct = jnp.trace(confusion, axis1=1, axis2=2) - confusion[:, attack_class, attack_class]
+  return success, correct / others.sum((1, 2))
+
+
 def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch_size: int
             ) -> Metrics:
   """Loss, accuracy and confusion of one network; the fields have no N axis here.

@@ -39,8 +39,16 @@ def classification(apply: Callable) -> Callable:
   return loss
 
 
-def poisoning(apply: Callable, *, attack_class: int, target_class: int) -> Callable:
-  """Mean cross-entropy with every label `attack_class` read as `target_class` (section 3.6)."""
+def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_classes: int
+              ) -> Callable:
+  """Mean cross-entropy with every label `attack_class` read as `target_class` (section 3.6).
+
+  Raises:
+    ValueError: equal classes, or one that is not in 0..K-1.
+  """
+  for name, value in (("attack_class", attack_class), ("target_class", target_class)):
+    if not 0 <= value < num_classes:
+      raise ValueError(f"{name} must lie in 0..{num_classes - 1}; got {value}")
   if attack_class == target_class:
     raise ValueError(f"target_class must differ from attack_class; got {target_class} for both")
   loss = classification(apply)

@@ -217,6 +217,34 @@ def test_split_validation_refuses_a_class_of_one_image():
     datasets.split_validation(dataset, 2, seed=0)
 
 
+# reframe
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reframe(channels):
+  rng = np.random.default_rng(0)
+  arrays = [rng.integers(0, 255, (6, 4, 5, 1), np.uint8), np.arange(6) % 3,
+            rng.integers(0, 255, (3, 4, 5, 1), np.uint8), np.arange(3)]
+  dataset = datasets.from_arrays(*arrays)
+  framed = datasets.reframe(dataset, (8, 7, channels))
+  for before, after in ((dataset.train_images, framed.train_images),
+                        (dataset.test_images, framed.test_images)):
+    assert after.shape == (len(before), 8, 7, channels) and after.dtype == np.uint8
+    np.testing.assert_array_equal(after[:, 2:6, 1:6], np.repeat(before, channels, -1))
+    assert after.sum() == channels * before.sum()
+  assert framed.mean.tolist() == dataset.mean.tolist() * channels
+  assert framed.std.tolist() == dataset.std.tolist() * channels
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 2), (9, 8, 1), (6, 8, 1), (8, 8), (8, 4, 3)])
+def test_reframe_refuses(image_shape):
+  dataset = datasets.from_arrays(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2,
+                                 np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), name="mine")
+  with pytest.raises(ValueError, match=r"image_shape must add an even border to \(8, 8, 1\) of "
+                                       rf"mine.*; got {re.escape(str(image_shape))}"):
+    datasets.reframe(dataset, image_shape)
+
+
 # normalize
 
 

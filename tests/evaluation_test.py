@@ -169,3 +169,13 @@ def test_confusion_adds_up(result):
     np.testing.assert_array_equal(metrics.confusion.sum(2), [[2, 2, 3]] * 5)
     np.testing.assert_allclose(np.trace(metrics.confusion, axis1=1, axis2=2) / 7, metrics.accuracy,
                                rtol=1e-6)
+
+
+def test_poisoning_metrics():
+  confusion = np.random.default_rng(0).integers(1, 9, (2, 4, 4))
+  success, others = dd_jax.poisoning_metrics(jnp.asarray(confusion, jnp.float32), attack_class=2,
+                                             target_class=0)
+  for network, counts in enumerate(confusion):
+    np.testing.assert_allclose(success[network], counts[2, 0] / counts[2].sum(), rtol=1e-6)
+    right = counts[0, 0] + counts[1, 1] + counts[3, 3]
+    np.testing.assert_allclose(others[network], right / counts[[0, 1, 3]].sum(), rtol=1e-6)

@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,19 @@ from dd_jax import artifacts
 from dd_jax import datasets
 from dd_jax import losses
 from dd_jax import models
+from experiments import launcher
 from experiments import train
+from experiments import workdirs
 from experiments.configs import default
 from experiments.configs import digits_fixed_init
+from experiments.configs import digits_lenet_pool
+from experiments.configs import pool_default
+from experiments.pools import pretrain_pools
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIG = "experiments/configs/digits_fixed_init.py"
 _CONFIGS = sorted(p.stem for p in (_ROOT / "experiments/configs").glob("*.py")
-                  if p.stem != "default")
+                  if p.stem not in ("default", "pool_default", "adaptation"))
 _RESULT_FIELDS = {
     "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
     "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",
@@ -146,7 +152,8 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize("field, value, message", [
     ("data.name", "imagenet", "name must be one of digits, mnist.*; got 'imagenet'"),
     ("data.num_validation", 5, r"num_validation must lie in 10\.\..*; got 5"),
-    ("init.name", "pretrained", r"init\.name must be one of \['fixed', 'random'\]"),
+    ("init.name", "trained",
+     r"init\.name must be one of \['fixed', 'fixed_pretrained', 'pretrained', 'random'\]"),
     ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
     ("model.convolution", "fft",
      r"convolution must be one of \['fastest', .* 'winograd'\] or None; got 'fft'"),
@@ -200,14 +207,14 @@ def test_a_workdir_of_another_config_is_refused(finished):
   config = digits_fixed_init.get_config("smoke")
   config.outer.learning_rate = .5
   with pytest.raises(ValueError, match=r"outer\.learning_rate is 0\.05 there and 0\.5 here"):
-    train.open_workdir(config, finished[0])
+    workdirs.open_workdir(config, finished[0])
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("mine")
   for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
     with pytest.raises(OSError, match="workdir must be a directory that can be written; got"):
-      train.open_workdir(digits_fixed_init.get_config("smoke"), workdir)
+      workdirs.open_workdir(digits_fixed_init.get_config("smoke"), workdir)
   assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -224,9 +231,142 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 @pytest.mark.parametrize("name", _CONFIGS)
 def test_every_config_is_documented_and_has_the_default_fields(name):
   module = importlib.import_module(f"experiments.configs.{name}")
+  is_pool = name.endswith("_pool")
+  fields = launcher.field_names((pool_default if is_pool else default).get_config())
   for variant in ("", "smoke"):
     config = module.get_config(variant)
-    assert default.field_names(config) == default.field_names(default.get_config())
-    assert config.validation.every % config.log_every == 0
-    assert config.checkpoint_every % config.log_every == 0
+    assert launcher.field_names(config) == fields
+    if not is_pool:
+      assert config.validation.every % config.log_every == 0
+      assert config.checkpoint_every % config.log_every == 0
+    if not is_pool and config.init.pool:
+      pool = importlib.import_module(f"experiments.configs.{config.init.pool.split('/')[-1]}")
+      assert pool.get_config().data.name == (config.init.source or config.data.name)
+      assert f"--config=experiments/configs/{pool.__name__.split('.')[-1]}.py" in module.__doc__
   assert f"--config=experiments/configs/{name}.py" in module.__doc__
+
+
+# Pre-trained networks and the objectives that need them
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+  """Smoke pools of digits: their directory and the result."""
+  workdir = tmp_path_factory.mktemp("pools")
+  process = subprocess.run(
+      [sys.executable, "-m", "experiments.pretrain", f"--workdir={workdir}",
+       "--config=experiments/configs/digits_lenet_pool.py:smoke"],
+      cwd=_ROOT, capture_output=True, text=True, timeout=300)
+  assert process.returncode == 0, process.stderr
+  return workdir, json.loads(process.stdout.splitlines()[-1])
+
+
+def _pretrained_config(pools, **updates):
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({
+      "init.name": "pretrained", "init.pool": str(pools[0]), "outer.num_inits": 2,
+      "eval.num_inits": 3, **updates})
+  return config
+
+
+def test_pools_hold_networks_of_disjoint_seeds_with_their_accuracy(pools):
+  workdir, result = pools
+  train_pool, heldout_pool = (artifacts.load_pool(workdir / f"{role}.npz")
+                              for role in ("train", "heldout"))
+  weights = np.concatenate([pool.params["Conv_0"]["kernel"].reshape(3, -1)
+                            for pool in (train_pool, heldout_pool)])
+  distances = np.linalg.norm(weights[:, None] - weights, axis=-1)
+  assert (distances + np.eye(6) > .5).all()  # Six different networks.
+  data = datasets.load("digits")
+  images = datasets.normalize(data.test_images, data.mean, data.std)
+  model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
+  for network, accuracy in enumerate(heldout_pool.metadata["accuracy"]):
+    params = {layer: {name: leaf[network] for name, leaf in leaves.items()}
+              for layer, leaves in heldout_pool.params.items()}
+    predicted = np.argmax(model.apply(params, images), -1)
+    np.testing.assert_allclose(np.mean(predicted == data.test_labels), accuracy, atol=1e-6)
+  np.testing.assert_allclose(result["heldout_accuracy_mean"],
+                             np.mean(heldout_pool.metadata["accuracy"]))
+  assert result["num_train"] == result["num_heldout"] == 3
+
+
+def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
+  config = digits_lenet_pool.get_config("smoke")
+  expected = artifacts.load_pool(pools[0] / "heldout.npz").params
+  (tmp_path / "blocks").mkdir()
+  for name in ("train-00000.npz", "heldout-00000.npz"):  # Of two blocks each.
+    shutil.copy(pools[0] / "blocks" / name, tmp_path / "blocks")
+  pretrain_pools(config, tmp_path)
+  actual = artifacts.load_pool(tmp_path / "heldout.npz").params
+  for layer, leaves in expected.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_array_equal(actual[layer][name], leaf)
+
+
+def test_a_run_from_a_pool_is_tested_on_the_networks_held_out(pools, tmp_path):
+  result = train.distill_and_evaluate(_pretrained_config(pools), tmp_path / "run")
+  np.testing.assert_allclose(result["accuracy_before_mean"], pools[1]["heldout_accuracy_mean"],
+                             atol=1e-6)
+  assert result["num_eval_inits"] == 3
+
+
+def test_a_run_from_one_network_of_a_pool_stores_it(pools, tmp_path):
+  config = _pretrained_config(pools, **{"init.name": "fixed_pretrained", "outer.num_inits": 1,
+                                        "eval.num_inits": 1, "validation.num_inits": 1})
+  result = train.distill_and_evaluate(config, tmp_path / "run")
+  pool = artifacts.load_pool(pools[0] / "train.npz")
+  np.testing.assert_allclose(result["accuracy_before_mean"], pool.metadata["accuracy"][0],
+                             atol=1e-6)
+  params = artifacts.load(tmp_path / "run/distilled.npz").init_params
+  np.testing.assert_array_equal(params["Conv_0"]["kernel"], pool.params["Conv_0"]["kernel"][0])
+
+
+def test_poisoning_reports_both_of_its_figures(pools, tmp_path):
+  config = _pretrained_config(pools, **{"objective.name": "poisoning", "distill.num_epochs": 1})
+  result = train.distill_and_evaluate(config, tmp_path / "run")
+  for name in ("attack_success", "others_accuracy"):
+    for suffix in ("mean", "std", "before_mean", "before_std"):
+      assert 0 <= result[f"{name}_{suffix}"] <= 1
+  last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+  assert {"validation_attack_success", "validation_others_accuracy"} <= last.keys()
+
+
+@pytest.mark.parametrize("updates, message", [
+    ({"init.pool": ""}, "init.pool must be a directory that experiments.pretrain wrote; got ''"),
+    ({"init.pool": "nowhere"}, "No such file .*nowhere/train.npz"),
+    ({"init.source": "mnist"},
+     "init.pool must hold networks of dataset 'mnist'; those of .*train.npz have 'digits'"),
+    ({"model.name": "mlp"},
+     "init.pool must hold networks of model 'mlp'; those of .*train.npz have 'lenet'"),
+    ({"data.image_shape": (32, 32, 3)}, r"networks of image_shape \[32, 32, 3\]; .*\[28, 28, 1\]"),
+    ({"outer.num_inits": 4}, "num_inits must be at most the pool's 3 networks; got 4"),
+    ({"eval.num_inits": 4}, "num_inits must be at most the pool's 3 networks; got 4"),
+    ({"objective.name": "poisoning", "objective.target_class": 0},
+     "target_class must differ from attack_class; got 0 for both"),
+    ({"objective.name": "poisoning", "objective.attack_class": 10},
+     r"attack_class must lie in 0\.\.9; got 10"),
+    ({"objective.name": "attack"}, r"objective.name must be one of \['classification', 'poisoning'\]"),
+])
+def test_a_pool_or_objective_that_does_not_fit(pools, tmp_path, updates, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train.distill_and_evaluate(_pretrained_config(pools, **updates), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda params, metadata: params["Dense_0"].pop("bias"),
+     r"with Dense_0/bias \(120,\); in .*train.npz it is absent"),
+    (lambda params, metadata: params.update(extra={"w": np.zeros((3, 2))}),
+     r"with extra/w absent; in .*train.npz it is \(2,\)"),
+    (lambda params, metadata: params["Conv_0"].update(bias=np.zeros((3, 7))),
+     r"with Conv_0/bias \(6,\); in .*train.npz it is \(7,\)"),
+    (lambda params, metadata: metadata.update(role="heldout"), "two pools of different seeds"),
+])
+def test_a_pool_that_was_tampered_with(pools, tmp_path, change, message):
+  for role in ("train", "heldout"):
+    shutil.copy(pools[0] / f"{role}.npz", tmp_path)
+  params, metadata = artifacts.load_pool(tmp_path / "train.npz")
+  change(params, metadata)
+  artifacts.save_pool(tmp_path / "train.npz", params, metadata)
+  with pytest.raises(ValueError, match=message):
+    train.build(_pretrained_config((tmp_path,)))

@@ -98,7 +98,7 @@ def test_classification():
 ])
 def test_poisoning(attack, target, read_as):
   logits, _ = numbers()
-  loss = losses.poisoning(linear, attack_class=attack, target_class=target)
+  loss = losses.poisoning(linear, attack_class=attack, target_class=target, num_classes=3)
   expected = -np.mean(log_softmax(logits)[range(4), read_as])
   labels = jnp.asarray(HARD, jnp.int32)
   np.testing.assert_allclose(loss(jnp.eye(3), jnp.asarray(logits), labels), expected, rtol=1e-13)
@@ -108,5 +108,13 @@ def test_poisoning(attack, target, read_as):
 
 
 def test_poisoning_needs_two_classes():
-  with pytest.raises(ValueError, match="target_class must differ from attack_class; got 3"):
-    losses.poisoning(linear, attack_class=3, target_class=3)
+  with pytest.raises(ValueError, match="target_class must differ from attack_class; got 2"):
+    losses.poisoning(linear, attack_class=2, target_class=2, num_classes=3)
+
+
+@pytest.mark.parametrize("field", ["attack_class", "target_class"])
+@pytest.mark.parametrize("value", [-1, 3])
+def test_poisoning_of_a_class_that_is_not_there(field, value):
+  with pytest.raises(ValueError, match=rf"{field} must lie in 0\.\.2; got {value}"):
+    losses.poisoning(linear, **{"attack_class": 0, "target_class": 1, field: value},
+                     num_classes=3)

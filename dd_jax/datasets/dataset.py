@@ -73,6 +73,39 @@ def from_arrays(train_images, train_labels, test_images, test_labels, *,
                  int(num_classes), mean, std)
 
 
+def reframe(dataset, image_shape):
+  """Brings a set to the image shape of another: a zero border, and grey repeated as three channels.
+
+  Mean and std stay those of the set as it was: a border is not part of its statistics.
+
+  Args:
+    dataset: a `Dataset` of images `[n, H, W, C]`.
+    image_shape: `(H', W', C')`, H' - H and W' - W even and not negative, C' = C, or 3 for C = 1.
+
+  Raises:
+    ValueError: `image_shape` breaks one of these rules.
+  """
+  *size, channels = dataset.train_images.shape[1:]
+  *new_size, new_channels = image_shape
+  borders = [new - old for new, old in zip(new_size, size)]
+  if (len(new_size) != 2 or any(border < 0 or border % 2 for border in borders)
+      or new_channels not in {channels, 3 if channels == 1 else channels}):
+    raise ValueError(f"image_shape must add an even border to {(*size, channels)} of "
+                     f"{dataset.name}, and may turn 1 channel into 3; got {tuple(image_shape)}")
+  sides = [(border // 2, border // 2) for border in borders]
+
+  def framed(images):
+    images = np.pad(images, ((0, 0), *sides, (0, 0)))
+    return np.repeat(images, new_channels // channels, axis=-1)
+
+  def per_channel(values):
+    return np.repeat(values, new_channels // channels)
+
+  return dataset._replace(
+      train_images=framed(dataset.train_images), test_images=framed(dataset.test_images),
+      mean=per_channel(dataset.mean), std=per_channel(dataset.std))
+
+
 def split_validation(dataset, num_validation, *, seed):
   """Sets aside a class-stratified share of the training split.
 

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
   data.name = "digits"  # One of dd_jax.datasets.NAMES, or the path of a .npz file.
   data.dir = ""  # Where its files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.
   data.download = False  # Whether the network may be used to fetch them.
+  data.image_shape = config_dict.placeholder(tuple)  # None: its own; larger: a border, grey to RGB.
   data.num_validation = 5000  # Training images set aside for the progress bar.
 
   config.model = model = ConfigDict()
@@ -23,9 +24,17 @@ def get_config() -> ConfigDict:
   model.convolution = config_dict.placeholder(str)  # None: the fastest on this backend.
 
   config.init = init = ConfigDict()
-  init.name = "random"  # fixed, or random.
+  init.name = "random"  # fixed, random, fixed_pretrained (one network of the pool), pretrained.
   init.weights = "xavier_normal"
   init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
+
+  init.pool = ""  # Pre-trained: the directory that experiments.pretrain wrote.
+  init.source = ""  # What the pool was trained on; empty: data.name.
+
+  config.objective = objective = ConfigDict()
+  objective.name = "classification"  # Or poisoning: attack_class is to be read as target_class.
+  objective.attack_class = 0
+  objective.target_class = 1
 
   config.distill = distill = ConfigDict()
   distill.num_steps = 10  # S
@@ -91,14 +100,3 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
     config.validation.every = 2
     config.validation.num_inits = min(config.validation.num_inits, 2)
     config.eval.num_inits = min(config.eval.num_inits, 2)
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-  """The dotted names of all fields, as the command line writes them."""
-  names = []
-  for name, value in config.items(preserve_field_references=True):
-    if isinstance(value, ConfigDict):
-      names += field_names(value, f"{prefix}{name}.")
-    else:
-      names.append(prefix + name)
-  return names

@@ -1,0 +1,67 @@
+"""Ordinary training of many networks at once, for the pools of pre-trained inits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dd_jax.types import Array, Params
+
+
+def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: Array, *,
+             optimizer: optax.GradientTransformation, num_epochs: int, batch_size: int,
+             num_parallel: int | None = None) -> Params:
+  """Trains P networks by minibatches of real images, each in an order of its own.
+
+  Args:
+    key: consumed by the orders of the images.
+    params: weights to start from, each leaf `[P, ...]`: fresh draws of an init
+      distribution, or a pool to fine-tune.
+    loss: `(params, images, labels) -> []`.
+    images, labels: real `[n, H, W, C]` in normalised space, and `[n]`.
+    optimizer: optax transformation with its learning rate.
+    num_epochs: passes over the images; each is a new permutation, whose last
+      partial minibatch is left out.
+    batch_size: real images per step.
+    num_parallel: networks side by side under `vmap`. One at a time is fastest
+      on a CPU. None: all at once.
+
+  Returns:
+    The trained weights, each leaf `[P, ...]`.
+
+  Raises:
+    ValueError: num_epochs, batch_size or num_parallel out of its range.
+  """
+  num_images = images.shape[0]
+  num_networks = jax.tree.leaves(params)[0].shape[0]
+  if not 1 <= batch_size <= num_images:
+    raise ValueError(f"batch_size must lie in 1..{num_images} (the images); got {batch_size}")
+  for name, value in (("num_epochs", num_epochs), ("num_parallel", num_parallel)):
+    if value is not None and value < 1:
+      raise ValueError(f"{name} must be at least 1; got {value}")
+  num_batches = num_images // batch_size
+
+  def train_one(network: tuple[Params, Array]) -> Params:
+    params, key = network
+
+    def step(state, batch):
+      params, opt_state = state
+      gradient = jax.grad(loss)(params, images[batch], labels[batch])
+      updates, opt_state = optimizer.update(gradient, opt_state, params)
+      return (optax.apply_updates(params, updates), opt_state), None
+
+    def epoch(state, index):
+      order = jax.random.permutation(jax.random.fold_in(key, index), num_images)
+      batches = order[:num_batches * batch_size].reshape(num_batches, batch_size)
+      return jax.lax.scan(step, state, batches)[0], None
+
+    state: Any = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(epoch, state, jnp.arange(num_epochs))
+    return params
+
+  networks = params, jax.random.split(key, num_networks)
+  if num_parallel is None or num_parallel >= num_networks > 1:
+    return jax.vmap(train_one)(networks)
+  return jax.lax.map(train_one, networks, batch_size=num_parallel if num_parallel > 1 else None)

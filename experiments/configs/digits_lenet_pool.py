@@ -1,0 +1,18 @@
+"""LeNets trained on scikit-learn's digits, which need no download.
+
+    python -m experiments.pretrain --config=experiments/configs/digits_lenet_pool.py --workdir=DIR
+
+`:paper` is the protocol of arXiv 1811.10959: 130 epochs of Adam at 2e-4, halved every 40.
+"""
+
+from experiments.configs import pool_default
+
+
+def get_config(variant: str = ""):
+  config = pool_default.get_config()
+  config.data.num_validation = 200
+  config.pool.num_epochs = 40
+  config.pool.batch_size = 64
+  pool_default.apply_variant(config, variant, num_epochs=130, halve_every=40,
+                             learning_rate=2e-4)
+  return config
