@@ -1,9 +1,11 @@
 """Writes the tables of experiments/README.md from the files in experiments/results.
 
     cp runs/mnist/result.json experiments/results/mnist_fixed_init-seed0.json
+    cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
+    cp runs/baselines/baselines.json experiments/results/baselines/mnist_random_init.json
     python -m experiments.results
 
-A file is the result.json of a run, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
+A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
 run that overrode its config. Every number of the tables comes from these files.
 """
 
@@ -15,55 +17,170 @@ import numpy as np
 
 _HERE = pathlib.Path(__file__).parent
 _MARK = "<!-- from here on: python -m experiments.results -->\n"
-# Config -> what it distils, and the paper's test accuracy in % (arXiv 1811.10959).
-_PAPER = {
+# Config -> what it distils, and the paper's figures in % (arXiv 1811.10959).
+_ROWS = {
     "digits_fixed_init": ("digits, LeNet, fixed init", "not in the paper"),
     "mnist_fixed_init": ("MNIST, LeNet, fixed init", "93.8"),
     "mnist_random_init": ("MNIST, LeNet, random init", "79.5 ± 8.1"),
     "cifar10_fixed_init": ("CIFAR-10, AlexCifarNet, fixed init", "54.0"),
     "cifar10_random_init": ("CIFAR-10, AlexCifarNet, random init", "36.8 ± 1.2"),
+    "mnist_to_usps_pretrained": ("MNIST → USPS, random pre-trained", "90.4 → 95.4 ± 1.8"),
+    "mnist_to_usps_fixed_pretrained": ("MNIST → USPS, fixed pre-trained", "90.4 → 97.9"),
+    "usps_to_mnist_pretrained": ("USPS → MNIST, random pre-trained", "67.5 → 92.7 ± 1.4"),
+    "usps_to_mnist_fixed_pretrained": ("USPS → MNIST, fixed pre-trained", "67.5 → 93.2"),
+    "svhn_small_to_mnist_pretrained": (
+        "svhn_small (a small subset) → MNIST, random pre-trained",
+        "SVHN: 51.6 → 85.2 ± 4.7"),
+    "svhn_small_to_mnist_fixed_pretrained": (
+        "svhn_small (a small subset) → MNIST, fixed pre-trained", "SVHN: 51.6 → 96.2"),
+    "digits_to_mnist_pretrained": ("digits → MNIST, random pre-trained", "not in the paper"),
+    "digits_to_mnist_fixed_pretrained": ("digits → MNIST, fixed pre-trained", "not in the paper"),
+    "voc_alexnet": ("ImageNet → PASCAL-VOC, AlexNet", "70.75"),
+    "cub200_alexnet": ("ImageNet → CUB-200, AlexNet", "38.76"),
+    "mnist_poisoning": ("MNIST 0 → 1, one step, random pre-trained", "71.4 ± 29.6 of class 0"),
+    "cifar10_poisoning": ("CIFAR-10 plane → car, random pre-trained", "45.9 ± 18.1 of class 0"),
 }
+_NOT_RUN = {
+    "voc_alexnet": "not run: needs ImageNet weights and the photos",
+    "cub200_alexnet": "not run: needs ImageNet weights and the photos",
+}
+# Target of an adaptation -> the pool whose held-out networks were trained on all of it.
+_FULL_TARGET = {"usps": "usps_lenet_pool", "mnist": "mnist_lenet_pool"}
+# Random real, optimized real, k-means, average real, 1-NN on the first and the third.
+_PAPER_BASELINES = {
+    "mnist_random_init": (
+        "68.6 ± 9.8", "73.0 ± 7.6", "76.4 ± 9.5", "77.1 ± 2.7", "71.5 ± 2.1", "92.2 ± 0.1"),
+    "cifar10_random_init": (
+        "21.3 ± 1.5", "23.4 ± 1.3", "22.5 ± 3.1", "22.3 ± 0.7", "18.8 ± 1.3", "29.4 ± 0.3"),
+}
+_BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 
 
-def read_results(directory: pathlib.Path) -> dict[str, list[dict]]:
+def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
   """`{CONFIG or CONFIG-NOTE: results by seed}` in the order of the paper's rows."""
   groups = collections.defaultdict(list)
   for path in sorted(directory.glob("*.json")):
     groups[path.stem.rsplit("-seed", 1)[0]].append(json.loads(path.read_text()))
-  order = list(_PAPER)
-  return dict(sorted(groups.items(), key=lambda item: order.index(item[0].split("-")[0])))
+  return dict(sorted(groups.items(), key=lambda item: _order(item[0])))
 
 
-def table(groups: dict[str, list[dict]]) -> str:
+def read_all(directory: pathlib.Path) -> dict[str, dict]:
+  """`{file stem: content}` in the order of the paper's rows."""
+  files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
+  return dict(sorted(files.items(), key=lambda item: _order(item[0])))
+
+
+def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   """One row a config: paper's figure, obtained figure, and what it took."""
-  lines = [
-      "| row | config | images | paper | obtained (test accuracy, %) | seeds | held-out networks a "
-      "seed | outer steps | minutes a seed | hardware, JAX |",
-      "|---|---|---|---|---|---|---|---|---|---|"]
-  for name, results in groups.items():
-    config = name.split("-")[0]
-    row, paper = _PAPER[config]
+  rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
+           "held-out networks a seed", "outer steps", "minutes a seed", "hardware, JAX")]
+  for name, results in runs.items():
+    config, *note = name.split("-")
+    title, paper = _ROWS[config]
     first = results[0]
-    accuracy = 100 * np.array([result["accuracy_mean"] for result in results])
-    before = 100 * np.mean([result["accuracy_before_mean"] for result in results])
-    obtained = f"{before:.1f} → **{accuracy.mean():.1f}**"
-    if first["num_eval_inits"] > 1:
-      obtained += f" ± {100 * np.mean([r['accuracy_std'] for r in results]):.1f} over networks"
-    if len(results) > 1:
-      obtained += f"; worst seed {accuracy.min():.1f}"
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
-    label = f"[{config}](configs/{config}.py)" + name.removeprefix(config).replace("-", ", ")
-    lines.append(
-        f"| {row} | {label} | {first['num_distilled_images']} | {paper} | {obtained} "
-        f"| {len(results)} | {first['num_eval_inits']} | {first['outer_steps']} "
-        f"| {minutes:.1f} | {first['device']}, {first['jax_version']} |")
-  return "\n".join(lines) + "\n"
+    rows.append((title, _link(config, note), first["num_distilled_images"], paper,
+                 _obtained(results, pools), len(results), first["num_eval_inits"],
+                 first["outer_steps"], f"{minutes:.1f}",
+                 f"{first['device']}, {first['jax_version']}"))
+  for config, reason in _NOT_RUN.items():
+    if config not in runs and (_HERE / f"configs/{config}.py").exists():
+      title, paper = _ROWS[config]
+      rows.append((title, _link(config, []), "", paper, reason, "", "", "", "", ""))
+  return _markdown(rows)
 
 
-def render(text: str) -> str:
+def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> str:
+  """One row a config: the distilled images and every baseline of the same budget."""
+  rows = [("config", "images", "distilled", "random real", "optimized real", "k-means",
+           "average real", "1-NN on random real", "1-NN on k-means", "held-out networks")]
+  for name, result in baselines.items():
+    config = name.split("-")[0]
+    figures = result["baselines"]
+    measure = "attack_success" if "attack_success_mean" in figures["kmeans"] else "accuracy"
+    cells = [_mean_std(figures[baseline], measure) for baseline in _BASELINES]
+    cells += [_mean_std(figures[baseline], "nearest_neighbor")
+              for baseline in ("random_real", "kmeans")]
+    distilled = _over_seeds(runs[config], measure) if config in runs else "not run"
+    rows.append((_link(config, []), result["num_distilled_images"], f"**{distilled}**", *cells,
+                 result["num_eval_inits"]))
+    if config in _PAPER_BASELINES:
+      rows.append(("the paper", "", _ROWS[config][1], *_PAPER_BASELINES[config], 200))
+  return _markdown(rows)
+
+
+def pools_table(pools: dict[str, dict]) -> str:
+  """One row a pool."""
+  rows = [("pool", "networks to distil with: number, test accuracy %",
+           "held-out networks: number, test accuracy %", "epochs", "minutes", "hardware, JAX")]
+  for name, result in pools.items():
+    rows.append((
+        _link(name, []),
+        *(f"{result[f'num_{role}']}: {_mean_std(result, f'{role}_accuracy')}"
+          for role in ("train", "heldout")),
+        result["config"]["pool"]["num_epochs"], f"{result['train_seconds'] / 60:.0f}",
+        f"{result['device']}, {result['jax_version']}"))
+  return _markdown(rows)
+
+
+def render(text: str, results: pathlib.Path = _HERE / "results") -> str:
   """The README's text with its generated part made anew."""
   head, mark, _ = text.partition(_MARK)
-  return head + mark + "\n" + table(read_results(_HERE / "results"))
+  runs, pools = read_runs(results), read_all(results / "pools")
+  return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
+          + "\n### Baselines of the same budget\n\n"
+          + baselines_table(read_all(results / "baselines"), runs)
+          + "\n### Pools of pre-trained networks\n\n" + pools_table(pools))
+
+
+def _order(name):
+  config = name.split("-")[0]
+  return (list(_ROWS).index(config) if config in _ROWS else len(_ROWS), name)
+
+
+def _link(config, note):
+  return ", ".join([f"[{config}](configs/{config}.py)", *note])
+
+
+def _obtained(results, pools):
+  """Before -> after; of poisoning both figures, of an adaptation the share of the gap closed."""
+  if "attack_success_mean" in results[0]:
+    return (f"class 0 read as 1: {_over_seeds(results, 'attack_success', before=True)}; other "
+            f"classes right: {_over_seeds(results, 'others_accuracy', before=True)}")
+  text = _over_seeds(results, "accuracy", before=True)
+  config = results[0]["config"]
+  pool = pools.get(_FULL_TARGET.get(config["data"]["name"], ""))
+  if config["init"].get("source") and pool:
+    none, adapted = (np.mean([r[f"accuracy{which}_mean"] for r in results])
+                     for which in ("_before", ""))
+    full = pool["heldout_accuracy_mean"]
+    text += (f"; full target {100 * full:.1f}: {(adapted - none) / (full - none):.2f} of the gap "
+             "closed")
+  return text
+
+
+def _over_seeds(results, measure, *, before=False):
+  """Mean over seeds, mean of the standard deviations over networks, and the worst seed."""
+  means = [100 * result[f"{measure}_mean"] for result in results]
+  text = f"{np.mean(means):.1f}"
+  if before:
+    text = f"{100 * np.mean([r[f'{measure}_before_mean'] for r in results]):.1f} → **{text}**"
+  if results[0]["num_eval_inits"] > 1:
+    text += f" ± {100 * np.mean([result[f'{measure}_std'] for result in results]):.1f}"
+  if len(results) > 1:
+    text += f" (worst seed {min(means):.1f})"
+  return text
+
+
+def _mean_std(figures, measure):
+  if f"{measure}_mean" not in figures:
+    return ""
+  return f"{100 * figures[f'{measure}_mean']:.1f} ± {100 * figures[f'{measure}_std']:.1f}"
+
+
+def _markdown(rows):
+  head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
+  return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
 def main():

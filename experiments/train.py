@@ -128,9 +128,9 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
   images = state.trainable["images"]
   return {
       **{f"{name}_mean": values.mean() for name, values in after.items()},
-      **{f"{name}_std": _std(values) for name, values in after.items()},
+      **{f"{name}_std": std(values) for name, values in after.items()},
       **{f"{name}_before_mean": values.mean() for name, values in before.items()},
-      **{f"{name}_before_std": _std(values) for name, values in before.items()},
+      **{f"{name}_before_std": std(values) for name, values in before.items()},
       "num_eval_inits": len(after["accuracy"]),
       "validation_accuracy": metrics[-1]["validation_accuracy"],
       "num_distilled_images": images.shape[0] * images.shape[1],
@@ -181,7 +181,8 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   workdirs.write_json(workdir / "result.json", result)
 
 
-def _std(values):
+def std(values: np.ndarray) -> float:
+  """Unbiased standard deviation; 0 of a single value."""
   return values.std(ddof=1) if len(values) > 1 else 0.0
 
 

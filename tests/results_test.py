@@ -2,11 +2,37 @@
 
 import json
 
+import pytest
+
 from experiments import results
 
 _RESULT = {"accuracy_mean": .8, "accuracy_std": .02, "accuracy_before_mean": .1,
            "num_eval_inits": 200, "num_distilled_images": 100, "outer_steps": 600,
-           "wall_seconds": 90., "device": "1 x cpu", "jax_version": "0.10.2"}
+           "wall_seconds": 90., "device": "1 x cpu", "jax_version": "0.10.2",
+           "config": {"data": {"name": "mnist"}, "init": {}}}
+_POOL = {"heldout_accuracy_mean": .95, "heldout_accuracy_std": .01, "num_heldout": 200,
+         "train_accuracy_mean": .94, "train_accuracy_std": .02, "num_train": 50,
+         "train_seconds": 120., "device": "1 x cpu", "jax_version": "0.10.2",
+         "config": {"pool": {"num_epochs": 3}}}
+
+
+@pytest.fixture
+def lines(tmp_path):
+  """`write(path, content)` some files, then the rendered lines."""
+  for directory in ("pools", "baselines"):
+    (tmp_path / directory).mkdir()
+
+  def render(**files):
+    for name, content in files.items():
+      (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return results.render(results._MARK, tmp_path).splitlines()
+
+  return render
+
+
+def row_of(lines, config):
+  (row,) = [line for line in lines if f"[{config}](configs/{config}.py)" in line]
+  return row
 
 
 def test_the_readme_is_up_to_date():
@@ -14,13 +40,46 @@ def test_the_readme_is_up_to_date():
   assert results.render(text) == text
 
 
-def test_a_row_gives_mean_worst_and_spread(tmp_path):
-  for seed, accuracy in enumerate((.8, .7)):
-    (tmp_path / f"mnist_random_init-short-seed{seed}.json").write_text(
-        json.dumps({**_RESULT, "accuracy_mean": accuracy}))
-  (tmp_path / "digits_fixed_init-seed0.json").write_text(
-      json.dumps({**_RESULT, "num_eval_inits": 1}))
-  lines = results.table(results.read_results(tmp_path)).splitlines()
-  assert "10.0 → **80.0** | 1 | 1 | 600 | 1.5 | 1 x cpu, 0.10.2 |" in lines[2]
-  assert "[mnist_random_init](configs/mnist_random_init.py), short | 100 | 79.5 ± 8.1 " in lines[3]
-  assert "10.0 → **75.0** ± 2.0 over networks; worst seed 70.0 | 2 | 200 |" in lines[3]
+def test_a_row_gives_mean_worst_and_spread(lines):
+  rendered = lines(**{
+      "mnist_random_init-short-seed0": _RESULT,
+      "mnist_random_init-short-seed1": {**_RESULT, "accuracy_mean": .7},
+      "digits_fixed_init-seed0": {**_RESULT, "num_eval_inits": 1}})
+  assert "10.0 → **80.0** | 1 | 1 | 600 | 1.5 | 1 x cpu, 0.10.2 |" in row_of(
+      rendered, "digits_fixed_init")
+  row = row_of(rendered, "mnist_random_init")
+  assert "[mnist_random_init](configs/mnist_random_init.py), short | 100 | 79.5 ± 8.1 " in row
+  assert "10.0 → **75.0** ± 2.0 (worst seed 70.0) | 2 | 200 |" in row
+
+
+def test_an_adaptation_gives_the_share_of_the_gap_closed(lines):
+  adapted = {**_RESULT, "accuracy_before_mean": .55, "accuracy_mean": .85,
+             "config": {"data": {"name": "mnist"}, "init": {"source": "usps"}}}
+  rendered = lines(**{"usps_to_mnist_pretrained-seed0": adapted,
+                      "pools/mnist_lenet_pool": _POOL})
+  row = row_of(rendered, "usps_to_mnist_pretrained")
+  assert "55.0 → **85.0** ± 2.0; full target 95.0: 0.75 of the gap closed" in row
+  row = row_of(rendered, "mnist_lenet_pool")
+  assert "| 50: 94.0 ± 2.0 | 200: 95.0 ± 1.0 | 3 | 2 | 1 x cpu" in row
+
+
+def test_poisoning_gives_both_figures(lines):
+  poisoned = {**_RESULT, "attack_success_mean": .75, "attack_success_std": .1,
+              "attack_success_before_mean": .01, "others_accuracy_mean": .9,
+              "others_accuracy_std": .05, "others_accuracy_before_mean": .98}
+  row = row_of(lines(**{"mnist_poisoning-seed0": poisoned}), "mnist_poisoning")
+  assert ("class 0 read as 1: 1.0 → **75.0** ± 10.0; other classes right: 98.0 → **90.0** ± 5.0"
+          in row)
+
+
+def test_baselines_stand_beside_the_distilled_data(lines):
+  figures = {"accuracy_mean": .5, "accuracy_std": .1, "nearest_neighbor_mean": .7,
+             "nearest_neighbor_std": .02}
+  baselines = {"baselines": {name: figures for name in results._BASELINES},
+               "num_eval_inits": 200, "num_distilled_images": 100}
+  rendered = lines(**{"mnist_random_init-seed0": _RESULT,
+                      "baselines/mnist_random_init": baselines})
+  text = "\n".join(rendered)
+  cells = " | ".join(["50.0 ± 10.0"] * 4 + ["70.0 ± 2.0"] * 2)
+  assert f"| 100 | **80.0 ± 2.0** | {cells} | 200 |" in text
+  assert "| the paper |  | 79.5 ± 8.1 | 68.6 ± 9.8 |" in text

@@ -1,0 +1,21 @@
+"""Real images at the budget of a config's distilled data, on the same held-out networks.
+
+    python -m experiments.baselines --config=experiments/configs/mnist_random_init.py --workdir=DIR
+
+Random real images, the best of many random sets, k-means centres and class means train the
+networks that the config's distilled data would be tested on, with the config's numbers of steps,
+epochs and images and one step size, which is searched on training images. DIR/baselines.json has
+their figures, those of k-NN on the same sets, and the config. No finished run is needed.
+"""
+
+from experiments import launcher
+from experiments.configs import default
+
+
+def _run(config, workdir):
+  from experiments import compare
+  return compare.compare_baselines(config, workdir)
+
+
+if __name__ == "__main__":
+  launcher.launch(_run, default.get_config())
