@@ -7,6 +7,7 @@ from dd_jax import datasets
 from dd_jax import models
 from dd_jax import init_distributions
 from dd_jax import parametrization
+from dd_jax import augmentation
 from dd_jax import losses
 from dd_jax import inner_loop
 from dd_jax import outer_objective
@@ -30,9 +31,9 @@ from dd_jax.artifacts import Artifact, Pool
 __version__ = "0.1.0"
 
 __all__ = [
-    "datasets", "models", "init_distributions", "parametrization", "losses", "inner_loop",
-    "outer_objective", "hypergradient", "distillation", "evaluation",
-    "pretraining", "artifacts",
+    "datasets", "models", "init_distributions", "parametrization", "augmentation", "losses",
+    "inner_loop", "outer_objective", "hypergradient", "distillation", "evaluation", "pretraining",
+    "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init",
     "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",

@@ -71,7 +71,8 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
 
 def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, init_state: Any,
                     train_images: Array, train_labels: Array, *, batch_size: int,
-                    num_steps: int, stop: Array | int | None = None
+                    num_steps: int, stop: Array | int | None = None,
+                    augment: Callable[[Array, Array], Array] | None = None
                     ) -> tuple[OuterState, OuterInfo]:
   """Many outer steps in one program; real minibatches are gathered on the device.
 
@@ -89,6 +90,7 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
     batch_size: R.
     num_steps: outer steps of this call; static.
     stop: step at which the state freezes, for a last short call; may be traced.
+    augment: `(key, images) -> images` on every real minibatch.
 
   Returns:
     The state, frozen at the first step that was not finite, and `OuterInfo`
@@ -98,7 +100,7 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
   if not 1 <= batch_size <= num_images:
     raise ValueError(f"batch_size must lie in 1..{num_images} (the real images); got {batch_size}")
   batches_per_epoch = num_images // batch_size
-  step_root, data_root = jax.random.split(root_key)
+  step_root, data_root, augment_root = jax.random.split(root_key, 3)
 
   def order_of(epoch):
     return jax.random.permutation(jax.random.fold_in(data_root, epoch), num_images)
@@ -108,8 +110,11 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
     epoch, batch = jnp.divmod(state.step, batches_per_epoch)
     order = jax.lax.cond(batch == 0, lambda: order_of(epoch), lambda: order)
     chosen = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
+    images = train_images[chosen]
+    if augment is not None:
+      images = augment(jax.random.fold_in(augment_root, state.step), images)
     new_state, info = outer_step(jax.random.fold_in(step_root, state.step), state, init_state,
-                                 train_images[chosen], train_labels[chosen])
+                                 images, train_labels[chosen])
     running = alive if stop is None else alive & (state.step < stop)
     return (_select(running, new_state, state), order, alive & info.finite), info
 

@@ -79,6 +79,22 @@ def curves(path: pathlib.Path, metrics: list[dict], test_accuracy: float) -> Non
   _save(figure, path)
 
 
+def study(path: pathlib.Path, axis_label: str, values: list,
+          measured: dict[str, list[tuple[float, float]]], title: str) -> None:
+  """Mean and standard deviation of every figure, as fractions, against what was varied."""
+  figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+  for label, means_and_stds in measured.items():
+    means, stds = 100 * np.array(means_and_stds).T
+    axis.errorbar(range(len(values)), means, stds, marker="o", capsize=3, label=label)
+  axis.set_xticks(range(len(values)), values)
+  axis.set_xlabel(axis_label)
+  axis.set_ylabel("% of test images")
+  axis.set_title(title, fontsize=10)
+  axis.grid(alpha=.3)
+  axis.legend()
+  _save(figure, path)
+
+
 def read_metrics(path: pathlib.Path) -> list[dict]:
   """The lines of a metrics.jsonl."""
   return [json.loads(line) for line in path.read_text().splitlines()]

@@ -11,6 +11,7 @@ import optax
 
 import dd_jax
 from dd_jax import artifacts
+from dd_jax import augmentation
 from dd_jax import datasets
 from dd_jax import init_distributions
 from dd_jax import losses
@@ -61,6 +62,8 @@ def build(config: ConfigDict) -> Problem:
       num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
       num_parallel=num_parallel(config.outer, on_accelerator=None),
       memory=config.distill.memory, gradient=config.distill.gradient)
+  augment = config.outer.augmentation and choose(
+      augmentation.AUGMENTATIONS, config.outer.augmentation, "outer.augmentation")
   optimizer = make_optimizer(config.outer)
   state = dd_jax.init_outer_state(
       dd_jax.init_distilled(keys["images"], labels=labels, image_shape=image_shape,
@@ -83,7 +86,7 @@ def build(config: ConfigDict) -> Problem:
           dd_jax.run_outer_steps, dd_jax.make_outer_step(
               outer_loss, optimizer, precision=config.precision), keys["outer"],
           batch_size=config.outer.batch_size, num_steps=config.log_every,
-          stop=config.outer.num_steps), donate_argnums=0),
+          stop=config.outer.num_steps, augment=augment), donate_argnums=0),
       validate=evaluate_on(keys["validation"], init, config.validation.num_inits),
       test_on=evaluate_on(keys["test"], heldout, config.eval.num_inits))
   _check_intervals(config)

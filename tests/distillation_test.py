@@ -118,6 +118,26 @@ def test_every_epoch_is_another_permutation_of_the_real_images():
   assert (first != second).any()
 
 
+def test_every_minibatch_is_augmented_with_a_key_of_its_own():
+  """The outer step reports the pixels it was given: 0 plus what augmentation drew."""
+  def outer_step(key, state, init_state, images, labels):
+    return state._replace(step=state.step + 1), dd_jax.OuterInfo(
+        images.ravel(), labels, jnp.array(True))
+
+  def augment(key, images):
+    return images + jax.random.normal(key, images.shape)
+
+  state = dd_jax.OuterState((), (), jnp.zeros((), jnp.int32))
+  real = jnp.zeros((12, 1, 1, 1)), jnp.arange(12, dtype=jnp.int32)
+  _, plain = _runner(outer_step, 6)(state, (), *real)
+  middle, first = _runner(outer_step, 2, augment=augment)(state, (), *real)
+  _, rest = _runner(outer_step, 4, augment=augment)(middle, (), *real)
+  _, whole = _runner(outer_step, 6, augment=augment)(state, (), *real)
+  assert not plain.loss.any() and len(np.unique(whole.loss)) == 24
+  np.testing.assert_array_equal(whole.loss, np.concatenate([first.loss, rest.loss]))
+  np.testing.assert_array_equal(whole.hypergradient_norm, plain.hypergradient_norm)
+
+
 def test_a_bad_step_leaves_the_last_good_state():
   """A real image of NaN in the second epoch: no later good step may move the state."""
   outer_step, state = _outer_step()

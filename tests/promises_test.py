@@ -12,7 +12,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["types", "datasets", "pooling", "convolution", "models", "init_distributions",
-          "parametrization", "losses", "inner_loop", "outer_objective", "hypergradient",
+          "parametrization", "augmentation", "losses", "inner_loop", "outer_objective", "hypergradient",
           "distillation", "evaluation", "pretraining", "artifacts", "__init__"]
 
 

@@ -20,6 +20,7 @@ def get_config(variant: str = ""):
   config.outer.num_inits = 1
   config.outer.num_steps = 20_000
   config.outer.batch_size = 256
+  config.outer.augmentation = "crop_and_flip"
   config.outer.chunk_size = 32
   config.outer.learning_rate = 0.03
   config.outer.step_size_learning_rate = 0.02

@@ -1,8 +1,6 @@
 """100 images that teach any randomly initialised AlexCifarNet CIFAR-10 (paper: 36.8 +- 1.2 %).
 
     python -m experiments.main --config=experiments/configs/cifar10_random_init.py --workdir=DIR
-
-Without the augmentation of the real images that the authors use.
 """
 
 from experiments.configs import cifar10_fixed_init

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
   outer.num_inits = 4  # N
   outer.num_parallel = config_dict.placeholder(int)  # Side by side; None: one on a CPU, else N.
   outer.batch_size = 1024  # R
+  outer.augmentation = config_dict.placeholder(str)  # Of the real images: crop_and_flip; None.
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
   outer.step_size_learning_rate = 0.01  # Adam, on the step sizes.

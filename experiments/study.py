@@ -1,0 +1,27 @@
+"""How the result depends on one thing: a run for each of its values, one table and one plot.
+
+    python -m experiments.study --study=steps --config=experiments/configs/mnist_random_init.py \\
+      --workdir=DIR
+
+The studies: steps (S), epochs (E), images (per class and step), shape (one step of many images
+against many steps of few, at 10 images a class), inits (N). With a poisoning config the table and
+the plot show its two figures. DIR/STUDY.csv and DIR/STUDY.png; the runs lie in DIR/STUDY-VALUE.
+Running the same command again continues an interrupted study.
+"""
+
+from absl import flags
+
+from experiments import launcher
+from experiments.configs import default
+
+_STUDY = flags.DEFINE_enum("study", "steps", ["steps", "epochs", "images", "shape", "inits"],
+                           "What varies.")
+
+
+def _run(config, workdir):
+  from experiments import sweeps
+  return sweeps.sweep(config, workdir, _STUDY.value)
+
+
+if __name__ == "__main__":
+  launcher.launch(_run, default.get_config())
