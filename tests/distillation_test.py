@@ -24,9 +24,9 @@ def _outer_step(optimizer=None, real_loss=problems.inner_loss, num_inits=2):
           dd_jax.init_outer_state(trainable, optimizer))
 
 
-def _runner(outer_step, num_steps, stop=None, batch_size=4):
+def _runner(outer_step, num_steps, batch_size=4, **options):
   return jax.jit(functools.partial(dd_jax.run_outer_steps, outer_step, jax.random.key(9),
-                                   batch_size=batch_size, num_steps=num_steps, stop=stop))
+                                   batch_size=batch_size, num_steps=num_steps, **options))
 
 
 def _assert_equal(actual, expected):
