@@ -16,6 +16,7 @@ from dd_jax import distillation
 from dd_jax import evaluation
 from dd_jax import pretraining
 from dd_jax import baselines
+from dd_jax import linear
 from dd_jax import artifacts
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "datasets", "models", "init_distributions", "parametrization", "augmentation", "losses",
     "inner_loop", "outer_objective", "hypergradient", "distillation", "evaluation", "pretraining",
-    "baselines", "artifacts",
+    "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init",
     "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",

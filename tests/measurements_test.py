@@ -55,3 +55,23 @@ def test_memory_writes_rows_and_a_plot(tmp_path):
 def test_the_exponent_is_the_slope_of_the_logarithms():
   rows = [{"T": length, "temporary_bytes": 7 * length ** .5} for length in (10, 100, 400, 3000)]
   assert memory.exponent(rows) == pytest.approx(.5)
+
+
+def test_linear_writes_rows_and_a_plot(tmp_path):
+  out = tmp_path / "new" / "linear.json"
+  process = _run("experiments.linear", f"--out={out}", "--dimension=2", "--seeds=2",
+                 "--steps=500")
+  assert process.returncode == 0, process.stderr
+  rows = json.loads(out.read_text())["rows"]
+  assert [(row["M"], row["seed"], row["bound"]) for row in rows] == [
+      (1, 0, 1.), (1, 1, 1.), (2, 0, 0.), (2, 1, 0.), (3, 0, 0.), (3, 1, 0.)]
+  assert all(abs(row["residual"] - row["bound"]) < 1e-3 < row["residual_before"] for row in rows)
+  assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_kept_measurement_of_the_linear_case_reaches_the_bound_for_every_m():
+  rows = json.loads((_MEASUREMENTS / "linear.json").read_text())["rows"]
+  assert {row["M"] for row in rows} == set(range(1, 7))
+  for row in rows:
+    assert row["bound"] == row["sigma"] ** 2 * max(row["D"] - row["M"], 0)
+    assert row["residual"] == pytest.approx(row["bound"], abs=1e-3)

@@ -1,0 +1,176 @@
+"""The linear case (section 3.3): what one step on M points can reach, in closed form.
+
+The weights are a vector theta `[D]`. A step of size eta on M points d `[M, D]`
+with targets t `[M]` is the affine map
+
+  theta_1 = A theta_0 + b,   A = I - (eta/M) d^T d,   b = (eta/M) d^T t.
+
+It sends every theta_0 to the optimum theta* of the real data only if d^T d has
+rank D, hence M >= D. Distilled data here are one step of M "images" of shape
+`[D]`: images `[1, M, D]`, labels `[1, M]`, raw step sizes `[1, 1]`.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.parametrization import encode_step_size
+from dd_jax.types import Array, DistilledData
+
+
+def loss(params: Array, images: Array, labels: Array) -> Array:
+  """1/(2M) ||d theta - t||^2 of theta `[D]`, d `[M, D]`, t `[M]` -> `[]`; inner or real loss."""
+  return .5 * jnp.mean((images @ params - labels) ** 2)
+
+
+def optimum(images: Array, labels: Array) -> Array:
+  """theta* `[D]` of real data `[R, D]`, `[R]`; below full column rank that of least norm."""
+  return jnp.linalg.lstsq(images, labels)[0]
+
+
+def exact_data(theta_star: Array, step_size: float, *, num_points: int | None = None
+               ) -> DistilledData:
+  """M >= D points that send every theta_0 to theta*: d = sqrt(M/eta) [I_D; 0], t = d theta*.
+
+  Args:
+    theta_star: `[D]`.
+    step_size: eta, positive.
+    num_points: M. None: D.
+
+  Raises:
+    ValueError: fewer points than D, which cannot do it; a step size that is not positive.
+  """
+  _check_vector("theta_star", theta_star)
+  dimension = theta_star.size
+  num_points = dimension if num_points is None else num_points
+  if num_points < dimension:
+    raise ValueError(f"num_points must be at least D = {dimension} to be exact for every theta_0; "
+                     f"got {num_points}")
+  return _scaled(jnp.eye(num_points, dimension, dtype=theta_star.dtype), theta_star, step_size)
+
+
+def exact_data_for(theta_0: Array, theta_star: Array, step_size: float) -> DistilledData:
+  """One point that sends one theta_0 to theta*: d = (theta* - theta_0)^T, t = d theta_0 + 1/eta.
+
+  Where theta_0 is theta* already, the point is zero and the step moves nothing.
+
+  Args:
+    theta_0, theta_star: `[D]`.
+    step_size: eta, positive.
+
+  Raises:
+    ValueError: shapes that differ; a step size that is not positive.
+  """
+  _check_vector("theta_star", theta_star)
+  _check_vector("theta_0", theta_0, like=theta_star)
+  raw_step_size = encode_step_size(step_size, "softplus", theta_star.dtype)
+  point = theta_star - theta_0
+  target = point @ theta_0 + 1 / step_size
+  return DistilledData(point[None, None], target[None, None], raw_step_size[None, None])
+
+
+def optimal_data(theta_star: Array, step_size: float, *, mean: Array, num_points: int
+                 ) -> DistilledData:
+  """M <= D points of least E ||theta_1 - theta*||^2 over theta_0 ~ N(mean, sigma^2 I).
+
+  That is sigma^2 (D - M), for any sigma: the rows of d are orthogonal, of squared
+  norm M/eta, their span holds theta* - mean, and t = d theta*.
+
+  Args:
+    theta_star, mean: `[D]`.
+    step_size: eta, positive.
+    num_points: M.
+
+  Raises:
+    ValueError: M outside 1..D; shapes that differ; a step size that is not positive.
+  """
+  _check_vector("theta_star", theta_star)
+  _check_vector("mean", mean, like=theta_star)
+  dimension = theta_star.size
+  if not 1 <= num_points <= dimension:
+    raise ValueError(f"num_points must lie in 1..{dimension} (D); got {num_points}")
+  spanned = jnp.column_stack([theta_star - mean,
+                              jnp.eye(dimension, num_points - 1, dtype=theta_star.dtype)])
+  return _scaled(jnp.linalg.qr(spanned)[0].T, theta_star, step_size)
+
+
+def gaussian_pool(mean: Array, std: float) -> Array:
+  """2D equally likely points `[2D, D]`, mean +- std sqrt(D) e_i, for N(mean, std^2 I).
+
+  Mean and covariance are the Gaussian's, so that the mean of a quadratic of
+  theta_0, such as ||theta_1 - theta*||^2, over the pool is its expectation.
+  """
+  _check_vector("mean", mean)
+  offsets = std * math.sqrt(mean.size) * jnp.eye(mean.size, dtype=mean.dtype)
+  return mean[None] + jnp.concatenate([offsets, -offsets])
+
+
+def expected_residual(distilled: DistilledData, theta_star: Array, *, mean: Array, std: float
+                      ) -> Array:
+  """E ||theta_1 - theta*||^2 over theta_0 ~ N(mean, std^2 I), of any data of one step -> `[]`.
+
+  ||A mean + b - theta*||^2 + std^2 ||A||_F^2; with M points at least std^2 (D - M).
+
+  Raises:
+    ValueError: data of more than one step.
+  """
+  points, targets, step_size = _one_step(distilled)
+  matrix = jnp.eye(mean.size, dtype=mean.dtype) - step_size * points.T @ points
+  offset = matrix @ mean + step_size * points.T @ targets - theta_star
+  return jnp.sum(offset ** 2) + std ** 2 * jnp.sum(matrix ** 2)
+
+
+def closed_form_hypergrad(distilled: DistilledData, params: Array, theta_star: Array
+                          ) -> tuple[Array, DistilledData]:
+  """The mean of ||theta_1 - theta*||^2 over given theta_0, and its gradient, by hand.
+
+  With e = d theta_0 - t, r = theta_1 - theta* and means over theta_0:
+  by d: -2 (eta/M) (e r^T + d r theta_0^T); by t: 2 (eta/M) d r; by eta: -(2/M) (d r)^T e,
+  and by the raw step size that times its softplus' derivative.
+
+  Args:
+    distilled: of one step.
+    params: theta_0 `[N, D]`.
+    theta_star: `[D]`.
+
+  Returns:
+    The mean `[]` and the gradient, shaped like `distilled`.
+
+  Raises:
+    ValueError: data of more than one step.
+  """
+  points, targets, step_size = _one_step(distilled)
+  num_inits, num_points = params.shape[0], targets.size
+  errors = params @ points.T - targets[None]  # [N, M], e of every theta_0.
+  residuals = params - step_size * errors @ points - theta_star[None]  # [N, D], r.
+  projected = residuals @ points.T  # [N, M], d r.
+  by_points = -2 * step_size / num_inits * (errors.T @ residuals + projected.T @ params)
+  by_targets = 2 * step_size * jnp.mean(projected, axis=0)
+  by_step_size = -2 / (num_inits * num_points) * jnp.sum(projected * errors)
+  return jnp.mean(jnp.sum(residuals ** 2, axis=1)), DistilledData(
+      by_points[None], by_targets[None],
+      by_step_size * jax.nn.sigmoid(distilled.raw_step_sizes))
+
+
+def _scaled(directions, theta_star, step_size):
+  """Distilled data of d = sqrt(M/eta) directions `[M, D]` and t = d theta*."""
+  raw_step_size = encode_step_size(step_size, "softplus", theta_star.dtype)
+  points = math.sqrt(len(directions) / step_size) * directions
+  return DistilledData(points[None], (points @ theta_star)[None], raw_step_size[None, None])
+
+
+def _one_step(distilled):
+  """d `[M, D]`, t `[M]` and eta/M `[]`."""
+  if distilled.images.ndim != 3 or distilled.raw_step_sizes.shape != (1, 1):
+    raise ValueError("distilled must be one step: images [1, M, D], raw_step_sizes [1, 1]; got "
+                     f"{list(distilled.images.shape)}, {list(distilled.raw_step_sizes.shape)}")
+  points, targets = distilled.images[0], distilled.labels[0]
+  return points, targets, distilled.step_sizes[0, 0] / targets.size
+
+
+def _check_vector(name, value, like=None):
+  if value.ndim != 1 or not jnp.issubdtype(value.dtype, jnp.floating):
+    raise ValueError(f"{name} must be floats [D]; got {value.dtype} {list(value.shape)}")
+  if like is not None and value.shape != like.shape:
+    raise ValueError(f"{name} must have D = {like.size} entries like theta_star; got {value.size}")

@@ -1,0 +1,123 @@
+"""The linear case (section 3.3): what M points learned by the hypergradient reach, and the bound.
+
+    python -m experiments.linear --out=experiments/measurements/linear.json
+
+One step of least squares from theta_0 ~ N(m, sigma^2 I) in D dimensions. The points, their targets
+and the step size start random and descend E ||theta_1 - theta*||^2, which no M points bring below
+sigma^2 (D - M). Writes a table to the screen, the rows to FILE.json and a plot to FILE.png.
+"""
+
+import functools
+import json
+import pathlib
+import platform
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import optax
+
+import dd_jax
+from dd_jax import artifacts
+from dd_jax import linear
+from dd_jax import parametrization
+
+_OUT = flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.",
+                           required=True)
+_DIMENSION = flags.DEFINE_integer("dimension", 5, "D.", lower_bound=1)
+_STD = flags.DEFINE_float("std", 1., "sigma.", lower_bound=0.)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Starts for every M.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2000, "Outer steps.", lower_bound=1)
+
+
+def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
+            num_points: int, num_steps: int
+            ) -> tuple[dd_jax.DistilledData, dd_jax.DistilledData]:
+  """M points, targets and a step size, from N(0, 1) and 0.5: before and after the outer steps.
+
+  The library's own hypergradient descends the exact expectation: the N = 2D weights of every outer
+  step are a pool with the Gaussian's mean and covariance. Only the start is random.
+  """
+  dimension = theta_star.size
+  points_key, targets_key = jax.random.split(key)
+  start = dd_jax.DistilledData(
+      jax.random.normal(points_key, (1, num_points, dimension), theta_star.dtype),
+      jax.random.normal(targets_key, (1, num_points), theta_star.dtype),
+      parametrization.encode_step_size(.5, "softplus", theta_star.dtype)[None, None])
+  init = dd_jax.InitDistribution(linear.gaussian_pool(mean, std),
+                                 lambda pool, key, num_inits: pool)
+
+  def squared_distance(params, images, labels):
+    """||theta - theta*||^2 where the real images are the identity and the labels theta*."""
+    return 2 * dimension * linear.loss(params, images, labels)
+
+  outer_loss = dd_jax.make_outer_loss(lambda distilled: distilled, init.sample, linear.loss,
+                                      squared_distance, num_inits=2 * dimension)
+  optimizer = optax.adam(optax.cosine_decay_schedule(.05, num_steps))
+  outer_step = dd_jax.make_outer_step(outer_loss, optimizer)
+  real = jnp.eye(dimension, dtype=theta_star.dtype), theta_star
+  state, _ = jax.lax.scan(lambda state, _: outer_step(None, state, init.state, *real),
+                          dd_jax.init_outer_state(start, optimizer), length=num_steps)
+  return start, state.trainable
+
+
+def measure(num_points: int, *, dimension: int, std: float, num_seeds: int, num_steps: int
+            ) -> list[dict]:
+  """One row per start, of one theta* and one mean."""
+  theta_star, mean = jax.random.normal(jax.random.key(0), (2, dimension))
+  run = jax.jit(jax.vmap(functools.partial(
+      distill, std=std, num_points=num_points, num_steps=num_steps), (0, None, None)))
+  keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+  residual = jax.vmap(lambda distilled: linear.expected_residual(
+      distilled, theta_star, mean=mean, std=std))
+  before, after = map(residual, run(keys, theta_star, mean))
+  return [{"D": dimension, "sigma": std, "M": num_points, "seed": seed, "steps": num_steps,
+           "residual_before": float(before[seed]), "residual": float(after[seed]),
+           "bound": std ** 2 * max(dimension - num_points, 0)} for seed in range(num_seeds)]
+
+
+def plot(rows: list[dict], path: pathlib.Path) -> None:
+  """The residual against M: the bound as a line, what was reached as points."""
+  import matplotlib
+  matplotlib.use("agg")
+  from matplotlib import pyplot
+  figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  numbers = [row["M"] for row in rows]
+  axes.plot(numbers, [row["bound"] for row in rows], color="C0",
+            label=r"bound: $\sigma^2 \max(D - M,\, 0)$")
+  axes.plot(numbers, [row["residual"] for row in rows], "o", color="C1", markersize=9,
+            fillstyle="none",
+            label=f"reached, {max(row['seed'] for row in rows) + 1} random starts each")
+  axes.set(xlabel="distilled points M", ylabel=r"$E\,\|\theta_1 - \theta^*\|^2$",
+           xticks=sorted(set(numbers)),
+           title=f"one step of least squares, D = {rows[0]['D']}, "
+                 r"$\theta_0 \sim N(m, \sigma^2 I)$, "
+                 rf"$\sigma$ = {rows[0]['sigma']:g}")
+  axes.grid(alpha=.3)
+  axes.legend()
+  figure.savefig(path, dpi=120)
+
+
+def main(argv):
+  del argv
+  jax.config.update("jax_enable_x64", True)
+  out = pathlib.Path(_OUT.value)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  rows = []
+  print(f"{'M':>3} {'bound':>8} {'reached, worst':>15} {'above the bound':>16}")
+  for num_points in range(1, _DIMENSION.value + 2):
+    rows += (new := measure(num_points, dimension=_DIMENSION.value, std=_STD.value,
+                            num_seeds=_SEEDS.value, num_steps=_STEPS.value))
+    bound, worst = new[0]["bound"], max(row["residual"] for row in new)
+    print(f"{num_points:>3} {bound:>8.4f} {worst:>15.6f} {worst - bound:>16.1e}", flush=True)
+  report = {"rows": rows, "jax": jax.__version__,
+            "python": platform.python_version(),
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+  artifacts.write_atomically(
+      out, lambda file: file.write(json.dumps(report, indent=2).encode()))
+  plot(rows, out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+  app.run(main)
