@@ -345,7 +345,7 @@ def test_poisoning_reports_both_of_its_figures(pools, tmp_path):
      "target_class must differ from attack_class; got 0 for both"),
     ({"objective.name": "poisoning", "objective.attack_class": 10},
      r"attack_class must lie in 0\.\.9; got 10"),
-    ({"objective.name": "attack"}, r"objective.name must be one of \['classification', 'poisoning'\]"),
+    ({"objective.name": "attack"}, "objective.name must be one of .*poisoning"),
 ])
 def test_a_pool_or_objective_that_does_not_fit(pools, tmp_path, updates, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
