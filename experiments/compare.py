@@ -45,9 +45,10 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
   score_key, heldout_key, set_key = jax.random.split(jax.random.key(config.seed + 2 ** 31), 3)
   evaluate = _make_evaluate(config, described)
-  scoring = described.init.sample(described.init.state, score_key,
+  scoring = described.inits.validation.sample(described.inits.validation.state, score_key,
                                   min(_NUM_SCORING, config.validation.num_inits))
-  heldout = described.heldout.sample(described.heldout.state, heldout_key, config.eval.num_inits)
+  heldout = described.inits.test.sample(described.inits.test.state, heldout_key,
+                                        config.eval.num_inits)
   labels = _poisoned(config, parametrization.class_labels(
       config.distill.num_steps, described.data.dataset.num_classes,
       config.distill.images_per_class))
@@ -78,9 +79,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
   result = {"baselines": figures, "num_eval_inits": config.eval.num_inits,
             "num_distilled_images": labels.size, "wall_seconds": time.time() - started,
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-            "seed": config.seed, "config": json.loads(config.to_json())}
+            **workdirs.provenance(config)}
   workdirs.write_json(path, result)
   return result
 

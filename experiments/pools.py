@@ -7,7 +7,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
@@ -71,11 +70,8 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         "dd_jax_version": dd_jax.__version__})
     result |= {f"{role}_accuracy_mean": accuracy.mean(), f"num_{role}": count,
                f"{role}_accuracy_std": accuracy.std(ddof=1) if count > 1 else 0.0}
-  result |= {
-      "train_seconds": seconds, "wall_seconds": time.time() - started,
-      "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-      "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-      "seed": config.seed, "config": json.loads(config.to_json())}
+  result |= {"train_seconds": seconds, "wall_seconds": time.time() - started,
+             **workdirs.provenance(config)}
   workdirs.write_json(result_path, result)
   return result
 

@@ -18,7 +18,6 @@ from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization
 
-
 # The two files of a directory of pre-trained networks, and their roles.
 POOLS = ("train", "heldout")
 
@@ -31,17 +30,23 @@ class Data(NamedTuple):
   test: tuple[jax.Array, jax.Array]
 
 
+class Inits(NamedTuple):
+  """Where networks come from; those of one pool never meet those of another."""
+  train: dd_jax.InitDistribution
+  validation: dd_jax.InitDistribution
+  test: dd_jax.InitDistribution
+
+
 class Problem(NamedTuple):
   """What a config describes, as arrays and functions."""
   data: Data
   model: dd_jax.Model
-  init: dd_jax.InitDistribution  # Of distillation and validation.
-  heldout: dd_jax.InitDistribution  # Of the test.
+  inits: Inits
   decode: Any
   state: dd_jax.OuterState  # Before the first outer step.
-  run: Any  # run(state, init.state, *train) -> (state, infos [log_every])
-  validate: Any  # validate(distilled, init.state, *validation) -> EvalResult
-  test_on: Any  # test_on(distilled, heldout.state, *test) -> EvalResult
+  run: Any  # run(state, inits.train.state, *train) -> (state, infos [log_every])
+  validate: Any  # validate(distilled, inits.validation.state, *validation) -> EvalResult
+  test_on: Any  # test_on(distilled, inits.test.state, *test) -> EvalResult
 
 
 def build(config: ConfigDict) -> Problem:
@@ -51,14 +56,14 @@ def build(config: ConfigDict) -> Problem:
   data = load_data(config)
   num_classes, image_shape = data.dataset.num_classes, data.dataset.train_images.shape[1:]
   model = make_model(config, data.dataset)
-  init, heldout = make_inits(config, model, data.dataset, keys["init"])
+  inits = make_inits(config, model, data.dataset, keys["init"])
   inner_loss = losses.classification(model.apply)
 
   labels = parametrization.class_labels(config.distill.num_steps, num_classes,
                                         config.distill.images_per_class)
   decode = parametrization.pixels(labels, step_size_scale=config.distill.step_size_scale)
   outer_loss = dd_jax.make_outer_loss(
-      decode, init.sample, inner_loss, make_real_loss(config.objective, model, num_classes),
+      decode, inits.train.sample, inner_loss, make_real_loss(config.objective, model, num_classes),
       num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
       num_parallel=num_parallel(config.outer, on_accelerator=None),
       memory=config.distill.memory, gradient=config.distill.gradient)
@@ -81,20 +86,20 @@ def build(config: ConfigDict) -> Problem:
     return jax.jit(evaluate)
 
   problem = Problem(
-      data, model, init, heldout, decode, state,
+      data, model, inits, decode, state,
       run=jax.jit(functools.partial(
           dd_jax.run_outer_steps, dd_jax.make_outer_step(
               outer_loss, optimizer, precision=config.precision), keys["outer"],
           batch_size=config.outer.batch_size, num_steps=config.log_every,
           stop=config.outer.num_steps, augment=augment), donate_argnums=0),
-      validate=evaluate_on(keys["validation"], init, config.validation.num_inits),
-      test_on=evaluate_on(keys["test"], heldout, config.eval.num_inits))
+      validate=evaluate_on(keys["validation"], inits.validation, config.validation.num_inits),
+      test_on=evaluate_on(keys["test"], inits.test, config.eval.num_inits))
   _check_intervals(config)
   # Tracing meets every rule of the library before anything is written.
   distilled = decode(state.trainable)
-  jax.eval_shape(problem.run, state, init.state, *data.train)
-  jax.eval_shape(problem.validate, distilled, init.state, *data.validation)
-  jax.eval_shape(problem.test_on, distilled, heldout.state, *data.test)
+  jax.eval_shape(problem.run, state, inits.train.state, *data.train)
+  jax.eval_shape(problem.validate, distilled, inits.validation.state, *data.validation)
+  jax.eval_shape(problem.test_on, distilled, inits.test.state, *data.test)
   return problem
 
 
@@ -124,23 +129,32 @@ def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
 
 
 def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Dataset, key: jax.Array
-               ) -> tuple[dd_jax.InitDistribution, dd_jax.InitDistribution]:
-  """The init distributions of distillation and of the test; a fixed one is drawn with `key`."""
+               ) -> Inits:
+  """The init distributions that `config.init` names; a fixed one is drawn with `key`."""
   def fixed():
     random = random_init(config.init, model)
     params = jax.jit(random.sample, static_argnums=2)(random.state, key, 1)
-    return (dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[0], params)),) * 2
+    return [dd_jax.fixed_init(_slice(params, 0))] * 3
 
   def fixed_pretrained():
-    pool = load_pools(config, model, dataset)[0]
-    return (dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[0], pool)),) * 2
+    pool, _ = load_pools(config, model, dataset)
+    return [dd_jax.fixed_init(_slice(pool, 0))] * 3
 
-  return choose({
-      "random": lambda: (random_init(config.init, model),) * 2,
+  def pretrained():
+    pool, heldout = load_pools(config, model, dataset)
+    size, aside = jax.tree.leaves(pool)[0].shape[0], config.init.num_validation
+    if not 1 <= aside < size:
+      raise ValueError(f"init.num_validation must lie in 1..{size - 1} (the pool has {size} "
+                       f"networks); got {aside}")
+    pools = _slice(pool, slice(size - aside)), _slice(pool, slice(size - aside, None)), heldout
+    return map(dd_jax.pretrained_init, pools)
+
+  return Inits(*choose({
+      "random": lambda: [random_init(config.init, model)] * 3,
       "fixed": fixed,
-      "pretrained": lambda: tuple(map(dd_jax.pretrained_init, load_pools(config, model, dataset))),
+      "pretrained": pretrained,
       "fixed_pretrained": fixed_pretrained,
-  }, config.init.name, "init.name")()
+  }, config.init.name, "init.name")())
 
 
 def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
@@ -239,6 +253,10 @@ def check_positive(field, value):
   """A ValueError that names the config's field, unless the value is positive."""
   if not value > 0:
     raise ValueError(f"{field} must be positive; got {value}")
+
+
+def _slice(pool, index):
+  return jax.tree.map(lambda leaf: leaf[index], pool)
 
 
 def _leaf_shapes(params):

@@ -44,7 +44,8 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
 
   state, metrics, timing = distill(problem, config, workdir)
   evaluated = jax.block_until_ready(
-      problem.test_on(problem.decode(state.trainable), problem.heldout.state, *problem.data.test))
+      problem.test_on(problem.decode(state.trainable), problem.inits.test.state,
+                      *problem.data.test))
   result = summarize(state, config, evaluated, metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
   write_outputs(problem, config, workdir, state, metrics, result)
@@ -73,14 +74,14 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
     clock = time.perf_counter()
     run, validate = (
         f.lower(*args).compile() for f, args in (
-            (problem.run, (state, problem.init.state, *problem.data.train)),
-            (problem.validate, (problem.decode(state.trainable), problem.init.state,
+            (problem.run, (state, problem.inits.train.state, *problem.data.train)),
+            (problem.validate, (problem.decode(state.trainable), problem.inits.validation.state,
                                 *problem.data.validation))))
     timing["compile_seconds"] = time.perf_counter() - clock
     accuracy = None
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1) as bar:
       while step < num_steps:
-        state, infos = run(state, problem.init.state, *problem.data.train)
+        state, infos = run(state, problem.inits.train.state, *problem.data.train)
         before, step = step, int(state.step)
         infos = jax.tree.map(lambda x: np.asarray(x)[:step - before], infos)
         if step < min(before + config.log_every, num_steps):
@@ -89,7 +90,8 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
         if step % config.validation.every == 0 or step == num_steps:
-          metrics_now = validate(problem.decode(state.trainable), problem.init.state,
+          metrics_now = validate(problem.decode(state.trainable),
+                                 problem.inits.validation.state,
                                  *problem.data.validation).after
           accuracy = line["validation_accuracy"] = float(metrics_now.accuracy.mean())
           line |= {f"validation_{name}": float(values.mean())
@@ -122,8 +124,7 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
   """The fields of result.json; accuracies are fractions of the whole test set."""
   before, after = ({"accuracy": np.asarray(metrics.accuracy, np.float64),
                     **poisoning(config, metrics)} for metrics in evaluated)
-  device = jax.devices()[0]
-  stats = device.memory_stats() or {}
+  stats = jax.devices()[0].memory_stats() or {}
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   images = state.trainable["images"]
   return {
@@ -140,11 +141,7 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
       "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
       "peak_memory_bytes": stats.get("peak_bytes_in_use", machine.peak_host_bytes()),
       "selection": "final images; test data chose nothing",
-      "device": f"{jax.device_count()} x {device.device_kind}",
-      "jax_version": jax.__version__,
-      "dd_jax_version": dd_jax.__version__,
-      "seed": config.seed,
-      "config": json.loads(config.to_json()),
+      **workdirs.provenance(config),
   }
 
 
@@ -154,7 +151,8 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   dataset, distilled = problem.data.dataset, problem.decode(state.trainable)
   artifacts.save(
       workdir / "distilled.npz", distilled,
-      init_params=problem.init.state if config.init.name in ("fixed", "fixed_pretrained") else None,
+      init_params=(problem.inits.train.state
+                   if config.init.name in ("fixed", "fixed_pretrained") else None),
       metadata={
           "dataset": config.data.name, "num_classes": dataset.num_classes,
           "num_validation": config.data.num_validation,

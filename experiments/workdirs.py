@@ -3,8 +3,10 @@
 import json
 import pathlib
 
+import jax
 from ml_collections import ConfigDict
 
+import dd_jax
 from dd_jax import artifacts
 
 
@@ -30,6 +32,13 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
                      + ", ".join(differing))
   return workdir
+
+
+def provenance(config: ConfigDict) -> dict:
+  """The fields of every result that say where it comes from."""
+  return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+          "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
+          "seed": config.seed, "config": json.loads(config.to_json())}
 
 
 def write_json(path: pathlib.Path, content) -> None:

@@ -45,7 +45,7 @@ def test_baselines_of_a_fixed_init(small, tmp_path):
   distilled = baselines.with_step_size(means, parametrization.class_labels(1, 10, 1),
                                        step_size=figures["step_size"], num_epochs=3)
   params, _ = dd_jax.inner_trajectory(losses.classification(described.model.apply),
-                                      described.init.state, distilled)
+                                      described.inits.train.state, distilled)
   test_images, test_labels = described.data.test
   predicted = described.model.apply(params, test_images).argmax(-1)
   np.testing.assert_allclose(figures["accuracy_mean"], np.mean(predicted == test_labels),

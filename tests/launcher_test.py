@@ -264,8 +264,8 @@ def pools(tmp_path_factory):
 def _pretrained_config(pools, **updates):
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({
-      "init.name": "pretrained", "init.pool": str(pools[0]), "outer.num_inits": 2,
-      "eval.num_inits": 3, **updates})
+      "init.name": "pretrained", "init.pool": str(pools[0]), "init.num_validation": 1,
+      "outer.num_inits": 2, "eval.num_inits": 3, **updates})
   return config
 
 
@@ -339,7 +339,9 @@ def test_poisoning_reports_both_of_its_figures(pools, tmp_path):
     ({"model.name": "mlp"},
      "init.pool must hold networks of model 'mlp'; those of .*train.npz have 'lenet'"),
     ({"data.image_shape": (32, 32, 3)}, r"networks of image_shape \[32, 32, 3\]; .*\[28, 28, 1\]"),
-    ({"outer.num_inits": 4}, "num_inits must be at most the pool's 3 networks; got 4"),
+    ({"outer.num_inits": 3}, "num_inits must be at most the pool's 2 networks; got 3"),
+    ({"validation.num_inits": 2}, "num_inits must be at most the pool's 1 networks; got 2"),
+    ({"init.num_validation": 3}, r"init.num_validation must lie in 1\.\.2 .*; got 3"),
     ({"eval.num_inits": 4}, "num_inits must be at most the pool's 3 networks; got 4"),
     ({"objective.name": "poisoning", "objective.target_class": 0},
      "target_class must differ from attack_class; got 0 for both"),

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
 
   init.pool = ""  # Pre-trained: the directory that experiments.pretrain wrote.
+  init.num_validation = 10  # Networks of the training pool set aside for validation.
   init.source = ""  # What the pool was trained on; empty: data.name.
 
   config.objective = objective = ConfigDict()
