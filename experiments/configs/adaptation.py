@@ -23,18 +23,19 @@ def get_config(*, source: str, pool: str, target: str, fixed: bool, variant: str
   config.distill.step_size = 0.02
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 1 if fixed else 4
-  config.outer.num_steps = 600
+  config.outer.num_steps = 2000
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
   config.outer.learning_rate = 0.03
   config.outer.step_size_learning_rate = 0.01
+  config.outer.weight_decay = 0.1  # The initial noise would teach the pool's networks alone.
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
-  config.eval.num_inits = 1 if fixed else 200
+  config.eval.num_inits = 1 if fixed else 100
   config.validation.num_inits = 1 if fixed else 10
-  config.validation.every = 100
-  config.log_every = 20
-  config.checkpoint_every = 100
+  config.validation.every = 200
+  config.log_every = 50
+  config.checkpoint_every = 200
   if target == "usps":
     config.data.num_validation = 500
   default.apply_variant(config, variant)

@@ -11,6 +11,7 @@ from experiments.configs import pool_default
 def get_config(variant: str = ""):
   config = pool_default.get_config()
   config.data.num_validation = 200
+  config.pool.num_heldout = 100
   config.pool.num_epochs = 40
   config.pool.batch_size = 64
   pool_default.apply_variant(config, variant, num_epochs=130, halve_every=40,

@@ -22,11 +22,15 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.02
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 4
-  config.outer.num_steps = 2000
+  config.outer.num_steps = 1000
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
   config.outer.learning_rate = 0.03
+  config.outer.weight_decay = 0.15  # The initial noise would teach the pool's networks alone.
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
+  config.log_every = 50
+  config.checkpoint_every = 100
+  config.validation.every = 100
   default.apply_variant(config, variant)
   return config

@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
     del config.init[field]
 
   config.pool = pool = ConfigDict()
-  pool.num_train = 100  # Networks to distil with.
+  pool.num_train = 200  # Networks to distil with.
   pool.num_heldout = 200  # Networks to test on, of other seeds.
   pool.block = 10  # Networks per program, and per file until all are done.
   pool.num_parallel = config_dict.placeholder(int)  # Side by side; None: 1 on a CPU, else a block.
-  pool.num_epochs = 3
+  pool.num_epochs = 2
   pool.batch_size = 256
   pool.learning_rate = 2e-3  # Adam.
   pool.beta1 = 0.9

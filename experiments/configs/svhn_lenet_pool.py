@@ -12,6 +12,7 @@ def get_config(variant: str = ""):
   config = pool_default.get_config()
   config.data.name = "svhn_small"
   config.data.num_validation = 500
+  config.pool.num_heldout = 100
   config.pool.num_epochs = 15
   config.pool.batch_size = 128
   pool_default.apply_variant(config, variant, num_epochs=65, halve_every=20,
