@@ -5,6 +5,7 @@ The modules, in the order in which data flows through them.
 
 from dd_jax import datasets
 from dd_jax import models
+from dd_jax import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import parametrization
 from dd_jax import augmentation
@@ -33,9 +34,9 @@ from dd_jax.artifacts import Artifact, Pool
 __version__ = "0.1.0"
 
 __all__ = [
-    "datasets", "models", "init_distributions", "parametrization", "augmentation", "losses",
-    "inner_loop", "outer_objective", "hypergradient", "distillation", "evaluation", "pretraining",
-    "baselines", "linear", "artifacts",
+    "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
+    "augmentation", "losses", "inner_loop", "outer_objective", "hypergradient", "distillation",
+    "evaluation", "pretraining", "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init",
     "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",

@@ -106,6 +106,31 @@ def alexcifarnet(*, num_classes: int, image_shape: tuple[int, int, int],
   return from_flax(_AlexCifarNet(num_classes, convolve=conv.resolve(convolution)), image_shape)
 
 
+def alexnet(*, num_classes: int, image_shape: tuple[int, int, int], dropout: float = 0.0,
+            width: int = 64, convolution: str | None = None) -> Model:
+  """The one-tower ImageNet network for 224 pixels; 57,003,840 + 4,097 K parameters in colour.
+
+  conv 64 k11 stride 4, max-pool 3/2; conv 192 k5, max-pool 3/2; conv 384, 256
+  and 256 k3, max-pool 3/2; 4096, 4096 and K units; a ReLU after every layer but
+  the last. `imagenet_weights.load` reads its weights.
+
+  Args:
+    num_classes: K.
+    image_shape: (224, 224, C).
+    dropout: share of the inputs of both hidden dense layers that is dropped
+      when `apply` gets a key.
+    width: features of the first convolution; all other layers are in proportion.
+    convolution: one of `convolution.CONVOLUTIONS`; None: the fastest on this backend.
+  """
+  _check(num_classes, image_shape, "alexnet", sizes=(224,))
+  if not 0 <= dropout < 1:
+    raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
+  if width < 1:
+    raise ValueError(f"width must be at least 1; got {width}")
+  return from_flax(_AlexNet(num_classes, dropout, width, convolve=conv.resolve(convolution)),
+                   image_shape)
+
+
 def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int = 128,
             depth: int = 3, convolution: str | None = None) -> Model:
   """The network of later work: blocks of conv 3x3, instance norm, ReLU and average pool.
@@ -132,6 +157,7 @@ def mlp(*, num_classes: int, image_shape: tuple[int, ...],
 MODELS: dict[str, Callable[..., Model]] = {
     "lenet": lenet,
     "alexcifarnet": alexcifarnet,
+    "alexnet": alexnet,
     "convnet": convnet,
     "mlp": mlp,
 }
@@ -168,6 +194,31 @@ class _AlexCifarNet(nn.Module):
     x = x.reshape(*x.shape[:-3], -1)
     x = nn.relu(nn.Dense(384)(x))
     x = nn.relu(nn.Dense(192)(x))
+    return nn.Dense(self.num_classes)(x)
+
+
+class _AlexNet(nn.Module):
+  num_classes: int
+  dropout: float
+  width: int
+  convolve: Callable
+
+  @nn.compact
+  def __call__(self, x, train):
+    def convolve(x, multiple, size, strides=1, padding=1):
+      return nn.Conv(multiple * self.width, (size, size), strides, padding,
+                     conv_general_dilated=self.convolve)(x)
+
+    pool = functools.partial(pooling.max_pool, window=(3, 3), strides=(2, 2))
+    x = nn.relu(pool(convolve(x, 1, 11, strides=4, padding=2)))
+    x = nn.relu(pool(convolve(x, 3, 5, padding=2)))
+    x = nn.relu(convolve(x, 6, 3))
+    x = nn.relu(convolve(x, 4, 3))
+    x = nn.relu(pool(convolve(x, 4, 3)))
+    x = x.reshape(*x.shape[:-3], -1)
+    for _ in range(2):
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = nn.relu(nn.Dense(64 * self.width)(x))
     return nn.Dense(self.num_classes)(x)
 
 

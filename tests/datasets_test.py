@@ -319,8 +319,8 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_unknown_name():
   with raises(ValueError, "name must be one of digits, mnist, fashion_mnist, kmnist, usps, "
-                          "svhn_cropped, svhn_small, cifar10 or the path of a .npz file; "
-                          "got 'imagenet'"):
+                          "svhn_cropped, svhn_small, cifar10, voc, cub200 or the path of a .npz "
+                          "file; got 'imagenet'"):
     datasets.load("imagenet")
 
 
@@ -360,15 +360,18 @@ def test_nothing_found(tmp_path, name):
     ("svhn_cropped", "train_32x32.mat + test_32x32.mat; download=True fetches it"),
     ("svhn_small", "do: svhn_small.npz, svhn_subset.npz; it cannot be downloaded"),
     ("cifar10", "cifar-10-binary.tar.gz, cifar-10-batches-bin, cifar10.npz; download=True"),
+    ("voc", "do: VOCdevkit/VOC2007, VOCdevkit/VOC2012; it cannot be downloaded"),
+    ("cub200", "do: CUB_200_2011; it cannot be downloaded"),
 ])
 def test_nothing_found_names_the_files(tmp_path, name, text):
   with raises(FileNotFoundError, text):
     datasets.load(name, tmp_path)
 
 
-def test_svhn_small_is_not_downloaded(tmp_path):
+@pytest.mark.parametrize("name", ["svhn_small", "voc", "cub200"])
+def test_what_is_not_downloaded(tmp_path, name):
   with raises(FileNotFoundError, "it cannot be downloaded"):
-    datasets.load("svhn_small", tmp_path, download=True)
+    datasets.load(name, tmp_path, download=True)
 
 
 def test_data_dir_is_the_argument_then_the_variable_then_home(tmp_path, monkeypatch):

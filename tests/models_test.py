@@ -18,8 +18,8 @@ from dd_jax import parametrization
 
 # These programs run once: unoptimized, they compile in half the time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "convnet": (32, 32, 3),
-          "mlp": (3, 2, 1)}
+SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
+          "convnet": (32, 32, 3), "mlp": (3, 2, 1)}
 
 
 def normal(*shape, seed=0):
@@ -50,6 +50,13 @@ def random_params(model, seed=0):
     # 8 classes fewer in the last layer: 84 weights and a bias each.
     ("lenet", {"num_classes": 2, "image_shape": (28, 28, 1)}, 61_706 - 8 * 85),
     ("alexcifarnet", {"num_classes": 10, "image_shape": (32, 32, 3)}, 1_756_426),
+    ("alexnet", {"num_classes": 1000, "image_shape": (224, 224, 3)}, 57_003_840 + 4097 * 1000),
+    ("alexnet", {"num_classes": 20, "image_shape": (224, 224, 3), "dropout": .5},
+     57_003_840 + 4097 * 20),
+    # Widths 1, 3, 6, 4, 4 and 64, 64.
+    ("alexnet", {"num_classes": 5, "image_shape": (224, 224, 1), "width": 1},
+     (121 + 1) + (25 + 1) * 3 + (27 + 1) * 6 + (54 + 1) * 4 + (36 + 1) * 4
+     + (4 * 36 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 5),
     # conv 3 -> 128, twice conv 128 -> 128, with biases; scale and bias of 3 norms; 2048 -> 10.
     ("convnet", {"num_classes": 10, "image_shape": (32, 32, 3)},
      (9 * 3 + 1) * 128 + 2 * (9 * 128 + 1) * 128 + 3 * 2 * 128 + (128 * 4 * 4 + 1) * 10),
@@ -78,8 +85,8 @@ def test_shape_and_dtype_of_logits(name, num_classes, num_images):
   assert (logits.shape, logits.dtype) == ((num_images, num_classes), jnp.float32)
 
 
-def convolve(x, layer, padding):
-  out = lax.conv_general_dilated(x, layer["kernel"], (1, 1), [(padding, padding)] * 2,
+def convolve(x, layer, padding, stride=1):
+  out = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), [(padding, padding)] * 2,
                                  dimension_numbers=("NHWC", "HWIO", "NHWC"))
   return out + layer["bias"][None, None, None]
 
@@ -120,6 +127,14 @@ def alexcifarnet_of_the_paper(params, images):
   return head(x, params)
 
 
+def alexnet_of_imagenet(params, images):
+  x = max_pool(jax.nn.relu(convolve(images, params["Conv_0"], 2, stride=4)), 3, 0)
+  x = max_pool(jax.nn.relu(convolve(x, params["Conv_1"], 2)), 3, 0)
+  x = jax.nn.relu(convolve(x, params["Conv_2"], 1))
+  x = jax.nn.relu(convolve(x, params["Conv_3"], 1))
+  return head(max_pool(jax.nn.relu(convolve(x, params["Conv_4"], 1)), 3, 0), params)
+
+
 def convnet_of_later_work(params, images):
   x = images
   for block in range(2):
@@ -142,6 +157,8 @@ def mlp_of_two_layers(params, images):
     ("lenet", (32, 32, 3), {"convolution": "tiled"}, lenet_of_the_paper),
     ("lenet", (28, 28, 1), {"convolution": "lax"}, lenet_of_the_paper),
     ("alexcifarnet", (32, 32, 3), {}, alexcifarnet_of_the_paper),
+    ("alexnet", (224, 224, 3), {"width": 1, "dropout": .5, "convolution": "lax"},
+     alexnet_of_imagenet),
     ("convnet", (28, 28, 1), {"width": 4, "depth": 2}, convnet_of_later_work),
     ("convnet", (8, 8, 3), {"width": 4, "depth": 2}, convnet_of_later_work),
     ("mlp", (3, 2, 1), {"hidden": (5,)}, mlp_of_two_layers),
@@ -190,6 +207,22 @@ def test_key_means_training():
   np.testing.assert_array_equal(dropped[kept], 2 * x[kept])
   np.testing.assert_array_equal(dropped, model.apply(params, images, key=jax.random.key(1)))
   assert np.any(dropped != model.apply(params, images, key=jax.random.key(2)))
+
+
+def test_dropout_of_alexnet_needs_a_key():
+  """Both hidden layers drop half of their inputs, and only while training."""
+  plain, dropping = (models.alexnet(num_classes=4, image_shape=(224, 224, 3), width=1,
+                                    convolution="lax", dropout=rate) for rate in (0., .5))
+  params = random_params(plain)
+  images = jnp.asarray(normal(2, 224, 224, 3), jnp.float32)
+  with_key = jit(lambda params, images, key: dropping.apply(params, images, key=key))
+  first, again, other = (with_key(params, images, jax.random.key(k)) for k in (1, 1, 2))
+  np.testing.assert_array_equal(first, again)
+  expected = jit(plain.apply)(params, images)
+  assert (first != other).all() and (first != expected).all()
+  for model, key in ((dropping, None), (plain, jax.random.key(1))):
+    np.testing.assert_array_equal(
+        jit(functools.partial(model.apply, key=key))(params, images), expected)
 
 
 class Scaled(nn.Module):
@@ -282,6 +315,12 @@ def test_pair_of_plain_functions():
      r"image_shape of alexcifarnet must be 32x32 pixels; got \(28, 28, 3\)"),
     ("alexcifarnet", {"image_shape": (1, 32, 32, 3)}, r"must be \(H, W, C\); got \(1, 32, 32, 3\)"),
     ("alexcifarnet", {"convolution": "fft"}, r"convolution must be one of .*; got 'fft'"),
+    ("alexnet", {"image_shape": (227, 227, 3)},
+     r"image_shape of alexnet must be 224x224 pixels; got \(227, 227, 3\)"),
+    ("alexnet", {"dropout": 1.}, r"dropout must lie in \[0, 1\); got 1.0"),
+    ("alexnet", {"dropout": -.1}, r"dropout must lie in \[0, 1\); got -0.1"),
+    ("alexnet", {"width": 0}, "width must be at least 1; got 0"),
+    ("alexnet", {"convolution": "fft"}, r"convolution must be one of .*; got 'fft'"),
     ("convnet", {"image_shape": (16, 32, 3)},
      r"image_shape of convnet must be square pixels; got \(16, 32, 3\)"),
     ("convnet", {"width": 0}, "width must be at least 1; got 0"),

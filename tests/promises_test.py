@@ -11,10 +11,10 @@ import dd_jax
 _ROOT = pathlib.Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
-_ORDER = ["types", "datasets", "pooling", "convolution", "models", "init_distributions",
-          "parametrization", "augmentation", "losses", "inner_loop", "outer_objective",
-          "hypergradient", "distillation", "evaluation", "pretraining", "baselines", "linear",
-          "artifacts", "__init__"]
+_ORDER = ["types", "datasets", "pooling", "convolution", "models", "imagenet_weights",
+          "init_distributions", "parametrization", "augmentation", "losses", "inner_loop",
+          "outer_objective", "hypergradient", "distillation", "evaluation", "pretraining",
+          "baselines", "linear", "artifacts", "__init__"]
 
 
 def _run(code):
@@ -68,7 +68,8 @@ import dd_jax, jax
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 dd_jax.datasets.load("digits")
-loaded = {"tensorflow", "tensorflow_datasets", "torch", "matplotlib"} & set(sys.modules)
+loaded = {"tensorflow", "tensorflow_datasets", "torch", "safetensors", "matplotlib"} & set(
+    sys.modules)
 assert not loaded, loaded
 """)
   assert process.returncode == 0, process.stderr

@@ -53,7 +53,7 @@ def read_cifar10(path):
   path = pathlib.Path(path)
   names = (*_CIFAR10_TRAIN, _CIFAR10_TEST)
   if path.is_dir():
-    contents = {name: _read_bytes(path / name) for name in names}
+    contents = {name: read_bytes(path / name) for name in names}
   else:
     contents = _tar_members(path, [f"{CIFAR10_DIRECTORY}/{name}" for name in names])
   parts = [_cifar10_records(path / name, contents[name]) for name in names]
@@ -72,11 +72,11 @@ def read_svhn(path):
   """
   import scipy.io  # takes long to import, and only this set needs it
 
-  _require_file(path)
+  require_file(path)
   try:
     stored = scipy.io.loadmat(path, variable_names=("X", "y"))
   except Exception as error:  # loadmat meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a MATLAB 5 file; found {_one_line(error)}") from error
+    raise ValueError(f"{path}: expected a MATLAB 5 file; found {one_line(error)}") from error
   if not {"X", "y"} <= stored.keys():
     raise ValueError(f"{path}: expected the variables X and y; "
                      f"found {sorted(k for k in stored if not k.startswith('__'))}")
@@ -100,7 +100,7 @@ def read_usps_libsvm(path):
   Returns:
     `(images [n, 16, 16, 1], labels [n])`.
   """
-  lines = _read_bytes(path).splitlines()
+  lines = read_bytes(path).splitlines()
   labels, values = np.zeros(len(lines)), np.zeros((len(lines), 256))
   for row, line in enumerate(lines):
     try:
@@ -129,14 +129,14 @@ def read_usps_text(path):
   Returns:
     `(images [n, 16, 16, 1], labels [n])`.
   """
-  lines = _read_bytes(path).splitlines()
+  lines = read_bytes(path).splitlines()
   if not lines:
     raise ValueError(f"{path}: expected 257 numbers in every line; found no line")
   try:
     rows = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
   except ValueError as error:
     raise ValueError(f"{path}: expected 257 numbers in every line; "
-                     f"found {_one_line(error)}") from error
+                     f"found {one_line(error)}") from error
   if rows.shape[1] != 257:
     raise ValueError(f"{path}: expected 257 numbers in every line; found {rows.shape[1]}")
   return _usps_images(path, rows[:, 1:]), _integer_labels(path, rows[:, 0], 0, 9)
@@ -145,14 +145,14 @@ def read_usps_text(path):
 def read_npz(path):
   """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored."""
   keys = ("train_images", "train_labels", "test_images", "test_labels")
-  _require_file(path)
+  require_file(path)
   try:
     with np.load(path, allow_pickle=False) as stored:
       found = sorted(stored.files)
       arrays = {key: stored[key] for key in keys if key in found}
   except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f"{path}: expected a npz file of plain arrays; "
-                     f"found {_one_line(error)}") from error
+                     f"found {one_line(error)}") from error
   missing = [key for key in keys if key not in arrays]
   if missing:
     raise ValueError(f"{path}: expected the arrays {', '.join(keys)}; "
@@ -161,7 +161,7 @@ def read_npz(path):
 
 
 def _idx_array(path, *, rank):
-  raw = _read_bytes(path)
+  raw = read_bytes(path)
   expected = bytes([0, 0, 8, rank])  # unsigned bytes, of this rank
   if raw[:4] != expected:
     raise ValueError(f"{path}: expected an IDX file that starts with {expected.hex()}; "
@@ -188,7 +188,7 @@ def _cifar10_records(path, raw):
 
 def _tar_members(path, names):
   """`{base name: bytes}`; members are read in memory and never extracted to disk."""
-  _require_file(path)
+  require_file(path)
   contents = {}
   try:
     with tarfile.open(path, "r:gz") as archive:
@@ -196,7 +196,7 @@ def _tar_members(path, names):
         if member.name in names and member.isfile():
           contents[pathlib.PurePosixPath(member.name).name] = archive.extractfile(member).read()
   except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-    raise ValueError(f"{path}: expected a tar.gz archive; found {_one_line(error)}") from error
+    raise ValueError(f"{path}: expected a tar.gz archive; found {one_line(error)}") from error
   missing = [name for name in names if pathlib.PurePosixPath(name).name not in contents]
   if missing:
     raise ValueError(f"{path}: expected {missing[0]} in the archive; "
@@ -219,25 +219,25 @@ def _integer_labels(path, labels, least, most):
   return labels.astype(np.int32)
 
 
-def _read_bytes(path):
+def read_bytes(path):
   """The content of a file, decompressed when its name ends in .gz or .bz2."""
   path = pathlib.Path(path)
-  _require_file(path)
+  require_file(path)
   raw = path.read_bytes()
   decompress = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
   try:
     return decompress(raw)
   except (EOFError, OSError, ValueError, zlib.error) as error:
     raise ValueError(f"{path}: expected a whole {path.suffix} file; "
-                     f"found {_one_line(error)}") from error
+                     f"found {one_line(error)}") from error
 
 
-def _require_file(path):
+def require_file(path):
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(f"{path}: no such file")
 
 
-def _one_line(error):
+def one_line(error):
   return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from dd_jax.datasets import dataset
+from dd_jax.datasets import directories
 from dd_jax.datasets import formats
 from dd_jax.datasets import tfds_source
 
@@ -44,7 +45,10 @@ _LAYOUTS = {
     "svhn_cropped": ((("train_32x32.mat", "test_32x32.mat"), _by_split(formats.read_svhn)),),
     "cifar10": (((formats.CIFAR10_ARCHIVE,), formats.read_cifar10),
                 ((formats.CIFAR10_DIRECTORY,), formats.read_cifar10)),
+    "voc": tuple(((directory,), directories.read_voc) for directory in directories.VOC_DIRECTORIES),
+    "cub200": (((directories.CUB200_DIRECTORY,), directories.read_cub200),),
 }
+_NOT_DOWNLOADED = ("svhn_small", "voc", "cub200")
 _PREPARED = ("mnist", "fashion_mnist", "kmnist", "svhn_cropped", "cifar10")
 _NPZ = {  # svhn_cropped stands for the official crops alone, so that no npz will do
     "mnist": ("mnist.npz",),
@@ -59,6 +63,8 @@ _MEAN_STD = {
     "mnist": ((.1307,), (.3081,)),
     "cifar10": ((.4914, .4822, .4465), (.247, .243, .261)),
     "svhn_cropped": ((.4379, .4440, .4729), (.1980, .2010, .1970)),
+    "voc": ((.485, .456, .406), (.229, .224, .225)),  # of ImageNet
+    "cub200": ((.4785, .4992, .4022), (.2321, .2277, .2665)),
 }
 _IMAGE_SHAPES = {
     "mnist": (28, 28, 1),
@@ -68,7 +74,10 @@ _IMAGE_SHAPES = {
     "svhn_cropped": (32, 32, 3),
     "svhn_small": (32, 32, 3),
     "cifar10": (32, 32, 3),
+    "voc": (directories.SIZE, directories.SIZE, 3),
+    "cub200": (directories.SIZE, directories.SIZE, 3),
 }
+_NUM_CLASSES = {"voc": len(directories.VOC_CLASSES), "cub200": 200}  # the other sets have 10
 NAMES = ("digits", *_IMAGE_SHAPES)
 
 
@@ -84,6 +93,11 @@ def load(name, data_dir=None, *, download=False):
   photos (`svhn_small.npz` or `svhn_subset.npz`): it is NOT the official SVHN, neither its crops
   nor its split nor its size. `svhn_cropped` is the official one.
 
+  `voc` and `cub200` are read from directories as their archives unpack, `VOCdevkit/VOC2007` or
+  `VOCdevkit/VOC2012` and `CUB_200_2011`. In `voc` every object box, difficult ones too, is one
+  image, and trainval is the training split. All are resized to 224x224 and held in memory, 150
+  kB each.
+
   Args:
     name: one of `NAMES`, or the path of a .npz file that holds `train_images`, `train_labels`,
       `test_images` and `test_labels` (see `from_arrays`; nothing is unpickled).
@@ -92,7 +106,7 @@ def load(name, data_dir=None, *, download=False):
     download: whether to fetch the original files into `data_dir/NAME` when nothing is found.
 
   Returns:
-    A `Dataset`; the named sets have uint8 images and K=10.
+    A `Dataset`; the named sets have uint8 images, and K=10 but for `voc` (20) and `cub200` (200).
 
   Raises:
     ValueError: the name is unknown, or a file is corrupt or holds something else.
@@ -111,7 +125,7 @@ def load(name, data_dir=None, *, download=False):
   data_dir = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
   data_dir = data_dir.expanduser()
   found = _find(name, data_dir)
-  if found is None and download and name in _LAYOUTS:
+  if found is None and download and name not in _NOT_DOWNLOADED:
     filenames, _ = _LAYOUTS[name][0]
     tfds_source.download_files(name, filenames, data_dir / name)
     found = _find(name, data_dir)
@@ -128,7 +142,7 @@ def load(name, data_dir=None, *, download=False):
                      f"found {train_images.dtype} {shape}")
   mean, std = _MEAN_STD.get(name, (None, None))
   return _checked(path, (train_images, train_labels, test_images, test_labels), name=name,
-                  num_classes=10, mean=mean, std=std)
+                  num_classes=_NUM_CLASSES.get(name, 10), mean=mean, std=std)
 
 
 def _find(name, data_dir):
@@ -166,7 +180,8 @@ def _nothing_found(name, data_dir):
   wanted += _NPZ.get(name, ())
   message = (f"{name}: nothing found in {data_dir / name} or {data_dir}; "
              f"any of these will do: {', '.join(wanted)}")
-  message += "; download=True fetches it" if name in _LAYOUTS else "; it cannot be downloaded"
+  message += ("; it cannot be downloaded" if name in _NOT_DOWNLOADED
+              else "; download=True fetches it")
   for directory in (data_dir / name, data_dir):
     if owner := _foreign_idx(name, directory):
       message += f"; the IDX files in {directory} are those of {owner}"
