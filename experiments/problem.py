@@ -13,6 +13,7 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import datasets
+from dd_jax import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import losses
 from dd_jax import models
@@ -20,6 +21,8 @@ from dd_jax import parametrization
 
 # The two files of a directory of pre-trained networks, and their roles.
 POOLS = ("train", "heldout")
+# Inits of one known network, whose weights belong to the distilled data.
+ONE_NETWORK = ("fixed", "fixed_pretrained", "imagenet")
 
 
 class Data(NamedTuple):
@@ -140,6 +143,11 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
     pool, _ = load_pools(config, model, dataset)
     return [dd_jax.fixed_init(_slice(pool, 0))] * 3
 
+  def imagenet():
+    if not config.init.checkpoint:
+      raise ValueError("init.checkpoint must be a file of AlexNet's ImageNet weights; got ''")
+    return [dd_jax.fixed_init(imagenet_weights.load(config.init.checkpoint, model))] * 3
+
   def pretrained():
     pool, heldout = load_pools(config, model, dataset)
     size, aside = jax.tree.leaves(pool)[0].shape[0], config.init.num_validation
@@ -152,6 +160,7 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
   return Inits(*choose({
       "random": lambda: [random_init(config.init, model)] * 3,
       "fixed": fixed,
+      "imagenet": imagenet,
       "pretrained": pretrained,
       "fixed_pretrained": fixed_pretrained,
   }, config.init.name, "init.name")())

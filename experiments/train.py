@@ -18,6 +18,7 @@ from dd_jax import datasets
 from experiments import figures
 from experiments import machine
 from experiments import workdirs
+from experiments.problem import ONE_NETWORK
 from experiments.problem import Problem
 from experiments.problem import build
 
@@ -152,7 +153,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   artifacts.save(
       workdir / "distilled.npz", distilled,
       init_params=(problem.inits.train.state
-                   if config.init.name in ("fixed", "fixed_pretrained") else None),
+                   if config.init.name in ONE_NETWORK else None),
       metadata={
           "dataset": config.data.name, "num_classes": dataset.num_classes,
           "num_validation": config.data.num_validation,

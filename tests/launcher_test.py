@@ -153,7 +153,8 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     ("data.name", "imagenet", "name must be one of digits, mnist.*; got 'imagenet'"),
     ("data.num_validation", 5, r"num_validation must lie in 10\.\..*; got 5"),
     ("init.name", "trained",
-     r"init\.name must be one of \['fixed', 'fixed_pretrained', 'pretrained', 'random'\]"),
+     r"init\.name must be one of \['fixed', 'fixed_pretrained', 'imagenet', "
+     r"'pretrained', 'random'\]"),
     ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
     ("model.convolution", "fft",
      r"convolution must be one of \['fastest', .* 'winograd'\] or None; got 'fft'"),
@@ -333,6 +334,9 @@ def test_poisoning_reports_both_of_its_figures(pools, tmp_path):
 
 @pytest.mark.parametrize("updates, message", [
     ({"init.pool": ""}, "init.pool must be a directory that experiments.pretrain wrote; got ''"),
+    ({"init.name": "imagenet"}, "init.checkpoint must be a file .* weights; got ''"),
+    ({"init.name": "imagenet", "init.checkpoint": "weights.bin"},
+     r"path must end in .safetensors, .npz, .pth; got weights.bin"),
     ({"init.pool": "nowhere"}, "No such file .*nowhere/train.npz"),
     ({"init.source": "mnist"},
      "init.pool must hold networks of dataset 'mnist'; those of .*train.npz have 'digits'"),

@@ -1,6 +1,7 @@
 """200 images that take an AlexNet from ImageNet to CUB-200 (paper: 38.76 %, arXiv 1811.10959).
 
-    python -m experiments.main --config=experiments/configs/cub200_alexnet.py --workdir=DIR
+    python -m experiments.main --config=experiments/configs/cub200_alexnet.py --workdir=DIR \
+      --config.init.checkpoint=alexnet.safetensors
 
 The protocol of voc_alexnet.py. An epoch has 5 minibatches of 1024 of the 5,394 pictures that
 validation leaves. It needs an accelerator, and has not been run.

@@ -24,12 +24,14 @@ def get_config() -> ConfigDict:
   model.convolution = config_dict.placeholder(str)  # None: the fastest on this backend.
 
   config.init = init = ConfigDict()
-  init.name = "random"  # fixed, random, fixed_pretrained (one network of the pool), pretrained.
+  # fixed, random, pretrained, fixed_pretrained (one network of the pool), imagenet (AlexNet's).
+  init.name = "random"
   init.weights = "xavier_normal"
   init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
 
   init.pool = ""  # Pre-trained: the directory that experiments.pretrain wrote.
   init.num_validation = 10  # Networks of the training pool set aside for validation.
+  init.checkpoint = ""  # imagenet: the file of weights.
   init.source = ""  # What the pool was trained on; empty: data.name.
 
   config.objective = objective = ConfigDict()

@@ -1,6 +1,7 @@
 """20 images that take an AlexNet from ImageNet to PASCAL-VOC (paper: 70.75 %, arXiv 1811.10959).
 
-    python -m experiments.main --config=experiments/configs/voc_alexnet.py --workdir=DIR
+    python -m experiments.main --config=experiments/configs/voc_alexnet.py --workdir=DIR \
+      --config.init.checkpoint=alexnet.safetensors
 
 The paper's protocol: one image per class, used three times; 200 epochs of Adam at 0.01, halved
 every 30. An epoch has 14 minibatches of 1024 of the 14,662 objects of VOC2007 that validation
