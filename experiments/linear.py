@@ -23,13 +23,6 @@ from dd_jax import artifacts
 from dd_jax import linear
 from dd_jax import parametrization
 
-_OUT = flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.",
-                           required=True)
-_DIMENSION = flags.DEFINE_integer("dimension", 5, "D.", lower_bound=1)
-_STD = flags.DEFINE_float("std", 1., "sigma.", lower_bound=0.)
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Starts for every M.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 2000, "Outer steps.", lower_bound=1)
-
 
 def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
             num_points: int, num_steps: int
@@ -102,13 +95,14 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
 def main(argv):
   del argv
   jax.config.update("jax_enable_x64", True)
-  out = pathlib.Path(_OUT.value)
+  options = flags.FLAGS
+  out = pathlib.Path(options.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   rows = []
   print(f"{'M':>3} {'bound':>8} {'reached, worst':>15} {'above the bound':>16}")
-  for num_points in range(1, _DIMENSION.value + 2):
-    rows += (new := measure(num_points, dimension=_DIMENSION.value, std=_STD.value,
-                            num_seeds=_SEEDS.value, num_steps=_STEPS.value))
+  for num_points in range(1, options.dimension + 2):
+    rows += (new := measure(num_points, dimension=options.dimension, std=options.std,
+                            num_seeds=options.seeds, num_steps=options.steps))
     bound, worst = new[0]["bound"], max(row["residual"] for row in new)
     print(f"{num_points:>3} {bound:>8.4f} {worst:>15.6f} {worst - bound:>16.1e}", flush=True)
   report = {"rows": rows, "jax": jax.__version__,
@@ -120,4 +114,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  # Not on import: the tests import this module beside others that define --out.
+  flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.", required=True)
+  flags.DEFINE_integer("dimension", 5, "D.", lower_bound=1)
+  flags.DEFINE_float("std", 1., "sigma.", lower_bound=0.)
+  flags.DEFINE_integer("seeds", 5, "Starts for every M.", lower_bound=1)
+  flags.DEFINE_integer("steps", 2000, "Outer steps.", lower_bound=1)
   app.run(main)
