@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=experiments/configs/mnist_random_init.py --workdir=DIR
 
-Expected: 80 +- 3 % over 200 held-out networks, in 5 minutes on two CPU cores.
+Expected: 80 +- 3 % over 200 held-out networks, in 2 to 3 minutes on two CPU cores.
 """
 
 from experiments.configs import default
@@ -15,11 +15,12 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.05
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 4
-  config.outer.num_steps = 600
+  config.outer.num_steps = 500
   config.outer.batch_size = 256
   config.outer.chunk_size = 64
   config.outer.learning_rate = 0.03
   config.outer.step_size_learning_rate = 0.01
+  config.outer.weight_decay = 0.15
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
   config.log_every = 20
