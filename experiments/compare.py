@@ -46,7 +46,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   score_key, heldout_key, set_key = jax.random.split(jax.random.key(config.seed + 2 ** 31), 3)
   evaluate = _make_evaluate(config, described)
   scoring = described.inits.validation.sample(described.inits.validation.state, score_key,
-                                  min(_NUM_SCORING, config.validation.num_inits))
+                                               min(_NUM_SCORING, config.validation.num_inits))
   heldout = described.inits.test.sample(described.inits.test.state, heldout_key,
                                         config.eval.num_inits)
   labels = _poisoned(config, parametrization.class_labels(

@@ -24,7 +24,7 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   """Trains, or continues to, and measures both pools; returns what result.json holds.
 
   Networks are trained and written in blocks, so that an interrupted run loses one block at most.
-  A network is a function of the seed, its pool and its place in it.
+  A network is a function of the seed, the block size, its pool and its place in it.
 
   Args:
     config: the fields of experiments/configs/pool_default.py.
