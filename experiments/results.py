@@ -75,7 +75,7 @@ def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
            "held-out networks a seed", "outer steps", "minutes a seed", "hardware, JAX")]
   for name, results in runs.items():
-    config, *note = name.split("-")
+    config, note = _config_and_note(name)
     title, paper = _ROWS[config]
     first = results[0]
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
@@ -95,14 +95,14 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
   rows = [("config", "images", "distilled", "random real", "optimized real", "k-means",
            "average real", "1-NN on random real", "1-NN on k-means", "held-out networks")]
   for name, result in baselines.items():
-    config = name.split("-")[0]
+    config, note = _config_and_note(name)
     figures = result["baselines"]
     measure = "attack_success" if "attack_success_mean" in figures["kmeans"] else "accuracy"
     cells = [_mean_std(figures[baseline], measure) for baseline in _BASELINES]
     cells += [_mean_std(figures[baseline], "nearest_neighbor")
               for baseline in ("random_real", "kmeans")]
-    distilled = _over_seeds(runs[config], measure) if config in runs else "not run"
-    rows.append((_link(config, []), result["num_distilled_images"], f"**{distilled}**", *cells,
+    distilled = _over_seeds(runs[name], measure) if name in runs else "not run"
+    rows.append((_link(config, note), result["num_distilled_images"], f"**{distilled}**", *cells,
                  result["num_eval_inits"]))
     if config in _PAPER_BASELINES:
       rows.append(("the paper", "", _ROWS[config][1], *_PAPER_BASELINES[config], 200))
@@ -115,7 +115,7 @@ def pools_table(pools: dict[str, dict]) -> str:
            "held-out networks: number, test accuracy %", "epochs", "minutes", "hardware, JAX")]
   for name, result in pools.items():
     rows.append((
-        _link(name, []),
+        _link(*_config_and_note(name)),
         *(f"{result[f'num_{role}']}: {_mean_std(result, f'{role}_accuracy')}"
           for role in ("train", "heldout")),
         result["config"]["pool"]["num_epochs"], f"{result['train_seconds'] / 60:.0f}",
@@ -134,8 +134,13 @@ def render(text: str, results: pathlib.Path = _HERE / "results") -> str:
 
 
 def _order(name):
-  config = name.split("-")[0]
+  config, _ = _config_and_note(name)
   return (list(_ROWS).index(config) if config in _ROWS else len(_ROWS), name)
+
+
+def _config_and_note(name):
+  config, *note = name.split("-")
+  return config, note
 
 
 def _link(config, note):
