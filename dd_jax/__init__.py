@@ -11,6 +11,7 @@ from dd_jax import parametrization
 from dd_jax import augmentation
 from dd_jax import losses
 from dd_jax import inner_loop
+from dd_jax import parallel
 from dd_jax import outer_objective
 from dd_jax import hypergradient
 from dd_jax import distillation
@@ -35,11 +36,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
-    "augmentation", "losses", "inner_loop", "outer_objective", "hypergradient", "distillation",
-    "evaluation", "pretraining", "baselines", "linear", "artifacts",
+    "augmentation", "losses", "inner_loop", "parallel", "outer_objective", "hypergradient",
+    "distillation", "evaluation", "pretraining", "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
-    "InitDistribution", "fixed_init", "pretrained_init", "random_init",
-    "inner_step", "inner_trajectory", "make_outer_loss", "value_and_hypergrad",
-    "init_distilled", "init_outer_state", "make_outer_step", "run_outer_steps",
-    "EvalResult", "Metrics", "evaluate", "poisoning_metrics", "pretrain", "Artifact", "Pool",
+    "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",
+    "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_distilled",
+    "init_outer_state", "make_outer_step", "run_outer_steps", "EvalResult", "Metrics",
+    "evaluate", "poisoning_metrics", "pretrain", "Artifact", "Pool",
 ]

@@ -76,7 +76,8 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
 
 def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply: Callable,
              images: Array, labels: Array, *, num_inits: int, inner_loss: Callable,
-             optimizer: Any = None, batch_size: int = 500, num_parallel: int = 10) -> EvalResult:
+             optimizer: Any = None, batch_size: int = 500, num_parallel: int = 10,
+             split: Callable | None = None) -> EvalResult:
   """Trains N fresh networks on the distilled data and tests each on all images.
 
   Args:
@@ -91,20 +92,25 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
     batch_size: images per forward pass.
     num_parallel: networks trained side by side; with `batch_size` it bounds the memory. One at a
       time is fastest on a CPU.
+    split: how devices share the networks: `function(rows) -> function(rows)`, made with
+      `parallel.map_over_mesh`. None: one device.
 
   Returns:
     Metrics before and after, each field with a leading axis `[N]`.
   """
   if num_parallel < 1:
     raise ValueError(f"num_parallel must be at least 1; got {num_parallel}")
-  params = init.sample(init.state, key, num_inits)
-
   def of_one(params):
     final_params, _ = inner_trajectory(inner_loss, params, distilled, optimizer=optimizer,
                                        memory="plain")
     return EvalResult(*(measure(apply, p, images, labels, batch_size=batch_size)
                         for p in (params, final_params)))
 
-  # One at a time without a vmap over one, which costs XLA its layout of the products.
-  return jax.lax.map(of_one, params,
-                     batch_size=min(num_parallel, num_inits) if num_parallel > 1 else None)
+  def of_rows(rows):
+    params = (init.sample(init.state, key, num_inits) if len(rows) == num_inits else
+              init.sample(init.state, key, num_inits, rows))
+    # One at a time without a vmap over one, which costs XLA its layout of the products.
+    return jax.lax.map(of_one, params,
+                       batch_size=min(num_parallel, len(rows)) if num_parallel > 1 else None)
+
+  return (of_rows if split is None else split(of_rows))(jnp.arange(num_inits))

@@ -16,9 +16,13 @@ from dd_jax.types import Array, Params
 
 
 class InitDistribution(NamedTuple):
-  """`sample(state, key, num_inits) -> params`, each leaf with a leading axis `[N, ...]`."""
+  """A state and `sample(state, key, num_inits, rows=None) -> params`, each leaf `[N, ...]`.
+
+  `rows` `[n]` asks for these of the N networks alone, `[n, ...]`: whoever shares the draw, one
+  chunk after another or one device beside another, draws its own part of the same N.
+  """
   state: Any
-  sample: Callable[[Any, Array, int], Params]
+  sample: Callable[..., Params]
 
 
 def xavier_normal(gain: float = 1.0):
@@ -71,10 +75,11 @@ def random_init(init: Callable[[Array], Params], weight_init: Callable | None = 
     return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if leaf.ndim > 1 else leaf
                            for k, leaf in zip(keys, leaves)])
 
-  def sample(state, key, num_inits):
+  def sample(state, key, num_inits, rows=None):
     del state
     _check_num_inits(num_inits)
-    return jax.vmap(draw)(jax.random.split(key, num_inits))
+    keys = jax.random.split(key, num_inits)
+    return jax.vmap(draw)(keys if rows is None else keys[rows])
 
   return InitDistribution((), sample)
 
@@ -84,8 +89,8 @@ def fixed_init(params: Params) -> InitDistribution:
 
   More than one draw would repeat the same network, so `num_inits` must be 1.
   """
-  def sample(state, key, num_inits):
-    del key
+  def sample(state, key, num_inits, rows=None):
+    del key, rows
     if num_inits != 1:
       raise ValueError(f"num_inits must be 1 for a fixed init; got {num_inits}")
     return jax.tree.map(lambda leaf: leaf[None], state)
@@ -93,25 +98,33 @@ def fixed_init(params: Params) -> InitDistribution:
   return InitDistribution(params, sample)
 
 
-def pretrained_init(pool: Params) -> InitDistribution:
+def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistribution:
   """Draws without replacement from a pool of trained networks (section 3.5).
 
   Args:
     pool: weights of P networks, each leaf `[P, ...]`.
+    size: networks to draw from, the first of the pool; the rest is padding. None: P.
   """
   shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pool)]
   if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
     raise ValueError(f"pool must have one leading axis [P, ...] on every leaf; got shapes {shapes}")
 
-  def sample(state, key, num_inits):
-    _check_num_inits(num_inits)
-    size = jax.tree.leaves(state)[0].shape[0]
-    if num_inits > size:
-      raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")
-    chosen = jax.random.permutation(key, size)[:num_inits]
+  size = shapes[0][0] if size is None else size
+
+  def sample(state, key, num_inits, rows=None):
+    chosen = pool_rows(key, size, num_inits, rows)
     return jax.tree.map(lambda leaf: leaf[chosen], state)
 
   return InitDistribution(pool, sample)
+
+
+def pool_rows(key: Array, size: int, num_inits: int, rows: Array | None = None) -> Array:
+  """Which of a pool's `size` networks a draw of N takes, `[N]`; those of `rows` alone, `[n]`."""
+  _check_num_inits(num_inits)
+  if num_inits > size:
+    raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")
+  chosen = jax.random.permutation(key, size)[:num_inits]
+  return chosen if rows is None else chosen[rows]
 
 
 def _check_num_inits(num_inits):

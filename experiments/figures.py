@@ -95,9 +95,15 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   _save(figure, path)
 
 
-def read_metrics(path: pathlib.Path) -> list[dict]:
-  """The lines of a metrics.jsonl."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+def read_metrics(path: pathlib.Path, last_step: int | None = None) -> list[dict]:
+  """The whole lines of a metrics.jsonl, up to a step; none of a file that is not there."""
+  lines = []
+  for text in path.read_text().splitlines() if path.exists() else ():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:  # Cut off in the middle when its process was killed.
+      break
+  return [line for line in lines if last_step is None or line["step"] <= last_step]
 
 
 def _save(figure, path):

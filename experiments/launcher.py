@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from experiments import machine
+from experiments import processes
+from experiments.interruptions import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file of experiments/configs, with :smoke for a tiny run.",
@@ -40,11 +42,32 @@ def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
       if logging.level_debug():
         raise
-      sys.exit(f"error: {' '.join(str(error).split())}")
-    print(json.dumps(result))
+      _exit_with(f"error: {_one_line(error)}", 1)
+    except Interrupted as interrupted:
+      _exit_with(str(interrupted), 128 + interrupted.number)
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      _exit_with("error: another process of this run has ended or cannot be reached; the same "
+                 f"commands continue it from the last checkpoint: {_one_line(error)[:300]}", 1)
+    if processes.is_first():
+      print(json.dumps(result))
 
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=lambda argv: _parse_flags(argv, field_names(fields)))
+
+
+def _exit_with(message, status):
+  """Ends the process; at once where others of the run may be gone, which jax would wait for."""
+  if jax.process_count() == 1:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+  print(message, file=sys.stderr, flush=True)
+  os._exit(status)
+
+
+def _one_line(error):
+  return " ".join(str(error).split())
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

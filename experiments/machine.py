@@ -1,8 +1,11 @@
 """What a process asks of the machine it runs on."""
 
 import ctypes
+import pathlib
 import platform
 import resource
+
+import jax
 
 
 def keep_freed_memory() -> None:
@@ -23,3 +26,43 @@ def peak_host_bytes() -> int:
   """The most memory that this process has held."""
   unit = 1 if platform.system() == "Darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes() -> int | None:
+  """Memory that a program may still take on each device; None where nothing tells."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+  if device.platform != "cpu":
+    return None
+  limits = [_available_bytes(), _cgroup_bytes()]
+  return min((limit for limit in limits if limit is not None), default=None)
+
+
+def program_bytes(compiled: jax.stages.Compiled) -> int:
+  """What a compiled program takes beyond its arguments; 0 where the backend does not tell."""
+  analysis = compiled.memory_analysis()
+  if analysis is None:
+    return 0
+  return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+          - analysis.alias_size_in_bytes)
+
+
+def _available_bytes():
+  """Of the whole host, as Linux tells it."""
+  for line in _read("/proc/meminfo").splitlines():
+    if line.startswith("MemAvailable:"):
+      return 1024 * int(line.split()[1])
+  return None
+
+
+def _cgroup_bytes():
+  """Of a container, as version 2 of control groups tells it."""
+  limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+  return int(limit) - int(used) if limit.strip().isdigit() and used else None
+
+
+def _read(path):
+  path = pathlib.Path(path)
+  return path.read_text() if path.exists() else ""

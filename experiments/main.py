@@ -4,14 +4,24 @@
 
 Any field of the config can be set on the command line: --config.outer.num_steps=100.
 Running the same command again continues an interrupted run. The last line on
-standard output is the content of DIR/result.json.
+standard output is the content of DIR/result.json. Several processes, on one machine or many, share
+a run that is started once in each, with --coordinator, --num_processes and --process_id.
 """
+
+from absl import flags
 
 from experiments import launcher
 from experiments.configs import default
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, to share the run among several processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+
 
 def _run(config, workdir):
+  from experiments import processes
+  processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   from experiments import train
   return train.distill_and_evaluate(config, workdir)
 

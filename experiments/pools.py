@@ -16,6 +16,7 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import evaluation
 from dd_jax import losses
+from experiments import layouts
 from experiments import problem
 from experiments import workdirs
 
@@ -34,7 +35,7 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     ValueError, OSError: a bad config, bad data or an unusable directory; nothing is written.
   """
   started = time.time()
-  data = problem.load_data(config)
+  data = problem.load_data(config, layouts.one_device())
   model = problem.make_model(config, data.dataset)
   init = problem.random_init(config.init, model)
   train_block = make_train_block(config, data, model, init)

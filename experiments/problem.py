@@ -5,7 +5,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import optax
 
@@ -18,6 +17,8 @@ from dd_jax import init_distributions
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization
+from experiments import layouts
+from experiments.layouts import Layout
 
 # The two files of a directory of pre-trained networks, and their roles.
 POOLS = ("train", "heldout")
@@ -45,6 +46,7 @@ class Problem(NamedTuple):
   data: Data
   model: dd_jax.Model
   inits: Inits
+  layout: Layout
   decode: Any
   state: dd_jax.OuterState  # Before the first outer step.
   run: Any  # run(state, inits.train.state, *train) -> (state, infos [log_every])
@@ -56,10 +58,11 @@ def build(config: ConfigDict) -> Problem:
   """Loads the data, resolves every name, and checks the whole run by tracing it."""
   keys = dict(zip(("init", "images", "outer", "validation", "test"),
                   jax.random.split(jax.random.key(config.seed), 5)))
-  data = load_data(config)
+  layout = make_layout(config)
+  data = load_data(config, layout)
   num_classes, image_shape = data.dataset.num_classes, data.dataset.train_images.shape[1:]
   model = make_model(config, data.dataset)
-  inits = make_inits(config, model, data.dataset, keys["init"])
+  inits = make_inits(config, model, data.dataset, layout, keys["init"])
   inner_loss = losses.classification(model.apply)
 
   labels = parametrization.class_labels(config.distill.num_steps, num_classes,
@@ -69,7 +72,7 @@ def build(config: ConfigDict) -> Problem:
       decode, inits.train.sample, inner_loss, make_real_loss(config.objective, model, num_classes),
       num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
       num_parallel=num_parallel(config.outer, on_accelerator=None),
-      memory=config.distill.memory, gradient=config.distill.gradient)
+      memory=config.distill.memory, gradient=config.distill.gradient, **layout.outer_split)
   augment = config.outer.augmentation and choose(
       augmentation.AUGMENTATIONS, config.outer.augmentation, "outer.augmentation")
   optimizer = make_optimizer(config.outer)
@@ -85,19 +88,23 @@ def build(config: ConfigDict) -> Problem:
         return dd_jax.evaluate(
             key, distilled, init._replace(state=init_state), model.apply, images, labels,
             num_inits=num_inits, inner_loss=inner_loss, batch_size=config.eval.batch_size,
-            num_parallel=num_parallel(config.eval, on_accelerator=10))
+            num_parallel=num_parallel(config.eval, on_accelerator=10), split=layout.eval_split)
     return jax.jit(evaluate)
 
   problem = Problem(
-      data, model, inits, decode, state,
-      run=jax.jit(functools.partial(
+      data, model, inits, layout, decode, layout.place(state),
+      run=layout.compile_run(functools.partial(
           dd_jax.run_outer_steps, dd_jax.make_outer_step(
               outer_loss, optimizer, precision=config.precision), keys["outer"],
           batch_size=config.outer.batch_size, num_steps=config.log_every,
-          stop=config.outer.num_steps, augment=augment), donate_argnums=0),
+          stop=config.outer.num_steps, augment=augment)),
       validate=evaluate_on(keys["validation"], inits.validation, config.validation.num_inits),
       test_on=evaluate_on(keys["test"], inits.test, config.eval.num_inits))
   _check_intervals(config)
+  for field, value, choices in (
+      ("outer.on_nonfinite", config.outer.on_nonfinite, ("stop", "halve")),
+      ("validation.selection", config.validation.selection, ("final", "best"))):
+    check_choice(choices, value, field)
   # Tracing meets every rule of the library before anything is written.
   distilled = decode(state.trainable)
   jax.eval_shape(problem.run, state, inits.train.state, *data.train)
@@ -106,7 +113,13 @@ def build(config: ConfigDict) -> Problem:
   return problem
 
 
-def load_data(config: ConfigDict) -> Data:
+def make_layout(config: ConfigDict) -> Layout:
+  """How the devices share the run; with one there is nothing to choose."""
+  layout = choose(layouts.LAYOUTS, config.parallel, "parallel")
+  return layouts.one_device() if jax.device_count() == 1 else layout(config.outer.num_inits)
+
+
+def load_data(config: ConfigDict, layout: Layout) -> Data:
   """The dataset that `config.data` names, its validation images set aside."""
   dataset = datasets.load(config.data.name, config.data.dir or None,
                           download=config.data.download)
@@ -116,8 +129,7 @@ def load_data(config: ConfigDict) -> Data:
       dataset, config.data.num_validation, seed=config.seed)
 
   def on_device(images, labels):
-    return (jnp.asarray(datasets.normalize(images, dataset.mean, dataset.std)),
-            jnp.asarray(labels))
+    return layout.place((datasets.normalize(images, dataset.mean, dataset.std), labels))
 
   return Data(dataset, train=on_device(dataset.train_images, dataset.train_labels),
               validation=on_device(validation_images, validation_labels),
@@ -131,22 +143,22 @@ def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
       **({"convolution": config.model.convolution} if config.model.convolution else {}))
 
 
-def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Dataset, key: jax.Array
-               ) -> Inits:
+def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Dataset, layout: Layout,
+               key: jax.Array) -> Inits:
   """The init distributions that `config.init` names; a fixed one is drawn with `key`."""
   def fixed():
     random = random_init(config.init, model)
     params = jax.jit(random.sample, static_argnums=2)(random.state, key, 1)
-    return [dd_jax.fixed_init(_slice(params, 0))] * 3
+    return everywhere(dd_jax.fixed_init(_slice(params, 0)))
 
   def fixed_pretrained():
     pool, _ = load_pools(config, model, dataset)
-    return [dd_jax.fixed_init(_slice(pool, 0))] * 3
+    return everywhere(dd_jax.fixed_init(_slice(pool, 0)))
 
   def imagenet():
     if not config.init.checkpoint:
       raise ValueError("init.checkpoint must be a file of AlexNet's ImageNet weights; got ''")
-    return [dd_jax.fixed_init(imagenet_weights.load(config.init.checkpoint, model))] * 3
+    return everywhere(dd_jax.fixed_init(imagenet_weights.load(config.init.checkpoint, model)))
 
   def pretrained():
     pool, heldout = load_pools(config, model, dataset)
@@ -154,11 +166,16 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
     if not 1 <= aside < size:
       raise ValueError(f"init.num_validation must lie in 1..{size - 1} (the pool has {size} "
                        f"networks); got {aside}")
-    pools = _slice(pool, slice(size - aside)), _slice(pool, slice(size - aside, None)), heldout
-    return map(dd_jax.pretrained_init, pools)
+    return (layout.train_pool(_slice(pool, slice(size - aside))),
+            layout.heldout_pool(_slice(pool, slice(size - aside, None))),
+            layout.heldout_pool(heldout))
+
+  def everywhere(init):
+    placed = init._replace(state=layout.place(init.state))
+    return layout.train_init(init), placed, placed
 
   return Inits(*choose({
-      "random": lambda: [random_init(config.init, model)] * 3,
+      "random": lambda: everywhere(random_init(config.init, model)),
       "fixed": fixed,
       "imagenet": imagenet,
       "pretrained": pretrained,
@@ -234,10 +251,13 @@ def make_optimizer(outer: ConfigDict) -> optax.GradientTransformation:
   if outer.clip_norm is not None:
     check_positive("outer.clip_norm", outer.clip_norm)
     clip = optax.clip_by_global_norm(outer.clip_norm)
-  return optax.chain(clip, optax.partition(
+  partition = optax.partition(
       {"images": adam("learning_rate", outer.weight_decay),
        "step_sizes": adam("step_size_learning_rate", 0.)},
-      {"images": "images", "step_sizes": "step_sizes"}))
+      {"images": "images", "step_sizes": "step_sizes"})
+  # A part of the state, so that a run which has halved it continues with it.
+  scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
+  return optax.chain(clip, partition, scale)
 
 
 def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule:
@@ -253,9 +273,14 @@ def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule
 
 def choose(choices, name, field):
   """The entry `name`; a ValueError that names the config's field lists the choices."""
+  check_choice(choices, name, field)
+  return choices[name]
+
+
+def check_choice(choices, name, field):
+  """A ValueError that names the config's field and lists the choices."""
   if name not in choices:
     raise ValueError(f"{field} must be one of {sorted(choices)}; got {name!r}")
-  return choices[name]
 
 
 def check_positive(field, value):
@@ -275,6 +300,7 @@ def _leaf_shapes(params):
 
 def _check_intervals(config):
   check_positive("log_every", config.log_every)
+  check_positive("checkpoints_kept", config.checkpoints_kept)
   for field, value in (("checkpoint_every", config.checkpoint_every),
                        ("validation.every", config.validation.every)):
     if value < 1 or value % config.log_every:

@@ -1,26 +1,39 @@
 """One run: from a config and a directory to distilled data, figures and a result."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
-import orbax.checkpoint as ocp
+import optax
 from tqdm import tqdm
 
 import dd_jax
 from dd_jax import artifacts
 from dd_jax import datasets
+from dd_jax.inner_loop import GRADIENT_MODES
+from dd_jax.inner_loop import MEMORY_MODES
 from experiments import figures
+from experiments import interruptions
+from experiments import layouts
 from experiments import machine
+from experiments import processes
 from experiments import workdirs
+from experiments.checkpoints import Checkpoints
+from experiments.interruptions import Interrupted
 from experiments.problem import ONE_NETWORK
 from experiments.problem import Problem
 from experiments.problem import build
+
+
+SELECTIONS = {"final": "final images; test data chose nothing",
+              "best": "best images by validation accuracy; test data chose nothing"}
 
 
 def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -29,27 +42,31 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   Args:
     config: the fields of experiments/configs/default.py.
     workdir: receives distilled.npz, result.json, config.json, metrics.jsonl,
-      checkpoints and pictures. A finished run is not repeated.
+      checkpoints and pictures, all written by the first process. A finished run is not repeated.
 
   Raises:
-    ValueError, OSError: a bad config, bad data or an unusable directory; nothing is written.
+    ValueError, OSError: a bad config, bad data, an unusable directory, too little memory; what
+      was written before stays as it is.
     FloatingPointError: the loss is no longer finite; the last good state is kept.
+    Interrupted: SIGTERM or SIGINT came; the state is kept.
   """
   started = time.time()
   problem = build(config)
-  workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
-  result_path = workdir / "result.json"
-  if result_path.exists():
+  workdirs.check_same_config(config)
+  workdir = pathlib.Path(workdir)
+  result = processes.on_first(lambda: workdirs.open_run(config, workdir))
+  if result is not None:
     print(f"{workdir} holds a finished run of this config; its result:", file=sys.stderr)
-    return json.loads(result_path.read_text())
+    return result
 
   state, metrics, timing = distill(problem, config, workdir)
   evaluated = jax.block_until_ready(
-      problem.test_on(problem.decode(state.trainable), problem.inits.test.state,
-                      *problem.data.test))
-  result = summarize(state, config, evaluated, metrics, timing,
+      problem.test_on(problem.layout.place(problem.decode(state.trainable)),
+                      problem.inits.test.state, *problem.data.test))
+  result = summarize(state, config, layouts.to_host(evaluated), metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
-  write_outputs(problem, config, workdir, state, metrics, result)
+  processes.on_first(
+      lambda: write_outputs(problem, config, workdir, state, metrics, result))
   return result
 
 
@@ -57,56 +74,124 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
   """The loop over dispatches of `log_every` outer steps, from the newest checkpoint on.
 
   Returns:
-    The final state, the lines of metrics.jsonl, and times in seconds.
+    The selected state as numpy arrays, the lines of metrics.jsonl, and times in seconds.
   """
   metrics_path = workdir / "metrics.jsonl"
-  state, metrics = problem.state, []
-  timing = {"compile_seconds": 0.0, "earlier_seconds": 0.0}
-  options = ocp.CheckpointManagerOptions(max_to_keep=2)
-  with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as checkpoints:
-    if checkpoints.latest_step() is not None:
-      state = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
-      metrics = [line for line in figures.read_metrics(metrics_path)
-                 if line["step"] <= int(state.step)]
-      timing["earlier_seconds"] = metrics[-1]["seconds"] if metrics else 0.0
-    workdirs.write_lines(metrics_path, metrics)
+  first, num_steps = processes.is_first(), config.outer.num_steps
+  initial = layouts.to_host(problem.state)
+  like = jax.tree.map(np.zeros_like, initial)
+  with (Checkpoints(workdir / "checkpoints", json.loads(config.to_json()), config.checkpoints_kept)
+        if first else contextlib.nullcontext() as checkpoints, interruptions.deferred() as signals):
 
-    step, num_steps = int(state.step), config.outer.num_steps
+    def resume():
+      """The newest state, or the first; the metrics up to it."""
+      found = processes.on_first_arrays(lambda: checkpoints.restore_newest(like), like)
+      state = initial if found is None else found
+      metrics = processes.on_first(lambda: figures.read_metrics(metrics_path, int(state.step)))
+      if first:
+        workdirs.write_lines(metrics_path, metrics)
+      return problem.layout.place(state), metrics
+
+    state, metrics = resume()
+    timing = {"earlier_seconds": metrics[-1]["seconds"] if metrics else 0.0}
+    step = int(state.step)
     clock = time.perf_counter()
-    run, validate = (
-        f.lower(*args).compile() for f, args in (
-            (problem.run, (state, problem.inits.train.state, *problem.data.train)),
-            (problem.validate, (problem.decode(state.trainable), problem.inits.validation.state,
-                                *problem.data.validation))))
+    run, validate = compile_programs(problem, config, state)
     timing["compile_seconds"] = time.perf_counter() - clock
     accuracy = None
-    with tqdm(total=num_steps, initial=step, unit="step", mininterval=1) as bar:
+    with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
         state, infos = run(state, problem.inits.train.state, *problem.data.train)
-        before, step = step, int(state.step)
-        infos = jax.tree.map(lambda x: np.asarray(x)[:step - before], infos)
+        now = layouts.to_host(state)
+        before, step = step, int(now.step)
         if step < min(before + config.log_every, num_steps):
-          checkpoints.save(step, args=ocp.args.StandardSave(state))
-          raise FloatingPointError(_not_finite(problem, state))
+          message = _not_finite(problem, initial, now)
+          if config.outer.on_nonfinite == "stop":
+            if first:
+              checkpoints.save(now, None)
+            raise FloatingPointError(message)
+          state, metrics = resume()
+          state = problem.layout.place(with_half_the_rate_of(now, layouts.to_host(state), message))
+          bar.update(int(state.step) - before)
+          step = int(state.step)
+          continue
+        infos = jax.tree.map(lambda x: x[:step - before], layouts.to_host(infos))
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
+        best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
         if step % config.validation.every == 0 or step == num_steps:
-          metrics_now = validate(problem.decode(state.trainable),
-                                 problem.inits.validation.state,
-                                 *problem.data.validation).after
+          metrics_now = layouts.to_host(validate(
+              problem.layout.place(problem.decode(now.trainable)),
+              problem.inits.validation.state, *problem.data.validation).after)
           accuracy = line["validation_accuracy"] = float(metrics_now.accuracy.mean())
           line |= {f"validation_{name}": float(values.mean())
                    for name, values in poisoning(config, metrics_now).items()}
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
         metrics.append(line)
-        with metrics_path.open("a") as file:
-          file.write(json.dumps(line) + "\n")
-        if step % config.checkpoint_every == 0 or step == num_steps:
-          checkpoints.save(step, args=ocp.args.StandardSave(state))
+        stopping = step < num_steps and processes.any_of(bool(signals))
+        if first:
+          with metrics_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+          if (stopping or step % config.checkpoint_every == 0 or step == num_steps
+              or line.get("validation_accuracy", 0.) > best):
+            checkpoints.save(now, line.get("validation_accuracy"))
+        if stopping:
+          raise Interrupted(signals[0] if signals else signal.SIGTERM,
+                            f"stopped at outer step {step}; the same command continues from there")
         bar.update(step - before)
         bar.set_postfix(loss=f"{line['loss']:.4f}",
                         **({"validation": f"{100 * accuracy:.1f}%"} if accuracy else {}))
+    state = layouts.to_host(state)
+    if config.validation.selection == "best":
+      state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
   return state, metrics, timing
+
+
+def compile_programs(problem: Problem, config: ConfigDict, state: dd_jax.OuterState):
+  """`run` and `validate` compiled for the state.
+
+  Raises:
+    ValueError: the outer steps need more memory than is free; it names the modes that fit.
+  """
+  run = problem.run.lower(state, problem.inits.train.state, *problem.data.train).compile()
+  free = machine.free_bytes()
+  needed = machine.program_bytes(run)
+  if free is not None and needed > free:
+    fitting = []
+    for memory in MEMORY_MODES:
+      for gradient in GRADIENT_MODES:
+        other = config.copy_and_resolve_references()
+        other.distill.update(memory=memory, gradient=gradient)
+        size = machine.program_bytes(build(other).run.lower(
+            state, problem.inits.train.state, *problem.data.train).compile())
+        if size <= free:
+          fitting.append(f"{memory} with {gradient} ({size / 1e9:.3g} GB)")
+    raise ValueError(
+        f"distill.memory={config.distill.memory!r} with gradient={config.distill.gradient!r} needs "
+        f"an estimated {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
+        + (f"these fit: {', '.join(fitting)}" if fitting else
+           "no mode fits: lower outer.chunk_size, outer.num_parallel or distill.images_per_class"))
+  validate = problem.validate.lower(
+      problem.layout.place(problem.decode(layouts.to_host(state.trainable))),
+      problem.inits.validation.state, *problem.data.validation).compile()
+  return run, validate
+
+
+def with_half_the_rate_of(failed: dd_jax.OuterState, state: dd_jax.OuterState,
+                          message: str) -> dd_jax.OuterState:
+  """The state with half the outer learning rates of the one that failed, and a warning why.
+
+  Raises:
+    FloatingPointError: they have been halved ten times already.
+  """
+  scale = optax.tree.get(failed.opt_state, "rate_scale") / 2
+  if scale < 2. ** -10:
+    raise FloatingPointError(f"{message}; the learning rates were halved ten times in vain")
+  if processes.is_first():
+    print(f"warning: {message}; back to outer step {int(state.step)}, with {float(scale):.3g} of "
+          "the outer learning rates", file=sys.stderr)
+  return state._replace(opt_state=optax.tree.set(
+      state.opt_state, rate_scale=np.asarray(scale, np.float32)))
 
 
 def poisoning(config: ConfigDict, metrics: dd_jax.Metrics) -> dict[str, np.ndarray]:
@@ -128,20 +213,22 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
   stats = jax.devices()[0].memory_stats() or {}
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   images = state.trainable["images"]
+  (selected,) = (line for line in metrics if line["step"] == state.step)
   return {
       **{f"{name}_mean": values.mean() for name, values in after.items()},
       **{f"{name}_std": std(values) for name, values in after.items()},
       **{f"{name}_before_mean": values.mean() for name, values in before.items()},
       **{f"{name}_before_std": std(values) for name, values in before.items()},
       "num_eval_inits": len(after["accuracy"]),
-      "validation_accuracy": metrics[-1]["validation_accuracy"],
+      "validation_accuracy": selected["validation_accuracy"],
       "num_distilled_images": images.shape[0] * images.shape[1],
       "outer_steps": metrics[-1]["step"],
+      "selected_step": selected["step"],
       "wall_seconds": wall_seconds,
       "compile_seconds": timing["compile_seconds"],
       "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
       "peak_memory_bytes": stats.get("peak_bytes_in_use", machine.peak_host_bytes()),
-      "selection": "final images; test data chose nothing",
+      "selection": SELECTIONS[config.validation.selection],
       **workdirs.provenance(config),
   }
 
@@ -152,7 +239,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   dataset, distilled = problem.data.dataset, problem.decode(state.trainable)
   artifacts.save(
       workdir / "distilled.npz", distilled,
-      init_params=(problem.inits.train.state
+      init_params=(layouts.to_host(problem.inits.test.state)
                    if config.init.name in ONE_NETWORK else None),
       metadata={
           "dataset": config.data.name, "num_classes": dataset.num_classes,
@@ -185,9 +272,10 @@ def std(values: np.ndarray) -> float:
   return values.std(ddof=1) if len(values) > 1 else 0.0
 
 
-def _not_finite(problem, state):
-  step_sizes = np.asarray(problem.decode(state.trainable).step_sizes)
-  e, s = np.unravel_index(np.argmax(step_sizes), step_sizes.shape)
+def _not_finite(problem, initial, state):
+  start, now = (np.asarray(problem.decode(at.trainable).step_sizes) for at in (initial, state))
+  e, s = np.unravel_index(np.argmax(now / start), now.shape)
   return (f"loss or hypergradient is not finite at outer step {int(state.step)}; the state before "
-          f"it is kept. The largest inner step size is {step_sizes[e, s]:.3g} at [e={e}, s={s}]: "
-          "lower outer.step_size_learning_rate or outer.learning_rate, or set outer.clip_norm")
+          f"it is kept. The inner step size that grew most is [e={e}, s={s}], from "
+          f"{start[e, s]:.3g} to {now[e, s]:.3g}: lower outer.step_size_learning_rate or "
+          "outer.learning_rate, or set outer.clip_norm")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 import dd_jax
 from dd_jax import artifacts
+from experiments import processes
 
 
 def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -19,19 +20,32 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
       workdir.mkdir(parents=True, exist_ok=True)
       write_json(path, mine)
       return workdir
-    theirs = _flatten(json.loads(path.read_text()))
+    theirs = json.loads(path.read_text())
   except OSError as error:
     raise OSError(f"workdir must be a directory that can be written; got {workdir}: "
                   f"{error.strerror}") from error
   except json.JSONDecodeError as error:
     raise ValueError(f"workdir must be empty or of the same config; {path} is damaged: "
                      f"{error}") from error
-  differing = [f"{name} is {theirs.get(name)!r} there and {value!r} here"
-               for name, value in _flatten(mine).items() if theirs.get(name) != value]
+  differing = _differences(theirs, mine, "there", "here")
   if differing:
-    raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
-                     + ", ".join(differing))
+    raise ValueError(f"workdir must be empty or of the same config; in {workdir} {differing}")
   return workdir
+
+
+def open_run(config: ConfigDict, workdir: pathlib.Path, name: str = "result.json"):
+  """Opens the directory; what the file `name` marks as a finished run holds, or None."""
+  path = open_workdir(config, workdir) / name
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def check_same_config(config: ConfigDict) -> None:
+  """A ValueError in every process unless all were given the same config."""
+  first, *others = processes.gather_json(json.loads(config.to_json()))
+  for index, other in enumerate(others, start=1):
+    differing = _differences(first, other, "in process 0", f"in process {index}")
+    if differing:
+      raise ValueError(f"every process must be given the same config; {differing}")
 
 
 def provenance(config: ConfigDict) -> dict:
@@ -51,6 +65,13 @@ def write_lines(path: pathlib.Path, lines: list) -> None:
   """One JSON value a line."""
   text = "".join(json.dumps(line) + "\n" for line in lines)
   artifacts.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _differences(first, second, where_first, where_second):
+  """The fields that differ, in words; empty where none does."""
+  first, second = _flatten(first), _flatten(second)
+  return ", ".join(f"{name} is {first.get(name)!r} {where_first} and {value!r} {where_second}"
+                   for name, value in second.items() if first.get(name) != value)
 
 
 def _flatten(tree, prefix=""):

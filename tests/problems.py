@@ -22,9 +22,9 @@ def init(key):
           "bias": jnp.zeros(3)}
 
 
-def trainable(key=jax.random.key(1), soft=False):
+def trainable(seed=1, soft=False):
   """A trainable of S=3, E=2, B=4 and the function that decodes it; soft labels are learned."""
-  images, labels, step_sizes = jax.random.split(key, 3)
+  images, labels, step_sizes = jax.random.split(jax.random.key(seed), 3)
   values = {"images": jax.random.normal(images, (NUM_STEPS, BATCH, *IMAGE_SHAPE)),
             "step_sizes": jax.random.normal(step_sizes, (NUM_EPOCHS, NUM_STEPS)) - 1.}
   if not soft:
@@ -38,9 +38,9 @@ def trainable(key=jax.random.key(1), soft=False):
   return values, decode
 
 
-def real(num_images=11, key=jax.random.key(2)):
+def real(num_images=11, seed=2):
   """Real images `[R, 2, 2, 1]` and labels `[R]`."""
-  images, labels = jax.random.split(key)
+  images, labels = jax.random.split(jax.random.key(seed))
   return (jax.random.normal(images, (num_images, *IMAGE_SHAPE)),
           jax.random.randint(labels, (num_images,), 0, NUM_CLASSES, jnp.int32))
 

@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
   outer.beta2 = 0.999
   outer.schedule = "halving"  # halving (every halve_every steps), cosine, squared_cosine.
   outer.halve_every = 2000
+  outer.on_nonfinite = "stop"  # Or halve: back to a checkpoint, with half the learning rates.
   outer.clip_norm = config_dict.placeholder(float)  # Of the whole hypergradient.
 
   config.eval = evaluation = ConfigDict()
@@ -72,10 +73,13 @@ def get_config() -> ConfigDict:
   config.validation = validation = ConfigDict()
   validation.every = 500  # Outer steps; a multiple of log_every.
   validation.num_inits = 10
+  validation.selection = "final"  # Which images are the result: final, or best by validation.
 
+  config.parallel = "jit"  # Several devices share the run as sharded arrays; or pmap.
   config.precision = "highest"  # Of float32 products on an accelerator: highest, high, default.
   config.log_every = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
   config.checkpoint_every = 500  # Outer steps; a multiple of log_every.
+  config.checkpoints_kept = 2  # The last ones; the best by validation is kept besides.
   return config
 
 

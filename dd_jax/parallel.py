@@ -1,0 +1,248 @@
+"""A mean over networks or over images, in pieces: chunk after chunk, or device beside device.
+
+The outer loss is a mean over N networks of a mean over R images. Each function here takes such a
+mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and returns
+the same mean computed in pieces; they compose. Sharding annotations place the pieces, so that
+the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from dd_jax.init_distributions import InitDistribution, pool_rows, pretrained_init
+from dd_jax.types import Params
+
+INITS, IMAGES = "inits", "images"  # The axes of a mesh: networks, and real images.
+Spec = jax.sharding.PartitionSpec
+
+
+def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:
+  """Devices as `[inits, images]`: as many as divide N take networks, the others split R.
+
+  Args:
+    num_inits: N.
+    devices: of all processes, in the same order on each; all there are by default.
+  """
+  devices = jax.devices() if devices is None else devices
+  rows = math.gcd(num_inits, len(devices))
+  return jax.make_mesh((rows, len(devices) // rows), (INITS, IMAGES), devices=devices,
+                       axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def split(mesh: jax.sharding.Mesh) -> dict[str, Callable]:
+  """The arguments of `make_outer_loss` that share its networks and real images over the mesh."""
+  shared = {"split_inits": functools.partial(over_mesh, mesh=mesh, axis=INITS)}
+  if mesh.shape[IMAGES] > 1:
+    shared["split_images"] = functools.partial(over_mesh, mesh=mesh, axis=IMAGES)
+  return shared
+
+
+def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Arrays that every process holds alike, as global arrays on every device of the mesh."""
+  return _place(tree, mesh, Spec())
+
+
+def shard_pool(pool: Params, mesh: jax.sharding.Mesh) -> InitDistribution:
+  """`pretrained_init` whose networks lie spread over all devices, each holding its part.
+
+  Draws are those of the whole pool on one device. Zeros pad it to a multiple of the devices.
+
+  Args:
+    pool: weights of P networks, each leaf `[P, ...]`, the same in every process.
+  """
+  size, padded = _pad(pool, mesh.size)
+  return pretrained_init(_place(padded, mesh, Spec((INITS, IMAGES))), size=size)
+
+
+def in_chunks(loss: Callable, chunk_size: int) -> Callable:
+  """The mean over chunks of `chunk_size` examples, one after the other; the last may be short.
+
+  The gradient by `variable` comes from the same pass. That by the rest is not computed: they are
+  constants here.
+  """
+  def mean(function, variable, examples, *constants):
+    num_examples = jax.tree.leaves(examples)[0].shape[0]
+    num_whole, rest = divmod(num_examples, chunk_size)
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                         jax.eval_shape(function, variable, examples, *constants))
+    if num_whole:
+      whole = jax.tree.map(
+          lambda x: x[:num_whole * chunk_size].reshape(num_whole, chunk_size, *x.shape[1:]),
+          examples)
+      share = chunk_size / num_examples
+      total, _ = lax.scan(
+          lambda total, chunk: (_add(total, function(variable, chunk, *constants), share), None),
+          total, whole)
+    if rest:
+      tail = function(variable, jax.tree.map(lambda x: x[-rest:], examples), *constants)
+      total = _add(total, tail, rest / num_examples)
+    return total
+
+  return _with_gradient_of_its_pass(loss, mean)
+
+
+def over_mesh(loss: Callable, mesh: jax.sharding.Mesh, axis: str) -> Callable:
+  """The mean with the examples split over one axis of the mesh, under `jax.jit`.
+
+  Every device gets its own copy of `variable`, so that gradients are summed over the devices
+  once, at the end, and not in every step of a scan.
+
+  Raises (when traced):
+    ValueError: a number of examples that the axis does not divide.
+  """
+  spread = _spread(loss, mesh, axis)
+
+  def mean_loss(variable, examples, *constants):
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (mesh.shape[axis], *x.shape)), variable)
+    return jnp.mean(spread(copies, _split(examples, mesh.shape[axis], axis), *constants))
+
+  return mean_loss
+
+
+def over_pmap(loss: Callable) -> Callable:
+  """The mean with the examples split over the devices of `pmap`; value and gradient are averaged
+  over them by one `pmean`.
+
+  Raises (when traced):
+    ValueError: a number of examples that the devices do not divide.
+  """
+  def mean(function, variable, examples, *constants):
+    parts = _split(examples, lax.psum(1, INITS), INITS)
+    own = jax.tree.map(lambda x: x[lax.axis_index(INITS)], parts)
+    return lax.pmean(function(variable, own, *constants), INITS)
+
+  return _with_gradient_of_its_pass(loss, mean)
+
+
+def map_over_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
+  """`function(rows [n]) -> tree of [n, ...]` with the rows split over all devices of the mesh.
+
+  Rows are repeated where the devices do not divide n, and the repetitions dropped.
+  """
+  spread = _spread(lambda _, rows: function(rows), mesh, (INITS, IMAGES))
+
+  def mapped(rows):
+    num_rows = rows.shape[0]
+    padded = jnp.resize(rows, (-(-num_rows // mesh.size) * mesh.size,))
+    results = spread((), padded.reshape(mesh.size, -1))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_rows], results)
+
+  return mapped
+
+
+def pmap(run: Callable) -> Callable:
+  """`jax.pmap` of `run(state, init_state, images, labels)` over the devices of all processes.
+
+  `init_state` is that of `pmap_init` or `pmap_pool`; the rest is the same on every device, and so
+  are the results.
+  """
+  return jax.pmap(run, axis_name=INITS, in_axes=(None, 0, None, None), out_axes=None)
+
+
+def pmap_init(init: InitDistribution) -> InitDistribution:
+  """The same distribution, its state `[local devices, ...]` to be mapped over by `pmap`."""
+  copies = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], jax.local_device_count(), 0),
+                        init.state)
+  # `jax.pmap` needs an array to map over even where the state is empty.
+  return InitDistribution(
+      (np.arange(jax.local_device_count()), copies),
+      lambda state, key, num_inits, rows=None: init.sample(state[1], key, num_inits, rows))
+
+
+def pmap_pool(pool: Params) -> InitDistribution:
+  """As `shard_pool`, for `pmap`: the state `[local devices, P / devices, ...]` is mapped over.
+
+  A draw sends each device the networks it asks for, by one sum over the devices.
+  """
+  size, padded = _pad(pool, jax.device_count())
+  local = slice(jax.process_index() * jax.local_device_count(),
+                (jax.process_index() + 1) * jax.local_device_count())
+  parts = jax.tree.map(lambda x: x.reshape(jax.device_count(), -1, *x.shape[1:])[local], padded)
+
+  def sample(state, key, num_inits, rows=None):
+    num_own = jax.tree.leaves(state)[0].shape[0]
+    wanted = lax.all_gather(pool_rows(key, size, num_inits, rows), INITS)
+    position = wanted - lax.axis_index(INITS) * num_own
+    here = (0 <= position) & (position < num_own)
+
+    def collect(leaf):
+      mine = jnp.where(here.reshape(*here.shape, *(1,) * (leaf.ndim - 1)),
+                       leaf[jnp.clip(position, 0, num_own - 1)], jnp.zeros((), leaf.dtype))
+      return lax.psum_scatter(mine, INITS)
+
+    return jax.tree.map(collect, state)
+
+  return InitDistribution(parts, sample)
+
+
+def _with_gradient_of_its_pass(loss, mean):
+  """`mean` of `loss`, whose gradient by `variable` is the mean of its gradients.
+
+  `mean(function, variable, examples, *constants)` averages what `function` returns, a tree.
+  """
+  @jax.custom_vjp
+  def mean_loss(variable, examples, *constants):
+    return mean(loss, variable, examples, *constants)
+
+  def forward(variable, examples, *constants):
+    value, gradient = mean(jax.value_and_grad(loss), variable, examples, *constants)
+    return value, (gradient, (None,) * (1 + len(constants)))
+
+  def backward(residuals, cotangent):
+    gradient, nones = residuals
+    return jax.tree.map(lambda g: cotangent * g, gradient), *nones
+
+  mean_loss.defvjp(forward, backward)
+  return mean_loss
+
+
+def _spread(function, mesh, axis):
+  """`function(variables, examples, *constants)` mapped over a leading axis that lies on devices."""
+  sharding = jax.sharding.NamedSharding(mesh, Spec(axis))
+
+  def spread(variables, examples, *constants):
+    variables, examples = lax.with_sharding_constraint((variables, examples), sharding)
+    mapped = jax.vmap(function, in_axes=(0, 0) + (None,) * len(constants), spmd_axis_name=axis)
+    return lax.with_sharding_constraint(mapped(variables, examples, *constants), sharding)
+
+  return spread
+
+
+def _split(examples, num_devices, axis):
+  """The leading axis `[n, ...]` as `[devices, n / devices, ...]`."""
+  def split(x):
+    if x.shape[0] % num_devices:
+      what = "num_inits" if axis == INITS else "the real batch"
+      raise ValueError(f"{what} must be a multiple of the {num_devices} devices that share it; "
+                       f"got {x.shape[0]}")
+    return x.reshape(num_devices, -1, *x.shape[1:])
+
+  return jax.tree.map(split, examples)
+
+
+def _pad(pool, multiple):
+  """The number of networks, and the pool with zeros up to a multiple."""
+  size = jax.tree.leaves(pool)[0].shape[0]
+  return size, jax.tree.map(
+      lambda x: np.concatenate([x, np.zeros((-size % multiple, *x.shape[1:]), x.dtype)]), pool)
+
+
+def _place(tree, mesh, spec):
+  sharding = jax.sharding.NamedSharding(mesh, spec)
+
+  def place(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  return jax.tree.map(place, tree)
+
+
+def _add(total, term, weight):
+  return jax.tree.map(lambda a, b: a + weight * b, total, term)

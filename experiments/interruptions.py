@@ -1,0 +1,42 @@
+"""A request to stop, from a user or a scheduler, answered between two dispatches."""
+
+import contextlib
+import signal
+import threading
+
+
+class Interrupted(Exception):
+  """The run was asked to stop and has written its state."""
+
+  def __init__(self, number: int, message: str):
+    super().__init__(message)
+    self.number = number  # Of the signal.
+
+
+@contextlib.contextmanager
+def deferred():
+  """Yields a list that receives the numbers of SIGTERM and SIGINT, instead of the process ending.
+
+  A second signal ends it as usual. Outside the main thread signals stay as they are.
+  """
+  received = []
+  if threading.current_thread() is not threading.main_thread():
+    yield received
+    return
+  signals = (signal.SIGTERM, signal.SIGINT)
+  before = {number: signal.getsignal(number) for number in signals}
+
+  def restore():
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+  def receive(number, _):
+    received.append(number)
+    restore()
+
+  for number in signals:
+    signal.signal(number, receive)
+  try:
+    yield received
+  finally:
+    restore()

@@ -1,0 +1,116 @@
+"""Several processes, one run: each started with the same command, the first one writes."""
+
+from collections.abc import Callable
+import json
+import os
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+# Seconds without a sign of life after which a process is given up.
+_HEARTBEAT_SECONDS = 30
+# Variables by which a cluster tells a process how many there are; jax finds the rest itself.
+_CLUSTER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+  """Joins the other processes, where there are any; before the first use of a device.
+
+  Args:
+    coordinator: host:port of process 0. None: what the cluster's environment says.
+    num_processes: how many.
+    process_id: which of them this is.
+
+  Raises:
+    ValueError: some of the three without the others, or a number out of range.
+  """
+  given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+  missing = [name for name, value in given.items() if value is None]
+  if len(missing) == len(given):
+    in_cluster = any(int(os.environ.get(name, 1)) > 1 for name in _CLUSTER_SIZES)
+    # Hosts of a TPU slice are listed with commas between them.
+    if not in_cluster and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+      return
+  elif missing:
+    raise ValueError("--coordinator, --num_processes and --process_id must be given together; "
+                     f"missing --{missing[0]}")
+  elif not 0 <= process_id < num_processes:
+    raise ValueError(f"--process_id must lie in 0..{num_processes - 1} (--num_processes="
+                     f"{num_processes}); got {process_id}")
+  elif ":" not in coordinator:
+    raise ValueError(f"--coordinator must be host:port; got {coordinator!r}")
+  jax.distributed.initialize(coordinator, num_processes, process_id,
+                             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes."""
+  return jax.process_index() == 0
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+  """Calls `function` in the first process and returns what it gave, JSON, in every process.
+
+  A ValueError or OSError of the first process is raised in all of them.
+  """
+  if jax.process_count() == 1:
+    return function()
+  outcome = {}
+  if is_first():
+    try:
+      outcome["value"] = function()
+    except (ValueError, OSError) as error:
+      outcome |= {"error": str(error), "is_os_error": isinstance(error, OSError)}
+  outcome = json.loads(_from_first_bytes(json.dumps(outcome).encode()))
+  if "error" in outcome:
+    raise (OSError if outcome["is_os_error"] else ValueError)(outcome["error"])
+  return outcome["value"]
+
+
+def on_first_arrays(function: Callable[[], Any], like: Any) -> Any:
+  """As `on_first` for a tree of numpy arrays of the shapes of `like`, or None."""
+  found = []
+
+  def call():
+    found.append(function())
+    return found[0] is not None
+
+  if not on_first(call):
+    return None
+  if jax.process_count() == 1:
+    return found[0]
+  leaves, tree = jax.tree.flatten(found[0] if is_first() else like)
+  # As bytes: a sum over processes, which is how values travel, would lose the sign of a zero.
+  content = _from_first_bytes(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+  received, position = [], 0
+  for leaf in leaves:
+    received.append(np.frombuffer(content, leaf.dtype, leaf.size, position).reshape(leaf.shape))
+    position += leaf.nbytes
+  return tree.unflatten(received)
+
+
+def any_of(flag: bool) -> bool:
+  """Whether the flag is set in any process."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def gather_json(value: Any) -> list:
+  """The value of every process, in order."""
+  if jax.process_count() == 1:
+    return [value]
+  mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(mine.size))
+  padded = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - mine.size)))
+  return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
+
+
+def _from_first_bytes(content):
+  size = int(multihost_utils.broadcast_one_to_all(np.array(len(content))))
+  padded = np.zeros(size, np.uint8)
+  if is_first():
+    padded[:] = np.frombuffer(content, np.uint8)
+  return multihost_utils.broadcast_one_to_all(padded).tobytes()

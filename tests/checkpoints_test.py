@@ -1,0 +1,122 @@
+"""Checkpoints keep what they promise, and what is read back is what was written."""
+
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import dd_jax
+from experiments.checkpoints import Checkpoints
+from tests import problems
+
+_CONFIG = {"outer": {"num_steps": 5}, "name": "a"}
+
+
+def _state(step, seed=0):
+  """A state of numpy arrays, different at every step."""
+  trainable, _ = problems.trainable(seed)
+  state = jax.tree.map(np.array, dd_jax.init_outer_state(trainable, optax.adam(.1)))
+  return state._replace(
+      step=np.array(step, np.int32),
+      trainable=jax.tree.map(lambda leaf: leaf + np.float32(step), state.trainable))
+
+
+_LIKE = jax.tree.map(np.zeros_like, _state(0))
+
+
+def _save_all(directory, accuracies, num_kept=2):
+  """One checkpoint per accuracy, at steps 1, 2, ..."""
+  with Checkpoints(directory, _CONFIG, num_kept) as checkpoints:
+    for step, accuracy in enumerate(accuracies, start=1):
+      checkpoints.save(_state(step), accuracy)
+
+
+def _steps(directory):
+  return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def _assert_same(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  assert jax.tree.map(lambda leaf: leaf.dtype, actual) == jax.tree.map(
+      lambda leaf: leaf.dtype, expected)
+
+
+def test_the_last_ones_and_the_best_are_kept_and_read_back(tmp_path):
+  _save_all(tmp_path / "c", [.5, .9, None, .9, .3, None], num_kept=2)
+  assert _steps(tmp_path / "c") == [4, 5, 6]  # Of equally good ones the latest.
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    _assert_same(checkpoints.restore_newest(_LIKE), _state(6))
+    _assert_same(checkpoints.restore_best(_LIKE), _state(4))
+
+
+def test_an_empty_directory_holds_no_state(tmp_path):
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    assert checkpoints.restore_newest(_LIKE) is None
+
+
+def _largest_file(directory):
+  return max((path for path in directory.rglob("*") if path.is_file()),
+             key=lambda path: path.stat().st_size)
+
+
+def _truncate(step):
+  path = _largest_file(step)
+  path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def _flip(step):
+  path = _largest_file(step)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 255
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [
+    _truncate, _flip,
+    lambda step: _largest_file(step).unlink(),
+    lambda step: shutil.rmtree(step / "state"),
+    lambda step: (step / "run" / "metadata").write_text("{"),
+    lambda step: [path.write_bytes(b"") for path in step.rglob("*") if path.is_file()],
+])
+def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(tmp_path, capsys, damage):
+  _save_all(tmp_path / "c", [.1, .2, .3])
+  damage(tmp_path / "c/3")
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    _assert_same(checkpoints.restore_newest(_LIKE), _state(2))
+    message = capsys.readouterr().err
+    assert "warning: the checkpoint of outer step 3 in" in message and "damaged" in message
+    checkpoints.save(_state(3, seed=1), .3)  # Its place is free again.
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    _assert_same(checkpoints.restore_newest(_LIKE), _state(3, seed=1))
+
+
+def test_with_every_checkpoint_damaged_there_is_none(tmp_path, capsys):
+  _save_all(tmp_path / "c", [.1, .2])
+  for step in (1, 2):
+    _truncate(tmp_path / f"c/{step}")
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    assert checkpoints.restore_newest(_LIKE) is None
+  assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path):
+  _save_all(tmp_path / "c", [.1])
+  with Checkpoints(tmp_path / "c", _CONFIG | {"name": "b"}, 2) as checkpoints:
+    with pytest.raises(ValueError, match="must hold checkpoints of this config; .* outer step 1"):
+      checkpoints.restore_newest(_LIKE)
+  assert _steps(tmp_path / "c") == [1]
+
+
+def test_what_cannot_be_written_is_an_error_and_harms_nothing(tmp_path, monkeypatch):
+  _save_all(tmp_path / "c", [.1])
+  with pytest.raises(OSError, match="checkpoint cannot be written to .*No space left"):
+    with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+      def full(*_, **__):
+        raise OSError(28, "No space left on device")
+      monkeypatch.setattr(checkpoints._manager, "save", full)
+      checkpoints.save(_state(2), .2)
+  monkeypatch.undo()
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    _assert_same(checkpoints.restore_newest(_LIKE), _state(1))

@@ -1,0 +1,42 @@
+"""The outer step of every network and memory mode lowers for every kind of device."""
+
+import functools
+
+import jax
+from jax import export
+import jax.numpy as jnp
+import optax
+import pytest
+
+import dd_jax
+from dd_jax import inner_loop
+from dd_jax import losses
+from dd_jax import models
+from dd_jax import parametrization
+
+_SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
+           "convnet": (32, 32, 3), "mlp": (28, 28, 1)}
+
+
+@pytest.mark.parametrize("memory", inner_loop.MEMORY_MODES)
+@pytest.mark.parametrize("name", models.MODELS)
+def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion):
+  # What networks take on an accelerator; the CPU's own convolution runs in the other tests.
+  convolution = {} if name == "mlp" else {"convolution": "lax"}
+  model = models.MODELS[name](num_classes=10, image_shape=_SHAPES[name], **convolution)
+  init, loss = dd_jax.random_init(model.init), losses.classification(model.apply)
+  labels = parametrization.class_labels(2, 10, 1)
+  trainable = dd_jax.init_distilled(jax.random.key(0), labels=labels, image_shape=_SHAPES[name],
+                                    num_epochs=1, step_size=0.02)
+  optimizer = optax.adam(0.01)
+  outer_loss = dd_jax.make_outer_loss(
+      parametrization.pixels(labels), init.sample, loss, loss, num_inits=2, memory=memory,
+      gradient="forward_over_reverse" if memory == "nested" else "reverse")
+  run = jax.jit(functools.partial(
+      dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(1),
+      batch_size=4, num_steps=2))
+  exported = export.export(run, platforms=("cpu", "cuda", "tpu"))(
+      dd_jax.init_outer_state(trainable, optimizer), init.state,
+      jnp.zeros((8, *_SHAPES[name])), jnp.zeros(8, jnp.int32))
+  assert exported.platforms == ("cpu", "cuda", "tpu")
+  assert trainable["images"].shape in [aval.shape for aval in exported.out_avals]

@@ -1,0 +1,90 @@
+"""Every layout of the devices computes what one device does: loss and hypergradient, by value."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dd_jax import parallel
+from tests import many_devices
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _start(num_devices, *arguments):
+  # Less optimised code, which is compiled sooner; it still does the arithmetic it is told to.
+  flags = (f"--xla_force_host_platform_device_count={num_devices} "
+           "--xla_backend_optimization_level=0")
+  return subprocess.Popen(
+      [sys.executable, "-m", "tests.many_devices", *map(str, arguments)], cwd=_ROOT,
+      env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+  path = tmp_path_factory.mktemp("eight_devices") / "results.npz"
+  assert _start(8, path).wait(500) == 0
+  return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+  path = tmp_path_factory.mktemp("two_processes") / "results.npz"
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    coordinator = f"localhost:{free.getsockname()[1]}"
+  processes = [_start(2, path, coordinator, index) for index in (0, 1)]
+  assert [process.wait(300) for process in processes] == [0, 0]
+  return np.load(path)
+
+
+def _assert_equal_to_one_device(results, setting, layout):
+  """Every leaf within a share of its largest entry: sizes as well as directions."""
+  names = [name for name in results if name.startswith(f"{setting}/{layout}/")]
+  assert sum(name.endswith("/[0]") for name in names) == 1 and len(names) > 2
+  tolerance = 1e-10 if setting.startswith("float64") else 1e-5
+  for name in names:
+    reference = results[name.replace(f"/{layout}/", "/one/")]
+    assert results[name].shape == reference.shape and np.abs(reference).max() > 0
+    np.testing.assert_allclose(results[name], reference, rtol=0,
+                               atol=tolerance * np.abs(reference).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "setting, layout", [(setting, layout) for setting, layouts in many_devices.SETTINGS.items()
+                        for layout in layouts])
+def test_eight_devices_equal_one(eight_devices, setting, layout):
+  assert eight_devices["num_devices"] == 8
+  _assert_equal_to_one_device(eight_devices, setting, layout)
+
+
+@pytest.mark.parametrize(
+    "setting, layout", [(setting, layout) for setting in many_devices.OF_PROCESSES
+                        for layout in many_devices.SETTINGS[setting]])
+def test_two_processes_of_two_devices_equal_one(two_processes, setting, layout):
+  assert two_processes["num_devices"] == 4
+  _assert_equal_to_one_device(two_processes, setting, layout)
+
+
+def test_a_mesh_gives_devices_to_networks_first():
+  devices = jax.devices("cpu") * 12  # Only counted here.
+  for num_inits, shape in ((24, (12, 1)), (12, (12, 1)), (4, (4, 3)), (9, (3, 4)), (1, (1, 12))):
+    assert parallel.make_mesh(num_inits, devices).devices.shape == shape
+
+
+def test_what_devices_cannot_share_is_named():
+  def loss(variable, examples):
+    return variable * examples.mean()
+
+  mesh = jax.sharding.AbstractMesh(
+      (4, 2), (parallel.INITS, parallel.IMAGES),
+      axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  with pytest.raises(ValueError, match="num_inits must be a multiple of the 4 devices .* got 6"):
+    jax.eval_shape(parallel.over_mesh(loss, mesh, parallel.INITS), 1., np.ones(6))
+  with pytest.raises(ValueError, match="the real batch must be a multiple of the 2 devices .* 7"):
+    jax.eval_shape(parallel.over_mesh(loss, mesh, parallel.IMAGES), 1., np.ones(7))
