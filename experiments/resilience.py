@@ -1,0 +1,211 @@
+"""Breaks a run again and again, and compares what it ends with to the same run left in peace.
+
+    python -m experiments.resilience --config=experiments/configs/mnist_fixed_init.py \\
+      --config.data.dir=DATA --config.checkpoint_every=100 --workdir=DIR --break=kill --times=30
+
+What breaks it, at random moments from the start of the process to its last outer step:
+
+* kill: SIGKILL.
+* term: SIGTERM, which a run answers by a checkpoint and the exit status 143.
+* truncate: SIGKILL, and the largest file of the newest checkpoint loses its second half.
+* disk: its file system, a tmpfs (which needs root), is filled until the run ends by itself.
+
+DIR/reference is the run left in peace, DIR/broken the other. DIR/report.json says how often it was
+broken, how often it continued from a checkpoint, how many outer steps it took twice, and how many
+bytes of distilled.npz and lines of metrics.jsonl (but for their times) are not those of the
+reference in the end: the exit status is 1 unless none.
+"""
+
+from collections.abc import Callable
+import contextlib
+import itertools
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from experiments import launcher
+from experiments.configs import default
+
+_BREAK = flags.DEFINE_enum("break", "kill", ["kill", "term", "truncate", "disk"],
+                           "What breaks the run.")
+_TIMES = flags.DEFINE_integer("times", 30, "How often.", lower_bound=1)
+_AT_START = 0.25  # Share of the moments that come before the first outer step.
+_TMPFS_BYTES = 32 << 20
+_DISTILLED = "distilled.npz"
+
+
+def kill(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+  """SIGKILL."""
+  process.kill()
+  process.wait()
+
+
+def term(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+  """SIGTERM; a process that has not reached the outer loop ends without a word."""
+  process.terminate()
+  _check_status(process.wait(), (143, -15, 0), workdir)
+
+
+def truncate(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+  """SIGKILL, then half of the newest checkpoint's largest file is cut off."""
+  kill(process, workdir)
+  steps = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+  if steps:
+    newest = max(steps, key=lambda path: int(path.name))
+    largest = max((path for path in newest.rglob("*") if path.is_file()),
+                  key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+      file.truncate(largest.stat().st_size // 2)
+
+
+def fill_disk(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+  """Leaves no byte of the file system free until the process ends."""
+  filler = workdir / "filler"
+  with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    while True:
+      file.write(b"\0" * 4096)
+  _check_status(process.wait(), (1, 0), workdir)
+  filler.unlink()
+
+
+_BREAKS = {"kill": kill, "term": term, "truncate": truncate, "disk": fill_disk}
+
+
+def measure(command: list[str], workdir: pathlib.Path, num_steps: int, how: str, times: int
+            ) -> dict:
+  """Runs both; returns the report.
+
+  Args:
+    command: of the run, without its --workdir.
+    workdir: receives both runs.
+    num_steps: outer steps of the run.
+    how: an entry of `_BREAKS`.
+    times: how often the run is broken.
+
+  Raises:
+    OSError: a run ended by itself where it should not, or no tmpfs can be mounted.
+  """
+  reference, broken = workdir / "reference", workdir / "broken"
+  for path in (reference, broken):
+    path.mkdir(parents=True)
+  started = time.perf_counter()
+  process = _start(command, reference)
+  _wait_for(lambda: _last_step(reference), process)
+  start_seconds = time.perf_counter() - started
+  _check_status(process.wait(), (0,), reference)
+
+  draw = random.Random(0)
+  statuses, reached, continued_from = [], [], []
+  with _tmpfs(broken) if how == "disk" else contextlib.nullcontext():
+    for target in sorted(draw.randrange(num_steps) for _ in range(times)):
+      process = _start(command, broken)
+      if draw.random() < _AT_START:
+        _sleep(draw.uniform(0, start_seconds), process)
+      else:
+        _wait_for(lambda target=target: _last_step(broken) > target, process)
+        _sleep(draw.uniform(0, 1), process)
+      _BREAKS[how](process, broken)
+      statuses.append(process.returncode)
+      continued_from.append(_continued_from(broken))
+      reached.append(_last_step(broken))
+    _check_status(_start(command, broken).wait(), (0,), broken)
+    continued_from.append(_continued_from(broken))
+    lines = zip(*map(_timeless_metrics, (reference, broken)), strict=True)
+    return {
+        "break": how, "times": times, "statuses": statuses, "outer_steps": num_steps,
+        "restores": sum(step > 0 for step in continued_from),
+        "outer_steps_taken_twice": sum(max(0, before - after) for before, after
+                                       in zip(reached, continued_from[1:])),
+        "lines_differing": sum(expected != found for expected, found in lines),
+        "bytes": (reference / _DISTILLED).stat().st_size,
+        "bytes_lost": _differing_bytes(reference / _DISTILLED, broken / _DISTILLED)}
+
+
+def _start(command, workdir):
+  """A run whose last words are kept beside its directory."""
+  with _log(workdir).open("w") as log:
+    return subprocess.Popen([*command, f"--workdir={workdir}"], stdout=subprocess.DEVNULL,
+                            stderr=log)
+
+
+def _log(workdir):
+  return workdir.with_suffix(".log")
+
+
+def _wait_for(condition, process):
+  while process.poll() is None and not condition():
+    time.sleep(.01)
+
+
+def _sleep(seconds, process):
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    process.wait(seconds)
+
+
+def _check_status(status, expected, workdir):
+  """A run fails, if it must, with the status that it should and one line that says why."""
+  text = _log(workdir).read_text().rstrip()
+  if status not in expected or status == 1 and "\nerror: " not in text[-1000:]:
+    raise OSError(f"the run in {workdir} must end with a status of {expected}, and a line of error "
+                  f"for 1; got {status}: {' '.join(text.split()[-60:])}")
+
+
+def _last_step(workdir):
+  """The outer step of the last line of metrics.jsonl; 0 before the first."""
+  from experiments import figures
+  lines = figures.read_metrics(workdir / "metrics.jsonl")
+  return lines[-1]["step"] if lines else 0
+
+
+def _continued_from(workdir):
+  """The outer step at which the last process began."""
+  found = re.search(r"continues from outer step (\d+)", _log(workdir).read_text())
+  return int(found[1]) if found else 0
+
+
+def _timeless_metrics(workdir):
+  from experiments import figures
+  return [{name: value for name, value in line.items() if name != "seconds"}
+          for line in figures.read_metrics(workdir / "metrics.jsonl")]
+
+
+def _differing_bytes(expected, found):
+  expected, found = expected.read_bytes(), found.read_bytes()
+  return sum(a != b for a, b in itertools.zip_longest(expected, found))
+
+
+@contextlib.contextmanager
+def _tmpfs(path):
+  size = f"size={_TMPFS_BYTES}"
+  mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)],
+                           capture_output=True, text=True)
+  if mounted.returncode:
+    raise OSError(f"--break=disk must be able to mount a tmpfs: {mounted.stderr.strip()}")
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def _run(config, workdir):
+  from experiments import workdirs
+  workdir = pathlib.Path(workdir)
+  if workdir.exists() and any(workdir.iterdir()):
+    raise ValueError(f"workdir must be empty; got {workdir}")
+  command = [sys.executable, "-m", "experiments.main",
+             *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
+  report = {**measure(command, workdir, config.outer.num_steps, _BREAK.value, _TIMES.value),
+            **workdirs.provenance(config)}
+  workdirs.write_json(workdir / "report.json", report)
+  if report["bytes_lost"] or report["lines_differing"]:
+    raise ValueError(f"the broken run must end as the other; see {workdir / 'report.json'}")
+  return report
+
+
+if __name__ == "__main__":
+  launcher.launch(_run, default.get_config())
