@@ -48,8 +48,7 @@ def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
     except jax.errors.JaxRuntimeError as error:
       if jax.process_count() == 1:
         raise
-      _exit_with("error: another process of this run has ended or cannot be reached; the same "
-                 f"commands continue it from the last checkpoint: {_one_line(error)[:300]}", 1)
+      _exit_with(f"{processes.OTHERS_ENDED}: {_one_line(error)[:300]}", 1)
     if processes.is_first():
       print(json.dumps(result))
 
@@ -59,11 +58,10 @@ def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
 
 def _exit_with(message, status):
   """Ends the process; at once where others of the run may be gone, which jax would wait for."""
-  if jax.process_count() == 1:
-    print(message, file=sys.stderr)
-    sys.exit(status)
   print(message, file=sys.stderr, flush=True)
-  os._exit(status)
+  if jax.process_count() > 1:
+    processes.leave(status)
+  sys.exit(status)
 
 
 def _one_line(error):

@@ -1,8 +1,11 @@
 """Several processes, one run: each started with the same command, the first one writes."""
 
+import atexit
 from collections.abc import Callable
 import json
 import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -13,6 +16,11 @@ import numpy as np
 _HEARTBEAT_SECONDS = 30
 # Variables by which a cluster tells a process how many there are; jax finds the rest itself.
 _CLUSTER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+OTHERS_ENDED = ("error: another process of this run has ended or cannot be reached; the same "
+                "commands continue it from the last checkpoint")
+# Waits for a word or the end of its standard input.
+_WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+_watchers = []  # One, where there are several processes.
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -41,8 +49,15 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
                      f"{num_processes}); got {process_id}")
   elif ":" not in coordinator:
     raise ValueError(f"--coordinator must be host:port; got {coordinator!r}")
+  _watch()
   jax.distributed.initialize(coordinator, num_processes, process_id,
                              heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+
+
+def leave(status: int) -> None:
+  """Ends this process at once, without waiting for others, which may be gone."""
+  _say_goodbye()
+  os._exit(status)
 
 
 def is_first() -> bool:
@@ -106,6 +121,22 @@ def gather_json(value: Any) -> list:
   sizes = multihost_utils.process_allgather(np.array(mine.size))
   padded = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - mine.size)))
   return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
+
+
+def _watch():
+  """Has a small process say why, should this one end without a word.
+
+  jax aborts a process, with nothing but a trace, when it finds that others are gone.
+  """
+  _watchers.append(subprocess.Popen(
+      [sys.executable, "-S", "-c", _WATCHER, OTHERS_ENDED], stdin=subprocess.PIPE,
+      stdout=subprocess.DEVNULL, start_new_session=True))
+  atexit.register(_say_goodbye)
+
+
+def _say_goodbye():
+  while _watchers:
+    _watchers.pop().communicate(b".")
 
 
 def _from_first_bytes(content):

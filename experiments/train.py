@@ -212,7 +212,6 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
   """The fields of result.json; accuracies are fractions of the whole test set."""
   before, after = ({"accuracy": np.asarray(metrics.accuracy, np.float64),
                     **poisoning(config, metrics)} for metrics in evaluated)
-  stats = jax.devices()[0].memory_stats() or {}
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   images = state.trainable["images"]
   (selected,) = (line for line in metrics if line["step"] == state.step)
@@ -229,7 +228,7 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
       "wall_seconds": wall_seconds,
       "compile_seconds": timing["compile_seconds"],
       "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
-      "peak_memory_bytes": stats.get("peak_bytes_in_use", machine.peak_host_bytes()),
+      "peak_memory_bytes": machine.peak_bytes(),
       "selection": SELECTIONS[config.validation.selection],
       **workdirs.provenance(config),
   }

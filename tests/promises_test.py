@@ -13,8 +13,8 @@ _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["types", "datasets", "pooling", "convolution", "models", "imagenet_weights",
           "init_distributions", "parametrization", "augmentation", "losses", "inner_loop",
-          "outer_objective", "hypergradient", "distillation", "evaluation", "pretraining",
-          "baselines", "linear", "artifacts", "__init__"]
+          "parallel", "outer_objective", "hypergradient", "distillation", "evaluation",
+          "pretraining", "baselines", "linear", "artifacts", "__init__"]
 
 
 def _run(code):
