@@ -100,27 +100,30 @@ def measure(command: list[str], workdir: pathlib.Path, num_steps: int, how: str,
   _check_status(process.wait(), (0,), reference)
 
   draw = random.Random(0)
-  statuses, reached, continued_from = [], [], []
+  statuses, twice, reached, restores = [], 0, 0, 0
   with _tmpfs(broken) if how == "disk" else contextlib.nullcontext():
-    for target in sorted(draw.randrange(num_steps) for _ in range(times)):
+    for target in [*sorted(draw.randrange(num_steps) for _ in range(times)), None]:
       process = _start(command, broken)
-      if draw.random() < _AT_START:
-        _sleep(draw.uniform(0, start_seconds), process)
+      if target is None:
+        _check_status(process.wait(), (0,), broken)
       else:
-        _wait_for(lambda target=target: _last_step(broken) > target, process)
-        _sleep(draw.uniform(0, 1), process)
-      _BREAKS[how](process, broken)
-      statuses.append(process.returncode)
-      continued_from.append(_continued_from(broken))
-      reached.append(_last_step(broken))
-    _check_status(_start(command, broken).wait(), (0,), broken)
-    continued_from.append(_continued_from(broken))
+        if draw.random() < _AT_START:
+          _sleep(draw.uniform(0, start_seconds), process)
+        else:
+          _wait_for(lambda target=target: _first_step(broken) is not None
+                    and _last_step(broken) > target, process)
+          _sleep(draw.uniform(0, 1), process)
+        _BREAKS[how](process, broken)
+        statuses.append(process.returncode)
+      first = _first_step(broken)
+      if first is not None:
+        restores += first > 0
+        twice += reached - first
+        reached = _last_step(broken)
     lines = zip(*map(_timeless_metrics, (reference, broken)), strict=True)
     return {
         "break": how, "times": times, "statuses": statuses, "outer_steps": num_steps,
-        "restores": sum(step > 0 for step in continued_from),
-        "outer_steps_taken_twice": sum(max(0, before - after) for before, after
-                                       in zip(reached, continued_from[1:])),
+        "restores": restores, "outer_steps_taken_twice": twice,
         "lines_differing": sum(expected != found for expected, found in lines),
         "bytes": (reference / _DISTILLED).stat().st_size,
         "bytes_lost": _differing_bytes(reference / _DISTILLED, broken / _DISTILLED)}
@@ -162,10 +165,10 @@ def _last_step(workdir):
   return lines[-1]["step"] if lines else 0
 
 
-def _continued_from(workdir):
-  """The outer step at which the last process began."""
-  found = re.search(r"continues from outer step (\d+)", _log(workdir).read_text())
-  return int(found[1]) if found else 0
+def _first_step(workdir):
+  """The outer step at which the last process began; None if it did not come so far."""
+  found = re.search(r"begins at outer step (\d+)", _log(workdir).read_text())
+  return int(found[1]) if found else None
 
 
 def _timeless_metrics(workdir):

@@ -90,8 +90,7 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
       metrics = processes.on_first(lambda: figures.read_metrics(metrics_path, int(state.step)))
       if first:
         workdirs.write_lines(metrics_path, metrics)
-        if state.step > 0:
-          print(f"continues from outer step {int(state.step)}", file=sys.stderr)
+        print(f"begins at outer step {int(state.step)}", file=sys.stderr)
       return problem.layout.place(state), metrics
 
     state, metrics = resume()
