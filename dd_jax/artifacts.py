@@ -110,16 +110,23 @@ def image_grid(images: np.ndarray, *, gap: int = 1) -> np.ndarray:
 
 
 def write_atomically(path: pathlib.Path, write) -> None:
-  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place."""
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place.
+
+  Raises:
+    OSError: it cannot be written; a file that was there stays as it is.
+  """
   try:
-    with os.fdopen(handle, "wb") as file:
-      write(file)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+      with os.fdopen(handle, "wb") as file:
+        write(file)
+      os.chmod(temporary, 0o644)
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _encode_metadata(metadata):

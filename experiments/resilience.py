@@ -153,7 +153,7 @@ def _sleep(seconds, process):
 def _check_status(status, expected, workdir):
   """A run fails, if it must, with the status that it should and one line that says why."""
   text = _log(workdir).read_text().rstrip()
-  if status not in expected or status == 1 and "\nerror: " not in text[-1000:]:
+  if status not in expected or status == 1 and not re.search("^error: ", text, re.M):
     raise OSError(f"the run in {workdir} must end with a status of {expected}, and a line of error "
                   f"for 1; got {status}: {' '.join(text.split()[-60:])}")
 

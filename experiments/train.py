@@ -121,18 +121,12 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
         best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
         if step % config.validation.every == 0 or step == num_steps:
-          metrics_now = layouts.to_host(validate(
-              problem.layout.place(problem.decode(now.trainable)),
-              problem.inits.validation.state, *problem.data.validation).after)
-          accuracy = line["validation_accuracy"] = float(metrics_now.accuracy.mean())
-          line |= {f"validation_{name}": float(values.mean())
-                   for name, values in poisoning(config, metrics_now).items()}
+          line |= validation_figures(problem, config, validate, now)
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
         metrics.append(line)
         stopping = step < num_steps and processes.any_of(bool(signals))
         if first:
-          with metrics_path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+          workdirs.append_line(metrics_path, line)
           if (stopping or step % config.checkpoint_every == 0 or step == num_steps
               or line.get("validation_accuracy", 0.) > best):
             checkpoints.save(now, line.get("validation_accuracy"))
@@ -140,12 +134,23 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
           raise Interrupted(signals[0] if signals else signal.SIGTERM,
                             f"stopped at outer step {step}; the same command continues from there")
         bar.update(step - before)
+        accuracy = line.get("validation_accuracy", accuracy)
         bar.set_postfix(loss=f"{line['loss']:.4f}",
                         **({"validation": f"{100 * accuracy:.1f}%"} if accuracy else {}))
     state = layouts.to_host(state)
     if config.validation.selection == "best":
       state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
   return state, metrics, timing
+
+
+def validation_figures(problem: Problem, config: ConfigDict, validate, state: dd_jax.OuterState
+                       ) -> dict:
+  """What a line of metrics.jsonl says of validation images and networks: means over networks."""
+  metrics = layouts.to_host(validate(
+      problem.layout.place(problem.decode(state.trainable)), problem.inits.validation.state,
+      *problem.data.validation).after)
+  return {f"validation_{name}": float(values.mean()) for name, values in
+          {"accuracy": metrics.accuracy, **poisoning(config, metrics)}.items()}
 
 
 def compile_programs(problem: Problem, config: ConfigDict, state: dd_jax.OuterState):

@@ -67,6 +67,15 @@ def write_lines(path: pathlib.Path, lines: list) -> None:
   artifacts.write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def append_line(path: pathlib.Path, content) -> None:
+  """One more line of a file of `write_lines`."""
+  try:
+    with path.open("a") as file:
+      file.write(json.dumps(content) + "\n")
+  except OSError as error:
+    raise OSError(error.errno, f"{path} cannot be written: {error.strerror}") from error
+
+
 def _differences(first, second, where_first, where_second):
   """The fields that differ, in words; empty where none does."""
   first, second = _flatten(first), _flatten(second)
