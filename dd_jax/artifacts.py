@@ -20,6 +20,7 @@ import tempfile
 from typing import Any, NamedTuple
 
 from flax import traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,11 +82,14 @@ def load(path: str | os.PathLike) -> Artifact:
   """
   arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
   distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in DistilledData._fields))
-  return Artifact(distilled, _nested(arrays, "init"), metadata)
+  return Artifact(distilled, jax.tree.map(jnp.asarray, _nested(arrays, "init")), metadata)
 
 
 def load_pool(path: str | os.PathLike) -> Pool:
-  """Reads a file written by `save_pool`; errors as of `load`."""
+  """Reads a file written by `save_pool`: weights as numpy arrays, to be spread over the devices.
+
+  Errors as of `load`.
+  """
   arrays, metadata = _read(path, "a pool of networks (.npz)", ("metadata",))
   params = _nested(arrays, "params")
   if params is None:
@@ -147,7 +151,7 @@ def _flat(params, prefix, argument):
 
 def _nested(arrays, prefix):
   """What `_flat` wrote, or None."""
-  flat = {name.removeprefix(f"{prefix}/"): jnp.asarray(value) for name, value in arrays.items()
+  flat = {name.removeprefix(f"{prefix}/"): value for name, value in arrays.items()
           if name.startswith(f"{prefix}/")}
   return traverse_util.unflatten_dict(flat, sep="/") if flat else None
 

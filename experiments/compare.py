@@ -28,9 +28,9 @@ _STEP_SIZES = np.geomspace(1e-3, 1, 13).tolist()
 def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   """Measures every baseline at the config's budget; returns what baselines.json holds.
 
-  Step sizes and the best random sets are chosen by the accuracy on validation images (a part of
-  the training set) of networks of the training distribution; in poisoning, by the accuracy on
-  poisoned labels.
+  Step sizes and the best random sets are chosen on validation images (a part of the training set)
+  and networks of the training distribution: by the accuracy; in poisoning, by the mean of its two
+  figures.
 
   Raises:
     ValueError, OSError: a bad config, bad data or an unusable directory; nothing is written.
@@ -49,19 +49,21 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
                                                min(_NUM_SCORING, config.validation.num_inits))
   heldout = described.inits.test.sample(described.inits.test.state, heldout_key,
                                         config.eval.num_inits)
-  labels = _poisoned(config, parametrization.class_labels(
+  labels = np.asarray(parametrization.class_labels(
       config.distill.num_steps, described.data.dataset.num_classes,
       config.distill.images_per_class))
-  validation_images, validation_labels = described.data.validation
+  if config.objective.name == "poisoning":
+    labels = np.where(labels == config.objective.attack_class, config.objective.target_class,
+                      labels).astype(np.int32)
 
   def distilled(images, step_size):
     return baselines.with_step_size(images, labels, step_size=step_size,
                                     num_epochs=config.distill.num_epochs)
 
   def score(images, step_size):
-    result = evaluate(scoring, distilled(images, step_size), validation_images,
-                      _poisoned(config, validation_labels))
-    return float(result.after.accuracy.mean())
+    metrics = evaluate(scoring, distilled(images, step_size), *described.data.validation).after
+    figures = train.poisoning(config, metrics) or {"accuracy": metrics.accuracy}
+    return float(np.mean(list(figures.values())))
 
   seed = int(jax.random.randint(set_key, (), 0, 2 ** 31 - 1 - _NUM_SETS))
   figures = {}
@@ -140,10 +142,3 @@ def _figures(config, results):
             **train.poisoning(config, metrics)}
   return {f"{name}_{suffix}": statistic(value) for name, value in values.items()
           for suffix, statistic in (("mean", np.mean), ("std", train.std))}
-
-
-def _poisoned(config, labels):
-  if config.objective.name != "poisoning":
-    return labels
-  return np.where(labels == config.objective.attack_class, config.objective.target_class,
-                  labels).astype(np.int32)

@@ -25,11 +25,15 @@ class Layout(NamedTuple):
 
 def one_device() -> Layout:
   """Nothing to share."""
+  def place(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+  def pool(weights):
+    return dd_jax.pretrained_init(place(weights))
+
   return Layout(
-      place=lambda tree: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree),
-      train_init=lambda init: init,
-      train_pool=dd_jax.pretrained_init, heldout_pool=dd_jax.pretrained_init, outer_split={},
-      eval_split=None, compile_run=functools.partial(jax.jit, donate_argnums=0))
+      place=place, train_init=lambda init: init, train_pool=pool, heldout_pool=pool,
+      outer_split={}, eval_split=None, compile_run=functools.partial(jax.jit, donate_argnums=0))
 
 
 def jit_over_mesh(num_inits: int) -> Layout:
