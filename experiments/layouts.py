@@ -36,9 +36,9 @@ def one_device() -> Layout:
       outer_split={}, eval_split=None, compile_run=functools.partial(jax.jit, donate_argnums=0))
 
 
-def jit_over_mesh(num_inits: int) -> Layout:
-  """Arrays sharded over a mesh; the compiler finds what must be communicated."""
-  mesh = parallel.make_mesh(num_inits)
+def jit_over_mesh(num_inits: int, devices: list | None = None) -> Layout:
+  """Arrays sharded over a mesh of the devices; the compiler finds what must be communicated."""
+  mesh = parallel.make_mesh(num_inits, devices)
   replicated = jax.sharding.NamedSharding(mesh, parallel.Spec())
   pool = functools.partial(parallel.shard_pool, mesh=mesh)
   place = functools.partial(parallel.replicate, mesh=mesh)

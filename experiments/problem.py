@@ -54,11 +54,16 @@ class Problem(NamedTuple):
   test_on: Any  # test_on(distilled, inits.test.state, *test) -> EvalResult
 
 
-def build(config: ConfigDict) -> Problem:
-  """Loads the data, resolves every name, and checks the whole run by tracing it."""
+def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
+  """Loads the data, resolves every name, and checks the whole run by tracing it.
+
+  Args:
+    config: the fields of experiments/configs/default.py.
+    layout: how devices share the run; what `config.parallel` says by default.
+  """
   keys = dict(zip(("init", "images", "outer", "validation", "test"),
                   jax.random.split(jax.random.key(config.seed), 5)))
-  layout = make_layout(config)
+  layout = make_layout(config) if layout is None else layout
   data = load_data(config, layout)
   num_classes, image_shape = data.dataset.num_classes, data.dataset.train_images.shape[1:]
   model = make_model(config, data.dataset)

@@ -1,0 +1,85 @@
+"""Outer steps per second against the number of devices: 1, 2, 4, ... of those there are.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.devices \\
+      --config=experiments/configs/mnist_random_init.py --config.data.dir=DATA \\
+      --config.outer.num_inits=8 --workdir=DIR
+
+Every number of devices takes the same outer steps in turn; the median counts. Each row of
+DIR/devices.json also says what its compiled outer step communicates: calls and bytes of each kind
+of collective. Forced CPU devices share the cores of the machine: with them the seconds show only
+that every layout works.
+"""
+
+import collections
+import math
+import os
+import pathlib
+import re
+import statistics
+import time
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import launcher
+from experiments.configs import default
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each number of devices takes.",
+                               lower_bound=1)
+_COLLECTIVE = re.compile(
+    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
+
+
+def measure(config: ConfigDict, rounds: int) -> list[dict]:
+  """A row for each number of devices, of `rounds` dispatches of `config.log_every` outer steps."""
+  import jax
+
+  from experiments import layouts
+  from experiments import problem
+  devices = jax.devices()
+  rows, runs = [], []
+  for count in (2 ** power for power in range(len(devices).bit_length())):
+    layout = (layouts.one_device() if count == 1 else
+              layouts.jit_over_mesh(config.outer.num_inits, devices[:count]))
+    built = problem.build(config, layout)
+    arguments = built.inits.train.state, *built.data.train
+    program = built.run.lower(built.state, *arguments).compile()
+    state, _ = program(built.state, *arguments)
+    runs.append((program, state, arguments))
+    rows.append({"devices": count, "communicated": communicated(program.as_text())})
+  seconds = [[] for _ in runs]
+  for _ in range(rounds):
+    for index, (program, state, arguments) in enumerate(runs):
+      start = time.perf_counter()
+      state, _ = jax.block_until_ready(program(state, *arguments))
+      seconds[index].append(time.perf_counter() - start)
+      runs[index] = program, state, arguments
+  for row, measured in zip(rows, seconds):
+    row["outer_steps_per_second"] = config.log_every / statistics.median(measured)
+  return rows
+
+
+def communicated(program: str) -> dict[str, dict[str, int]]:
+  """Collectives in the text of a compiled program: calls and bytes received, by kind."""
+  totals = collections.defaultdict(lambda: {"calls": 0, "bytes": 0})
+  for shapes, kind in _COLLECTIVE.findall(program):
+    totals[kind]["calls"] += 1
+    totals[kind]["bytes"] += sum(
+        int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
+        for bits, sizes in _ARRAY.findall(shapes))
+  return dict(totals)
+
+
+def _run(config, workdir):
+  from experiments import workdirs
+  rows = measure(config, _ROUNDS.value)
+  os.makedirs(workdir, exist_ok=True)
+  report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
+            **workdirs.provenance(config)}
+  workdirs.write_json(pathlib.Path(workdir) / "devices.json", report)
+  return report
+
+
+if __name__ == "__main__":
+  launcher.launch(_run, default.get_config())
