@@ -11,6 +11,8 @@ from dd_jax import parametrization
 from dd_jax import augmentation
 from dd_jax import losses
 from dd_jax import inner_loop
+from dd_jax import inner_optimizers
+from dd_jax import truncation
 from dd_jax import parallel
 from dd_jax import outer_objective
 from dd_jax import hypergradient
@@ -27,7 +29,7 @@ from dd_jax.inner_loop import inner_step, inner_trajectory
 from dd_jax.outer_objective import make_outer_loss
 from dd_jax.hypergradient import value_and_hypergrad
 from dd_jax.distillation import (
-    init_distilled, init_outer_state, make_outer_step, run_outer_steps)
+    init_outer_state, make_outer_step, run_outer_steps)
 from dd_jax.evaluation import EvalResult, Metrics, evaluate, poisoning_metrics
 from dd_jax.pretraining import pretrain
 from dd_jax.artifacts import Artifact, Pool
@@ -36,11 +38,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
-    "augmentation", "losses", "inner_loop", "parallel", "outer_objective", "hypergradient",
+    "augmentation", "losses", "inner_loop", "inner_optimizers", "truncation", "parallel", "outer_objective", "hypergradient",
     "distillation", "evaluation", "pretraining", "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",
-    "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_distilled",
-    "init_outer_state", "make_outer_step", "run_outer_steps", "EvalResult", "Metrics",
+    "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_outer_state",
+    "make_outer_step", "run_outer_steps", "EvalResult", "Metrics",
     "evaluate", "poisoning_metrics", "pretrain", "Artifact", "Pool",
 ]

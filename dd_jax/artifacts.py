@@ -7,6 +7,7 @@
   raw_step_sizes  [E, S]           before the softplus
   step_sizes      [E, S]           after it; inner step t = e * S + s
   metadata        JSON text        normalisation, network, init, dataset, accuracy, ...
+  hyper/...       arrays           learned hyper-parameters of the inner optimizer
   init/...        arrays           weights theta_0 of a fixed init, by path
 
 A pool of pre-trained networks is such a file too: `params/...` `[P, ...]` and
@@ -27,7 +28,8 @@ import numpy as np
 from dd_jax.types import DistilledData, Params
 
 FORMAT_VERSION = 1
-_REQUIRED = ("images", "labels", "raw_step_sizes", "metadata")
+_FIELDS = ("images", "labels", "raw_step_sizes")
+_REQUIRED = (*_FIELDS, "metadata")
 
 
 class Artifact(NamedTuple):
@@ -58,10 +60,12 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
       first), or metadata that JSON cannot hold.
   """
   path = pathlib.Path(path)
-  arrays = {name: _numeric(value, f"{name} must be a numpy array")
-            for name, value in distilled._asdict().items()}
+  arrays = {name: _numeric(getattr(distilled, name), f"{name} must be a numpy array")
+            for name in _FIELDS}
   arrays["step_sizes"] = np.asarray(distilled.step_sizes)
   arrays["metadata"] = _encode_metadata(metadata)
+  if distilled.hyper:
+    arrays |= _flat(distilled.hyper, "hyper", "hyper")
   if init_params is not None:
     arrays |= _flat(init_params, "init", "init_params")
   write_atomically(path, lambda file: np.savez(file, **arrays))
@@ -81,7 +85,8 @@ def load(path: str | os.PathLike) -> Artifact:
     ValueError: it is not such a file, it is damaged, or its format is newer than this package.
   """
   arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
-  distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in DistilledData._fields))
+  distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in _FIELDS),
+                            hyper=jax.tree.map(jnp.asarray, _nested(arrays, "hyper") or ()))
   return Artifact(distilled, jax.tree.map(jnp.asarray, _nested(arrays, "init")), metadata)
 
 

@@ -1,4 +1,13 @@
-"""Random changes of images that keep their class: `augment(key, images) -> images`."""
+"""Random changes of images that keep their class, differentiable in the pixels.
+
+Each is `change(key, image [H, W, C]) -> image`, in normalised space, where 0 is the mean;
+`compose` makes `augment(key, images [n, H, W, C]) -> images` of several by name.
+
+The strengths are those of Zhao and Bilen, "Dataset Condensation with Differentiable Siamese
+Augmentation", 2021 (arXiv 2102.08259), but for `crop`: that of the paper's release for CIFAR-10.
+"""
+
+from collections.abc import Callable
 
 import jax
 from jax import lax
@@ -6,35 +15,124 @@ import jax.numpy as jnp
 
 from dd_jax.types import Array
 
+_CROP_PADDING = 4
+_SHIFT = 1 / 8  # Of the size.
+_SCALE = 1.2
+_DEGREES = 15
+_CUTOUT = 1 / 2  # Of the size.
 
-def crop_and_flip(key: Array, images: Array, *, padding: int = 4) -> Array:
-  """A random crop of every image, mirrored at its border, and a random left-right flip.
 
-  What the authors do to real minibatches of CIFAR-10.
+def flip(key: Array, image: Array) -> Array:
+  """Mirrored left to right, or not."""
+  return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def crop(key: Array, image: Array) -> Array:
+  """Moved by up to 4 pixels; what is missing is mirrored at the border."""
+  if min(image.shape[:2]) <= _CROP_PADDING:
+    raise ValueError(f"crop must have images above {_CROP_PADDING} pixels; "
+                     f"got {image.shape[0]}x{image.shape[1]}")
+  return _move(key, image, (_CROP_PADDING, _CROP_PADDING), mode="reflect")
+
+
+def shift(key: Array, image: Array) -> Array:
+  """Moved by up to an eighth of the size; what is missing is 0."""
+  return _move(key, image, tuple(round(_SHIFT * size) for size in image.shape[:2]))
+
+
+def scale(key: Array, image: Array) -> Array:
+  """Height and width each enlarged or reduced by a factor of up to 1.2."""
+  factors = jax.random.uniform(key, (2,), minval=1 / _SCALE, maxval=_SCALE)
+  return _resample(image, jnp.diag(factors))
+
+
+def rotate(key: Array, image: Array) -> Array:
+  """Turned by up to 15 degrees."""
+  angle = jnp.deg2rad(jax.random.uniform(key, minval=-_DEGREES, maxval=_DEGREES))
+  sine, cosine = jnp.sin(angle), jnp.cos(angle)
+  return _resample(image, jnp.array([[cosine, -sine], [sine, cosine]]))
+
+
+def color(key: Array, image: Array) -> Array:
+  """Brightness, saturation and contrast."""
+  if image.shape[-1] != 3:
+    raise ValueError(f"color must have images of 3 channels; got {image.shape[-1]}")
+  brightness, saturation, contrast = jax.random.uniform(key, (3,), image.dtype)
+  image = image + (brightness - .5)
+  grey = image.mean(-1, keepdims=True)
+  image = grey + (image - grey) * (2 * saturation)
+  mean = image.mean()
+  return mean + (image - mean) * (contrast + .5)
+
+
+def cutout(key: Array, image: Array) -> Array:
+  """A square of half the size, centred anywhere, becomes 0."""
+  size = jnp.array(image.shape[:2])
+  centre = jax.random.randint(key, (2,), 0, size)
+  start = centre - (_CUTOUT * size / 2).astype(int)
+  inside = [(start[axis] <= jnp.arange(image.shape[axis]))
+            & (jnp.arange(image.shape[axis]) < start[axis] + (_CUTOUT * size[axis]).astype(int))
+            for axis in (0, 1)]
+  return jnp.where((inside[0][:, None] & inside[1])[..., None], jnp.zeros_like(image), image)
+
+
+AUGMENTATIONS: dict[str, Callable] = {
+    "flip": flip, "crop": crop, "shift": shift, "scale": scale, "rotate": rotate, "color": color,
+    "cutout": cutout}
+
+
+def compose(names: str, *, siamese: bool = False) -> Callable[[Array, Array], Array]:
+  """`augment(key, images)`: one change after the other.
 
   Args:
-    key: consumed by the crops and flips, each image its own.
-    images: `[n, H, W, C]`.
-    padding: pixels by which a crop may be off centre, below H and W.
+    names: of `AUGMENTATIONS`, with commas between them.
+    siamese: whether all images of a call are changed alike, instead of each in its own way.
 
-  Returns:
-    `[n, H, W, C]`.
+  Raises:
+    ValueError: an unknown name; when called, images that a change does not fit.
   """
-  n, height, width, channels = images.shape
-  if not 0 <= padding < min(height, width):
-    raise ValueError(f"padding must lie in 0..{min(height, width) - 1} (the images are "
-                     f"{height}x{width}); got {padding}")
-  crop_key, flip_key = jax.random.split(key)
-  sides = (padding, padding)
-  padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
-  corners = jax.random.randint(crop_key, (n, 2), 0, 2 * padding + 1)
+  chosen = [name.strip() for name in names.split(",")]
+  for name in chosen:
+    if name not in AUGMENTATIONS:
+      raise ValueError(f"augmentation must be some of {sorted(AUGMENTATIONS)}; got {name!r}")
 
-  def crop(image, corner):
-    return lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+  def augment(key, images):
+    for name, change_key in zip(chosen, jax.random.split(key, len(chosen))):
+      if siamese:
+        images = jax.vmap(AUGMENTATIONS[name], (None, 0))(change_key, images)
+      else:
+        keys = jax.random.split(change_key, images.shape[0])
+        images = jax.vmap(AUGMENTATIONS[name])(keys, images)
+    return images
 
-  cropped = jax.vmap(crop)(padded, corners)
-  flipped = jax.random.bernoulli(flip_key, 0.5, (n, 1, 1, 1))
-  return jnp.where(flipped, cropped[:, :, ::-1], cropped)
+  return augment
 
 
-AUGMENTATIONS = {"crop_and_flip": crop_and_flip}
+def augmented(inner_loss: Callable, augment: Callable[[Array, Array], Array]) -> Callable:
+  """The inner loss `(params, images, labels, key)` on images that are changed anew in every step."""
+  def loss(params, images, labels, key):
+    augment_key, loss_key = jax.random.split(key)
+    return inner_loss(params, augment(augment_key, images), labels, loss_key)
+
+  return loss
+
+
+def _move(key, image, most, **pad):
+  padded = jnp.pad(image, (*((side, side) for side in most), (0, 0)), **pad)
+  corner = jax.random.randint(key, (2,), 0, 2 * jnp.array(most) + 1)
+  return lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
+
+
+def _resample(image, matrix):
+  """Bilinear values at the pixels' places, multiplied by the matrix about the centre; 0 outside."""
+  height, width, _ = image.shape
+  centre = (jnp.array([height, width], image.dtype) - 1) / 2
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
+  places = jnp.tensordot(matrix.astype(image.dtype),
+                         grid.astype(image.dtype) - centre[:, None, None], 1)
+  places = tuple(places + centre[:, None, None])
+
+  def of_channel(channel):
+    return jax.scipy.ndimage.map_coordinates(channel, places, order=1)
+
+  return jax.vmap(of_channel, -1, -1)(image)

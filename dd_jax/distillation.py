@@ -8,44 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from dd_jax.hypergradient import value_and_hypergrad
-from dd_jax.parametrization import encode_step_size
 from dd_jax.types import Array, OuterInfo, OuterState
 
 
-def init_distilled(key: Array, *, labels: Array, image_shape: tuple[int, ...], num_epochs: int,
-                   step_size: float, step_size_scale: str = "softplus", dtype=jnp.float32
-                   ) -> dict[str, Array]:
-  """A trainable of N(0, 1) images in normalised space and equal step sizes.
-
-  Args:
-    key: consumed by the images.
-    labels: `[S, B]` or `[S, B, K]`; only its first two axes matter.
-    image_shape: `(H, W, C)`.
-    num_epochs: E.
-    step_size: initial inner step size, positive.
-    step_size_scale: as in `parametrization.pixels`.
-    dtype: of every leaf.
-
-  Returns:
-    `{"images": [S, B, H, W, C], "step_sizes": [E, S]}`.
-  """
-  if num_epochs < 1:
-    raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
-  num_steps, batch = labels.shape[:2]
-  return {
-      "images": jax.random.normal(key, (num_steps, batch, *image_shape), dtype),
-      "step_sizes": jnp.full((num_epochs, num_steps),
-                             encode_step_size(step_size, step_size_scale, dtype), dtype),
-  }
-
-
-def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation) -> OuterState:
-  """The state before the first outer step."""
-  return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation, carry: Any = ()
+                     ) -> OuterState:
+  """The state before the first outer step; `carry` is the pool of warm starts, where wanted."""
+  return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32), carry)
 
 
 def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformation, *,
-                    precision: str = "highest") -> Callable:
+                    precision: str = "highest", carry_on: Callable | None = None) -> Callable:
   """`outer_step(key, state, init_state, images, labels) -> (state, info)` (algorithm 1).
 
   A step whose loss or hypergradient is not finite returns the state as it was.
@@ -54,15 +27,21 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
     outer_loss: `(trainable, init_state, key, images, labels) -> []`.
     optimizer: any optax transformation, with its learning rate.
     precision: as in `value_and_hypergrad`.
+    carry_on: `(key, carry, init_state, trainable) -> carry`, for warm starts: the outer loss then
+      draws from the carry instead of `init_state`.
   """
   value_and_grad = value_and_hypergrad(outer_loss, precision=precision)
 
   def outer_step(key, state, init_state, images, labels):
-    loss, gradient = value_and_grad(state.trainable, init_state, key, images, labels)
+    carry = state.carry
+    loss, gradient = value_and_grad(state.trainable, init_state if carry_on is None else carry,
+                                    key, images, labels)
+    if carry_on is not None:
+      carry = carry_on(key, carry, init_state, state.trainable)
     norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
-                           state.step + 1)
+                           state.step + 1, carry)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     return _select(finite, new_state, state), OuterInfo(loss, norm, finite)
 

@@ -59,7 +59,7 @@ def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledD
     distilled: images `[S, B, H, W, C]`, labels, raw step sizes `[E, S]`.
     optimizer: optax transformation without a learning rate, whose update is
       scaled by the step size; or `hyper -> transformation`. None: gradient descent.
-    hyper: differentiable hyper-parameters of the optimizer.
+    hyper: differentiable hyper-parameters of the optimizer. None: those of the distilled data.
     key: consumed by the inner loss, a fresh one per step.
     opt_state: optimizer state to start from. None: a new one.
     start: first step of the window; may be traced.
@@ -75,12 +75,9 @@ def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledD
   Raises:
     ValueError: an argument that does not fit, named with its rule and value.
   """
-  _check_distilled(distilled)
-  num_epochs, num_steps = distilled.raw_step_sizes.shape
-  total = num_epochs * num_steps
+  total = distilled.raw_step_sizes.size
   length = total if length is None else length
-  if not 1 <= length <= total:
-    raise ValueError(f"length must lie in 1..{total} (E * S); got {length}")
+  check_length(length, total)
   if isinstance(start, int) and not 0 <= start <= total - length:
     raise ValueError(f"start must lie in 0..{total - length} (E * S - length); got {start}")
   if memory not in MEMORY_MODES:
@@ -88,26 +85,59 @@ def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledD
   if gradient not in GRADIENT_MODES:
     raise ValueError(f"gradient must be one of {list(GRADIENT_MODES)}; got {gradient!r}")
 
+  step, inputs, state = _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state,
+                               gradient)
+  state, losses = _scan(step, state, inputs(start + jnp.arange(length)), length, memory)
+  return state.params, losses
+
+
+def advance(inner_loss: Callable, params: Params, distilled: DistilledData, num_steps: Array | int,
+            *, optimizer: Any = None, hyper: Any = None, key: Array | None = None,
+            opt_state: Any = None, start: Array | int = 0) -> InnerState:
+  """The state after `num_steps` steps from `start` on, without a gradient; both may be traced.
+
+  The other arguments are those of `inner_trajectory`, whose keys and steps it takes.
+  """
+  params, distilled, hyper, opt_state = jax.lax.stop_gradient(
+      (params, distilled, hyper, opt_state))
+  step, inputs, state = _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state,
+                               "reverse")
+
+  def body(position, state):
+    return step(state, jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None])))[0]
+
+  return jax.lax.fori_loop(start, start + num_steps, body, state)
+
+
+def check_length(length: int, total: int) -> None:
+  """A ValueError unless a window of `length` steps fits into a trajectory of `total`."""
+  if not 1 <= length <= total:
+    raise ValueError(f"length must lie in 1..{total} (E * S); got {length}")
+
+
+def _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state, gradient):
+  """`step(state, input) -> (state, loss)`, the inputs of steps at positions `[n]`, the state."""
+  _check_distilled(distilled)
   value_and_grad = (_symmetric_value_and_grad(inner_loss) if gradient == "forward_over_reverse"
                     else jax.value_and_grad(inner_loss))
   transformation = optax.identity() if optimizer is None else optimizer
-  if hyper is not None:
-    transformation = transformation(hyper)
+  if callable(transformation):
+    transformation = transformation(distilled.hyper if hyper is None else hyper)
   if opt_state is None:
     opt_state = transformation.init(params)
+  num_steps = distilled.images.shape[0]
+  step_sizes = distilled.step_sizes.reshape(-1)
 
-  positions = start + jnp.arange(length)
-  step_sizes = distilled.step_sizes.reshape(total)[positions]
-  keys = () if key is None else (jax.vmap(jax.random.fold_in, (None, 0))(key, positions),)
+  def inputs(positions):
+    keys = () if key is None else (jax.vmap(jax.random.fold_in, (None, 0))(key, positions),)
+    return positions, step_sizes[positions], *keys
 
   def step(state, inputs):
     position, step_size, *step_key = inputs
     batch = (distilled.images[position % num_steps], distilled.labels[position % num_steps])
     return inner_step(value_and_grad, transformation, state, (*batch, *step_key), step_size)
 
-  state, losses = _scan(step, InnerState(params, opt_state), (positions, step_sizes, *keys),
-                        length, memory)
-  return state.params, losses
+  return step, inputs, InnerState(params, opt_state)
 
 
 def _scan(step, state, inputs, length, memory):
@@ -167,7 +197,7 @@ def _symmetric_value_and_grad(inner_loss):
 
 
 def _check_distilled(distilled):
-  images, labels, raw_step_sizes = distilled
+  images, labels, raw_step_sizes, _ = distilled
   if images.ndim < 2:
     raise ValueError(f"images must be [S, B, ...]; got {list(images.shape)}")
   if labels.shape[:2] != images.shape[:2]:

@@ -1,10 +1,13 @@
-"""From what is learned to distilled data: `decode(trainable) -> DistilledData`.
+"""What is learned, and the distilled data that it stands for.
 
-The outer optimizer moves `trainable`, any pytree of float arrays. What is not
-learned, such as hard labels, is closed over by `decode`.
+The outer optimizer moves `trainable`, a dict of float arrays. `join` puts a pair of functions
+together, `init(key) -> trainable` and `decode(trainable) -> DistilledData`, from one part for each
+field of the distilled data. Whatever is not learned, such as hard labels, is closed over by its part.
 """
 
 from collections.abc import Callable
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +15,197 @@ import jax.numpy as jnp
 from dd_jax.types import Array, DistilledData
 
 STEP_SIZE_SCALES = ("softplus", "log")
+STEP_SIZE_SHARING = ("per_step", "per_epoch", "tied")
+
+
+class Parametrization(NamedTuple):
+  """Where the learned numbers start, and what they stand for."""
+  init: Callable[[Array], dict[str, Any]]  # key -> trainable
+  decode: Callable[[dict[str, Any]], DistilledData]
+
+
+class Part(NamedTuple):
+  """One field of the distilled data; `init` gives `()` where nothing is learned."""
+  init: Callable[[Array], Any]
+  decode: Callable[[Any], Any]
+
+
+def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
+         dtype=jnp.float32) -> Parametrization:
+  """The parametrization whose trainable holds the learned parts by these names.
+
+  Args:
+    images: of `[S, B, H, W, C]`; the one part that is drawn: the others start at given values.
+    labels: of `[S, B]` or `[S, B, K]`.
+    step_sizes: of raw step sizes `[E, S]`.
+    hyper: of the hyper-parameters of the inner optimizer.
+    dtype: of every learned number.
+  """
+  parts = {"images": images, "labels": labels, "step_sizes": step_sizes,
+           **({} if hyper is None else {"hyper": hyper})}
+
+  def init(key):
+    trainable = {name: part.init(key) for name, part in parts.items()}
+    return {name: jax.tree.map(lambda x: x.astype(dtype), tree)
+            for name, tree in trainable.items() if jax.tree.leaves(tree)}
+
+  def decode(trainable):
+    return DistilledData(*(part.decode(trainable.get(name, ())) for name, part in parts.items()))
+
+  return Parametrization(init, decode)
+
+
+def paper(labels: Array, image_shape: tuple[int, ...], *, num_epochs: int, step_size: float,
+          step_size_scale: str = "softplus", dtype=jnp.float32) -> Parametrization:
+  """The paper's choice: every pixel and every step size is learned, labels are not.
+
+  Args:
+    labels: `[S, B]` hard or `[S, B, K]` soft labels.
+    image_shape: `(H, W, C)`.
+    num_epochs: E.
+    step_size: the initial one.
+    step_size_scale: as in `step_sizes`.
+    dtype: of every learned number.
+  """
+  return join(pixels((*labels.shape[:2], *image_shape)), fixed_labels(labels),
+              step_sizes(num_epochs, labels.shape[0], step_size, scale=step_size_scale),
+              dtype=dtype)
+
+
+def num_bytes(trainable: Any) -> int:
+  """The budget: bytes of everything learned."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainable))
+
+
+# Images
+
+
+def pixels(shape: tuple[int, ...], start: Array | None = None) -> Part:
+  """The paper's images: every pixel is learned by itself.
+
+  Args:
+    shape: `(S, B, H, W, C)`.
+    start: images of that shape to start from. None: N(0, 1) in normalised space.
+
+  Raises:
+    ValueError: a start of another shape.
+  """
+  if start is None:
+    return Part(lambda key: jax.random.normal(key, shape), lambda images: images)
+  if start.shape != tuple(shape):
+    raise ValueError(f"start must be [S, B, H, W, C] = {list(shape)}; got {list(start.shape)}")
+  return Part(lambda key: jnp.asarray(start), lambda images: images)
+
+
+def bases(shape: tuple[int, ...], num_bases: int) -> Part:
+  """Every image is a weighted sum of bases that all images share.
+
+  Deng and Russakovsky, "Remember the Past", 2022 (arXiv 2206.02916).
+
+  Args:
+    shape: `(S, B, H, W, C)` of the images.
+    num_bases: how many. Learned are bases `[num_bases, H, W, C]` and coefficients
+      `[S, B, num_bases]`; both start at random, so that images are N(0, 1).
+
+  Raises:
+    ValueError: num_bases below 1.
+  """
+  check_at_least("num_bases", num_bases, 1)
+
+  def init(key):
+    bases_key, coefficients_key = jax.random.split(key)
+    return {"bases": jax.random.normal(bases_key, (num_bases, *shape[2:])),
+            "coefficients": (jax.random.normal(coefficients_key, (*shape[:2], num_bases))
+                             / math.sqrt(num_bases))}
+
+  return Part(init, lambda learned: jnp.tensordot(learned["coefficients"], learned["bases"], 1))
+
+
+def upsampled(shape: tuple[int, ...], factor: int) -> Part:
+  """Images of a lower resolution, enlarged bilinearly: factor^2 of them in one image's budget.
+
+  Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", 2022
+  (arXiv 2205.14959).
+
+  Args:
+    shape: `(S, B, H, W, C)` of the images.
+    factor: learned are `[S, B, H / factor, W / factor, C]`, which start as N(0, 1).
+
+  Raises:
+    ValueError: a factor below 1, or one that does not divide H and W.
+  """
+  *batch, height, width, channels = shape
+  if factor < 1 or height % factor or width % factor:
+    raise ValueError(f"factor must divide the image size {height}x{width}; got {factor}")
+  small = (*batch, height // factor, width // factor, channels)
+  return Part(lambda key: jax.random.normal(key, small),
+              lambda images: jax.image.resize(images, shape, "bilinear"))
+
+
+# Labels
 
 
 def class_labels(num_steps: int, num_classes: int, images_per_class: int) -> Array:
   """Hard labels `[S, B]`, class-sorted and the same in every step; B = K * images_per_class."""
-  for name, value, least in (("num_steps", num_steps, 1), ("num_classes", num_classes, 2),
-                             ("images_per_class", images_per_class, 1)):
-    if value < least:
-      raise ValueError(f"{name} must be at least {least}; got {value}")
+  check_at_least("num_steps", num_steps, 1)
+  check_at_least("num_classes", num_classes, 2)
+  check_at_least("images_per_class", images_per_class, 1)
   labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), images_per_class)
   return jnp.tile(labels, (num_steps, 1))
+
+
+def few_labels(num_steps: int, num_classes: int, batch: int) -> Array:
+  """Soft labels `[S, B, K]` of fewer images than classes: image b stands for a run of classes.
+
+  Raises:
+    ValueError: B out of 1..K.
+  """
+  check_at_least("num_steps", num_steps, 1)
+  if not 1 <= batch <= num_classes:
+    raise ValueError(f"batch must lie in 1..{num_classes} (the classes); got {batch}")
+  owner = jnp.arange(num_classes) * batch // num_classes
+  labels = jax.nn.one_hot(owner, batch).T
+  return jnp.tile(labels / labels.sum(-1, keepdims=True), (num_steps, 1, 1))
+
+
+def fixed_labels(labels: Array) -> Part:
+  """Labels `[S, B]` or `[S, B, K]` that are not learned."""
+  return Part(lambda key: (), lambda learned: labels)
+
+
+def soft_labels(start: Array) -> Part:
+  """A label vector `[S, B, K]` for each image, of any scale and sign, learned from `start` on.
+
+  Bohdal et al., "Flexible Dataset Distillation", 2020 (arXiv 2006.08572); Sucholutsky and
+  Schonlau, "Soft-Label Dataset Distillation", 2019 (arXiv 1910.02551).
+
+  Raises:
+    ValueError: labels that are not floating-point vectors.
+  """
+  if start.ndim != 3 or not jnp.issubdtype(start.dtype, jnp.floating):
+    raise ValueError("start must be floating-point labels [S, B, K]; "
+                     f"got {start.dtype} {list(start.shape)}")
+  return Part(lambda key: start, lambda labels: labels)
+
+
+def tied_labels(labels: Array, num_classes: int) -> Part:
+  """One learned label vector for each class, `[K, K]`, shared by all its images; one-hot at first.
+
+  Args:
+    labels: the classes of the images `[S, B]`.
+    num_classes: K.
+
+  Raises:
+    ValueError: labels that are not integers in 0..K-1.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer) or not (
+      0 <= labels.min() and labels.max() < num_classes):
+    raise ValueError(f"labels must be integers in 0..{num_classes - 1}; "
+                     f"got {labels.dtype} in {labels.min()}..{labels.max()}")
+  return Part(lambda key: jnp.eye(num_classes), lambda table: table[labels])
+
+
+# Step sizes and hyper-parameters
 
 
 def inverse_softplus(x: Array) -> Array:
@@ -29,40 +213,69 @@ def inverse_softplus(x: Array) -> Array:
   return x + jnp.log(-jnp.expm1(-x))
 
 
-def pixels(labels: Array, *, step_size_scale: str = "softplus"
-           ) -> Callable[[dict[str, Array]], DistilledData]:
-  """The paper's parametrisation: every pixel and every step size is learned by itself.
+def step_sizes(num_epochs: int, num_steps: int, start: float, *, scale: str = "softplus",
+               sharing: str = "per_step") -> Part:
+  """Learned step sizes of the inner gradient descent.
 
   Args:
-    labels: `[S, B]` hard or `[S, B, K]` soft labels, not learned.
-    step_size_scale: what `trainable["step_sizes"]` `[E, S]` holds. "softplus":
-      the raw step sizes (the authors' choice); "log": their logarithms, under
-      which an optimizer changes them by a ratio.
+    num_epochs: E.
+    num_steps: S.
+    start: all of them at first, positive.
+    scale: what is learned. "softplus": the raw step sizes (the authors' choice); "log": their
+      logarithms, under which an optimizer changes them by a ratio.
+    sharing: "per_step" learns `[E, S]`, "per_epoch" `[E, 1]`, "tied" one for all, `[1, 1]`.
 
-  Returns:
-    `decode` of trainables `{"images": [S, B, H, W, C], "step_sizes": [E, S]}`.
+  Raises:
+    ValueError: an argument out of range, named with its rule and value.
   """
-  _check_scale(step_size_scale)
+  check_at_least("num_epochs", num_epochs, 1)
+  check_at_least("num_steps", num_steps, 1)
+  if sharing not in STEP_SIZE_SHARING:
+    raise ValueError(f"sharing must be one of {list(STEP_SIZE_SHARING)}; got {sharing!r}")
+  shape = {"per_step": (num_epochs, num_steps), "per_epoch": (num_epochs, 1),
+           "tied": (1, 1)}[sharing]
+  encoded = encode_step_size(start, scale, float)
 
-  def decode(trainable):
-    raw = trainable["step_sizes"]
-    if step_size_scale == "log":
-      raw = inverse_softplus(jnp.exp(raw))
-    return DistilledData(trainable["images"], labels, raw)
+  def decode(learned):
+    raw = inverse_softplus(jnp.exp(learned)) if scale == "log" else learned
+    return jnp.broadcast_to(raw, (num_epochs, num_steps))
 
-  return decode
+  return Part(lambda key: jnp.full(shape, encoded), decode)
 
 
-def encode_step_size(step_size: float, step_size_scale: str, dtype=jnp.float32) -> Array:
-  """What `trainable["step_sizes"]` holds for one positive step size -> `[]`."""
-  _check_scale(step_size_scale)
+def fixed_step_sizes(num_epochs: int, num_steps: int, value: float, dtype=jnp.float32) -> Part:
+  """Step sizes that are not learned, all of them `value`."""
+  check_at_least("num_epochs", num_epochs, 1)
+  check_at_least("num_steps", num_steps, 1)
+  raw = jnp.full((num_epochs, num_steps), encode_step_size(value, "softplus", dtype))
+  return Part(lambda key: (), lambda learned: raw)
+
+
+def encode_step_size(step_size: float, scale: str, dtype=jnp.float32) -> Array:
+  """What `step_sizes` learns for one positive step size -> `[]`."""
+  if scale not in STEP_SIZE_SCALES:
+    raise ValueError(f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {scale!r}")
   if not step_size > 0:
     raise ValueError(f"step_size must be positive; got {step_size}")
   step_size = jnp.asarray(step_size, dtype)
-  return jnp.log(step_size) if step_size_scale == "log" else inverse_softplus(step_size)
+  return jnp.log(step_size) if scale == "log" else inverse_softplus(step_size)
 
 
-def _check_scale(step_size_scale):
-  if step_size_scale not in STEP_SIZE_SCALES:
-    raise ValueError(
-        f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {step_size_scale!r}")
+def shares(start: dict[str, float]) -> Part:
+  """Learned hyper-parameters between 0 and 1, such as momentum, by their logits.
+
+  Raises:
+    ValueError: a start that does not lie between 0 and 1.
+  """
+  for name, value in start.items():
+    if not 0 < value < 1:
+      raise ValueError(f"{name} must lie between 0 and 1 to be learned; got {value}")
+  return Part(
+      lambda key: {name: jnp.asarray(math.log(x / (1 - x))) for name, x in start.items()},
+      lambda learned: jax.tree.map(jax.nn.sigmoid, learned))
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+  """A ValueError that names the argument, unless it is large enough."""
+  if value < least:
+    raise ValueError(f"{name} must be at least {least}; got {value}")

@@ -30,6 +30,7 @@ class DistilledData(NamedTuple):
   images: Array  # [S, B, H, W, C], normalised space.
   labels: Array  # [S, B] integer classes, or [S, B, K] soft labels.
   raw_step_sizes: Array  # [E, S], before the softplus.
+  hyper: Any = ()  # Learned hyper-parameters of the inner optimizer, by name.
 
   @property
   def step_sizes(self) -> Array:
@@ -42,6 +43,7 @@ class OuterState(NamedTuple):
   trainable: Any  # Pytree of float arrays that `decode` turns into DistilledData.
   opt_state: Any  # State of the outer optax optimizer.
   step: Array  # [] int32, outer steps taken.
+  carry: Any = ()  # The pool of warm starts, where there is one.
 
 
 class OuterInfo(NamedTuple):

@@ -90,15 +90,15 @@ class Ours:
     init = (dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[0], self._theta_0))
             if setting.init == "fixed" else random)
     labels = parametrization.class_labels(setting.num_steps, _NUM_CLASSES, 1)
-    self._trainable = dd_jax.init_distilled(
-        jax.random.key(1), labels=labels, image_shape=setting.image_shape,
-        num_epochs=_NUM_EPOCHS, step_size=_STEP_SIZE)
+    learned = parametrization.paper(labels, setting.image_shape, num_epochs=_NUM_EPOCHS,
+                                    step_size=_STEP_SIZE)
+    self._trainable = learned.init(jax.random.key(1))
     self._real = (
         jax.random.normal(jax.random.key(2), (_REAL_BATCH, *setting.image_shape)),
         jax.random.randint(jax.random.key(3), (_REAL_BATCH,), 0, _NUM_CLASSES, jnp.int32))
     loss = losses.classification(model.apply)
     make_outer_loss = functools.partial(
-        dd_jax.make_outer_loss, parametrization.pixels(labels), inner_loss=loss, real_loss=loss,
+        dd_jax.make_outer_loss, learned.decode, inner_loss=loss, real_loss=loss,
         num_inits=setting.num_inits, chunk_size=setting.chunk_size, memory=setting.memory,
         num_parallel=1 if jax.default_backend() == "cpu" else None)
     # For the comparison: networks that are given instead of drawn.

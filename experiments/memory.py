@@ -47,16 +47,15 @@ def measure(network: str, length: int, memory: str, gradient: str) -> dict:
   model = models.MODELS[network](num_classes=10, image_shape=image_shape)
   init = dd_jax.random_init(model.init, dd_jax.init_distributions.xavier_normal())
   labels = parametrization.class_labels(_NUM_STEPS, 10, 1)
-  trainable = dd_jax.init_distilled(
-      jax.random.key(0), labels=labels, image_shape=image_shape, step_size=.001,
-      num_epochs=length // _NUM_STEPS)
+  learned = parametrization.paper(labels, image_shape, step_size=.001,
+                                  num_epochs=length // _NUM_STEPS)
   real = (jax.random.normal(jax.random.key(1), (_REAL_BATCH, *image_shape)),
           jax.random.randint(jax.random.key(2), (_REAL_BATCH,), 0, 10, jnp.int32))
   loss = losses.classification(model.apply)
   outer_loss = dd_jax.make_outer_loss(
-      parametrization.pixels(labels), init.sample, loss, loss, num_inits=1, chunk_size=32,
+      learned.decode, init.sample, loss, loss, num_inits=1, chunk_size=32,
       memory=memory, gradient=gradient)
-  arguments = trainable, init.state, jax.random.key(3), *real
+  arguments = learned.init(jax.random.key(0)), init.state, jax.random.key(3), *real
   start = time.perf_counter()
   compiled = jax.jit(dd_jax.value_and_hypergrad(outer_loss)).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - start

@@ -33,20 +33,6 @@ def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_init_distilled_is_standard_normal_with_the_wanted_step_size():
-  labels = jnp.zeros((10, 50), jnp.int32)
-  for scale in ("softplus", "log"):
-    trainable = dd_jax.init_distilled(
-        jax.random.key(0), labels=labels, image_shape=(8, 8, 1), num_epochs=3, step_size=.02,
-        step_size_scale=scale)
-    images, count = trainable["images"], trainable["images"].size
-    assert images.shape == (10, 50, 8, 8, 1)
-    assert abs(images.mean()) < 5 / count ** .5
-    assert abs(images.var() - 1) < 5 * (2 / count) ** .5
-    decoded = dd_jax.parametrization.pixels(labels, step_size_scale=scale)(trainable)
-    np.testing.assert_allclose(decoded.step_sizes, np.full((3, 10), .02), rtol=1e-5)
-
-
 def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
   trainable, decode = problems.trainable()
   optimizer = optax.sgd(.1)
@@ -173,9 +159,3 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=rf"batch_size must lie in 1..11 .*; got {batch_size}"):
       dd_jax.run_outer_steps(outer_step, jax.random.key(0), state, (), *problems.real(11),
                              batch_size=batch_size, num_steps=1)
-  with pytest.raises(ValueError, match="num_epochs must be at least 1; got 0"):
-    dd_jax.init_distilled(jax.random.key(0), labels=jnp.zeros((1, 2), jnp.int32),
-                          image_shape=(2, 2, 1), num_epochs=0, step_size=.1)
-  with pytest.raises(ValueError, match="step_size must be positive; got -1"):
-    dd_jax.init_distilled(jax.random.key(0), labels=jnp.zeros((1, 2), jnp.int32),
-                          image_shape=(2, 2, 1), num_epochs=1, step_size=-1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dd_jax
+from dd_jax import truncation
 from tests import problems
 
 _RANDOM = dd_jax.random_init(problems.init)
@@ -73,7 +74,7 @@ def test_blocks_of_networks_change_nothing(x64, num_parallel):
 def test_outer_loss_is_the_mean_over_the_sampled_inits(x64):
   trainable, decode = problems.trainable()
   key, real = jax.random.key(7), problems.real()
-  params = _RANDOM.sample((), key, 4)
+  params = _RANDOM.sample((), truncation.objective_keys(key)[0], 4)
   one_by_one = []
   for n in range(4):
     final, _ = dd_jax.inner_trajectory(

@@ -26,11 +26,11 @@ def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion
   model = models.MODELS[name](num_classes=10, image_shape=_SHAPES[name], **convolution)
   init, loss = dd_jax.random_init(model.init), losses.classification(model.apply)
   labels = parametrization.class_labels(2, 10, 1)
-  trainable = dd_jax.init_distilled(jax.random.key(0), labels=labels, image_shape=_SHAPES[name],
-                                    num_epochs=1, step_size=0.02)
+  learned = parametrization.paper(labels, _SHAPES[name], num_epochs=1, step_size=0.02)
+  trainable = learned.init(jax.random.key(0))
   optimizer = optax.adam(0.01)
   outer_loss = dd_jax.make_outer_loss(
-      parametrization.pixels(labels), init.sample, loss, loss, num_inits=2, memory=memory,
+      learned.decode, init.sample, loss, loss, num_inits=2, memory=memory,
       gradient="forward_over_reverse" if memory == "nested" else "reverse")
   run = jax.jit(functools.partial(
       dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(1),

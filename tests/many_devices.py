@@ -46,11 +46,10 @@ def lenet():
   """The same of a LeNet as the launcher uses it."""
   model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
   labels = dd_jax.parametrization.class_labels(2, 10, 1)
-  trainable = dd_jax.init_distilled(jax.random.key(4), labels=labels, image_shape=(28, 28, 1),
-                                    num_epochs=2, step_size=0.02)
+  learned = dd_jax.parametrization.paper(labels, (28, 28, 1), num_epochs=2, step_size=0.02)
   real = (jax.random.normal(jax.random.key(5), (NUM_IMAGES, 28, 28, 1)),
           jnp.arange(NUM_IMAGES) % 10)
-  return (model.init, trainable, dd_jax.parametrization.pixels(labels),
+  return (model.init, learned.init(jax.random.key(4)), learned.decode,
           losses.classification(model.apply), real)
 
 

@@ -373,7 +373,8 @@ def test_an_nnx_module_trains_in_the_inner_loop_and_gives_a_hypergradient():
   model = models.from_nnx(_NnxNet)
   init = dd_jax.random_init(model.init)
   loss = losses.classification(model.apply)
-  decode = parametrization.pixels(jnp.array([[0, 1, 2]]))
+  decode = parametrization.paper(jnp.array([[0, 1, 2]]), (2, 2, 1), num_epochs=2,
+                                 step_size=.1).decode
   outer_loss = dd_jax.make_outer_loss(decode, init.sample, loss, loss, num_inits=2)
   trainable = {"images": jax.random.normal(jax.random.key(0), (1, 3, 2, 2, 1)),
                "step_sizes": jnp.zeros((2, 1))}

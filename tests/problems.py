@@ -29,13 +29,17 @@ def trainable(seed=1, soft=False):
             "step_sizes": jax.random.normal(step_sizes, (NUM_EPOCHS, NUM_STEPS)) - 1.}
   if not soft:
     hard = jax.random.randint(labels, (NUM_STEPS, BATCH), 0, NUM_CLASSES)
-    return values, parametrization.pixels(hard)
+    return values, _decode(hard)
   values["labels"] = jax.random.uniform(labels, (NUM_STEPS, BATCH, NUM_CLASSES))
 
   def decode(values):
-    return parametrization.pixels(values["labels"])(values)
+    return _decode(values["labels"])(values)
 
   return values, decode
+
+
+def _decode(labels):
+  return parametrization.paper(labels, IMAGE_SHAPE, num_epochs=NUM_EPOCHS, step_size=1.).decode
 
 
 def real(num_images=11, seed=2):

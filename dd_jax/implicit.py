@@ -1,0 +1,133 @@
+"""Hypergradients that do not differentiate the steps: of an optimum, and of a closed form.
+
+Each function here stands in for `inner_trajectory`, as `trajectory` of `make_outer_loss`.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.inner_loop import inner_trajectory
+from dd_jax.types import Array, DistilledData, Params
+
+SOLVERS = ("conjugate_gradient", "neumann")
+
+
+def implicit_trajectory(inner_loss: Callable, params: Params, distilled: DistilledData, *,
+                        solver: str = "conjugate_gradient", num_terms: int = 20,
+                        damping: float = 0.0, **options) -> tuple[Params, Array]:
+  """Trains as `inner_trajectory`; the gradient is that of the optimum it is taken to have reached.
+
+  At an optimum of the mean inner loss over the S minibatches the implicit function theorem gives
+  d theta / d data = -H^-1 d^2 loss / d theta d data. Memory does not grow with T. Step sizes and
+  initial weights have no influence on an optimum: their gradient is zero.
+
+  Args:
+    inner_loss, params, distilled: as in `inner_trajectory`.
+    solver: of H u = v. "conjugate_gradient", or "neumann": the series u = eta sum (I - eta H)^k v,
+      which is the hypergradient of `num_terms` steps of size eta at the optimum, with the last step size.
+    num_terms: iterations or terms.
+    damping: added to the diagonal of H.
+    **options: optimizer, hyper and key of `inner_trajectory`.
+
+  Returns:
+    The weights after T steps, and the inner loss before each.
+
+  Raises:
+    ValueError: an unknown solver, num_terms below 1, or a negative damping.
+  """
+  if solver not in SOLVERS:
+    raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}")
+  if num_terms < 1:
+    raise ValueError(f"num_terms must be at least 1; got {num_terms}")
+  if not damping >= 0:
+    raise ValueError(f"damping must not be negative; got {damping}")
+  keys = () if options.get("key") is None else (options["key"],)
+
+  def mean_gradient(params, images, labels):
+    return jax.grad(lambda params: jnp.mean(jax.vmap(
+        lambda images, labels: inner_loss(params, images, labels, *keys))(images, labels)))(params)
+
+  final, losses = inner_trajectory(
+      inner_loss, *jax.lax.stop_gradient((params, distilled)), memory="plain", **options)
+
+  @jax.custom_vjp
+  def optimum(images, labels):
+    return final
+
+  def forward(images, labels):
+    return final, (images, labels)
+
+  def backward(data, direction):
+    def product(u):
+      curved = jax.jvp(lambda p: mean_gradient(p, *data), (final,), (u,))[1]
+      return jax.tree.map(lambda c, x: c + damping * x, curved, u)
+
+    if solver == "neumann":
+      u = _neumann(product, direction, distilled.step_sizes[-1, -1], num_terms)
+    else:
+      u, _ = jax.scipy.sparse.linalg.cg(product, direction, maxiter=num_terms)
+    _, back = jax.vjp(functools.partial(mean_gradient, final), *data)
+    return back(jax.tree.map(jnp.negative, u))
+
+  optimum.defvjp(forward, backward)
+  return optimum(distilled.images, distilled.labels), losses
+
+
+def ridge_trajectory(features: Callable, num_classes: int, *, regularization: float) -> Callable:
+  """A trajectory that solves the last layer in closed form and leaves the features as they are.
+
+  Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", 2022 (arXiv
+  2206.00719): kernel ridge regression of the labels, less their mean 1 / K, on the features of all
+  distilled images. The outer loss is that of `ridge_apply`.
+
+  Args:
+    features: `(params["features"], images) -> [n, F]`.
+    num_classes: K.
+    regularization: lambda; the loss is mean |features head - labels|^2 + lambda |head|^2.
+
+  Returns:
+    A function of inner loss (not used), params `{"features", "head" [F, K]}` and distilled data; its
+    losses are the mean squared error `[1]`.
+
+  Raises:
+    ValueError: a regularization that is not positive.
+  """
+  if not regularization > 0:
+    raise ValueError(f"regularization must be positive; got {regularization}")
+
+  def trajectory(inner_loss, params, distilled, **options):
+    del inner_loss, options
+    images = distilled.images.reshape(-1, *distilled.images.shape[2:])
+    labels = distilled.labels
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+      labels = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+    targets = labels.reshape(-1, num_classes) - 1 / num_classes
+    inputs = features(params["features"], images)
+    kernel = inputs @ inputs.T + len(inputs) * regularization * jnp.eye(len(inputs))
+    head = inputs.T @ jax.scipy.linalg.solve(kernel, targets, assume_a="pos")
+    error = jnp.mean(jnp.sum((inputs @ head - targets) ** 2, -1))
+    return {**params, "head": head}, error[None]
+
+  return trajectory
+
+
+def ridge_apply(features: Callable) -> Callable:
+  """`apply(params, images, *, key=None) -> logits [n, K]` of what `ridge_trajectory` trains."""
+  def apply(params, images, *, key=None):
+    del key
+    return features(params["features"], images) @ params["head"]
+
+  return apply
+
+
+def _neumann(product, direction, step_size, num_terms):
+  def body(_, carry):
+    term, total = carry
+    term = jax.tree.map(lambda t, p: t - step_size * p, term, product(term))
+    return term, jax.tree.map(jnp.add, total, term)
+
+  _, total = jax.lax.fori_loop(1, num_terms, body, (direction, direction))
+  return jax.tree.map(lambda x: step_size * x, total)
