@@ -9,10 +9,12 @@ from dd_jax import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import parametrization
 from dd_jax import augmentation
+from dd_jax import whitening
 from dd_jax import losses
 from dd_jax import inner_loop
 from dd_jax import inner_optimizers
 from dd_jax import truncation
+from dd_jax import implicit
 from dd_jax import parallel
 from dd_jax import outer_objective
 from dd_jax import hypergradient
@@ -38,7 +40,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
-    "augmentation", "losses", "inner_loop", "inner_optimizers", "truncation", "parallel", "outer_objective", "hypergradient",
+    "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers", "truncation",
+    "implicit", "parallel", "outer_objective", "hypergradient",
     "distillation", "evaluation", "pretraining", "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",

@@ -67,13 +67,14 @@ def color(key: Array, image: Array) -> Array:
 
 def cutout(key: Array, image: Array) -> Array:
   """A square of half the size, centred anywhere, becomes 0."""
-  size = jnp.array(image.shape[:2])
-  centre = jax.random.randint(key, (2,), 0, size)
-  start = centre - (_CUTOUT * size / 2).astype(int)
-  inside = [(start[axis] <= jnp.arange(image.shape[axis]))
-            & (jnp.arange(image.shape[axis]) < start[axis] + (_CUTOUT * size[axis]).astype(int))
-            for axis in (0, 1)]
-  return jnp.where((inside[0][:, None] & inside[1])[..., None], jnp.zeros_like(image), image)
+  centre = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]))
+
+  def inside(axis):
+    length = round(_CUTOUT * image.shape[axis])
+    distance = jnp.arange(image.shape[axis]) - (centre[axis] - length // 2)
+    return (0 <= distance) & (distance < length)
+
+  return jnp.where((inside(0)[:, None] & inside(1))[..., None], jnp.zeros_like(image), image)
 
 
 AUGMENTATIONS: dict[str, Callable] = {

@@ -54,26 +54,30 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
       inner_loss, *jax.lax.stop_gradient((params, distilled)), memory="plain", **options)
 
   @jax.custom_vjp
-  def optimum(images, labels):
+  def optimum(final, step_size, images, labels):
     return final
 
-  def forward(images, labels):
-    return final, (images, labels)
+  def forward(final, step_size, *data):
+    return final, (final, step_size, data)
 
-  def backward(data, direction):
+  def backward(residuals, direction):
+    final, step_size, data = residuals
+
     def product(u):
       curved = jax.jvp(lambda p: mean_gradient(p, *data), (final,), (u,))[1]
       return jax.tree.map(lambda c, x: c + damping * x, curved, u)
 
     if solver == "neumann":
-      u = _neumann(product, direction, distilled.step_sizes[-1, -1], num_terms)
+      u = _neumann(product, direction, step_size, num_terms)
     else:
-      u, _ = jax.scipy.sparse.linalg.cg(product, direction, maxiter=num_terms)
+      tolerance = float(jnp.finfo(step_size.dtype).eps)
+      u, _ = jax.scipy.sparse.linalg.cg(product, direction, tol=tolerance, maxiter=num_terms)
     _, back = jax.vjp(functools.partial(mean_gradient, final), *data)
-    return back(jax.tree.map(jnp.negative, u))
+    return None, None, *back(jax.tree.map(jnp.negative, u))
 
   optimum.defvjp(forward, backward)
-  return optimum(distilled.images, distilled.labels), losses
+  step_size = jax.lax.stop_gradient(distilled.step_sizes[-1, -1])
+  return optimum(final, step_size, distilled.images, distilled.labels), losses
 
 
 def ridge_trajectory(features: Callable, num_classes: int, *, regularization: float) -> Callable:

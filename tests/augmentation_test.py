@@ -1,6 +1,4 @@
-"""dd_jax.augmentation: every image is a crop, perhaps mirrored, of its own padded original."""
-
-import functools
+"""dd_jax.augmentation: what each change does to known images, its gradient, and what it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -8,47 +6,116 @@ import numpy as np
 import pytest
 
 from dd_jax import augmentation
+from dd_jax import losses
+from tests import problems
 
 
-def _offsets(original, augmented, padding):
-  """The crops `(row, column, flipped)` of the padded original that equal the augmented image."""
-  padded = np.pad(original, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
-  height, width, _ = original.shape
-  return [(row, column, flipped)
-          for row in range(2 * padding + 1) for column in range(2 * padding + 1)
-          for flipped in (False, True)
-          if np.array_equal(padded[row:row + height, column:column + width][:, ::1 - 2 * flipped],
-                            augmented)]
+def _many(name, image, count=200):
+  """The same image changed with many keys `[count, H, W, C]`."""
+  keys = jax.random.split(jax.random.key(0), count)
+  change = augmentation.AUGMENTATIONS[name]
+  return np.asarray(jax.jit(jax.vmap(change, (0, None)))(keys, jnp.asarray(image)))
 
 
-def test_crop_and_flip():
-  images = jnp.asarray(np.random.default_rng(0).random((300, 5, 6, 2), np.float32))
-  augmented = jax.jit(functools.partial(augmentation.crop_and_flip, padding=2))(
-      jax.random.key(0), images)
-  assert augmented.shape == images.shape and augmented.dtype == images.dtype
-  found = [_offsets(*pair, 2) for pair in zip(np.asarray(images), np.asarray(augmented))]
-  assert all(len(offsets) == 1 for offsets in found)
-  rows, columns, flips = np.array([offsets[0] for offsets in found]).T
-  # All of the 25 crops and both directions occur about equally often.
-  assert np.bincount(rows * 5 + columns, minlength=25).min() >= 3
-  assert 110 < flips.sum() < 190
+def _image(height=9, width=10, channels=3, seed=0):
+  return np.random.default_rng(seed).standard_normal((height, width, channels)).astype(np.float32)
 
 
-def test_without_padding_it_only_flips():
-  images = jnp.asarray(np.random.default_rng(0).random((8, 3, 3, 1), np.float32))
-  augmented = augmentation.crop_and_flip(jax.random.key(1), images, padding=0)
-  for before, after in zip(np.asarray(images), np.asarray(augmented)):
-    assert np.array_equal(before, after) or np.array_equal(before[:, ::-1], after)
+def test_flip_mirrors_half_of_the_images():
+  image = _image()
+  mirrored = [np.array_equal(changed, image[:, ::-1]) for changed in _many("flip", image)]
+  same = [np.array_equal(changed, image) for changed in _many("flip", image)]
+  assert sum(mirrored) + sum(same) == 200 and 70 < sum(mirrored) < 130
 
 
-def test_the_gradient_goes_back_to_the_pixels_it_came_from():
-  images = jnp.arange(16.).reshape(1, 4, 4, 1)
-  gradient = jax.grad(lambda x: jnp.sum(
-      augmentation.crop_and_flip(jax.random.key(0), x, padding=1)))(images)
-  assert float(gradient.sum()) == 16 and float(gradient.min()) >= 0
+@pytest.mark.parametrize("name, most, mode", [("crop", (4, 4), "reflect"),
+                                              ("shift", (1, 2), "constant")])
+def test_crop_and_shift_move_by_every_amount(name, most, mode):
+  image = _image(9, 16)
+  padded = np.pad(image, (*((m, m) for m in most), (0, 0)), mode=mode)
+  found = set()
+  for changed in _many(name, image, 500):
+    (place,) = [(row, column) for row in range(2 * most[0] + 1)
+                for column in range(2 * most[1] + 1)
+                if np.array_equal(padded[row:row + 9, column:column + 16], changed)]
+    found.add(place)
+  assert len(found) == (2 * most[0] + 1) * (2 * most[1] + 1)
 
 
-@pytest.mark.parametrize("padding", [-1, 4])
-def test_padding_that_does_not_fit(padding):
-  with pytest.raises(ValueError, match=rf"padding must lie in 0\.\.3 .*4x5.*; got {padding}"):
-    augmentation.crop_and_flip(jax.random.key(0), jnp.zeros((1, 4, 5, 1)), padding=padding)
+def test_scale_and_rotate_follow_the_coordinates():
+  """A plane keeps its values at the moved places; the centre stays."""
+  rows, columns = np.meshgrid(np.arange(9.) - 4, np.arange(9.) - 4, indexing="ij")
+  planes = np.stack([rows, columns], -1).astype(np.float32)
+  near = (slice(2, 7), slice(2, 7))  # Whatever the change, these come from inside.
+  for changed in _many("scale", planes):
+    factors = changed[6, 6] / 2
+    assert (1 / 1.2 - 1e-5 <= factors).all() and (factors <= 1.2 + 1e-5).all()
+    np.testing.assert_allclose(changed[near], planes[near] * factors, atol=1e-4)
+  for changed in _many("rotate", planes):
+    cosine, sine = changed[6, 4]
+    assert abs(np.hypot(cosine, sine) - 2) < 1e-4
+    assert abs(np.degrees(np.arctan2(sine, cosine))) <= 15.01
+    matrix = np.array([[cosine, sine], [-sine, cosine]]) / 2
+    np.testing.assert_allclose(changed[near], planes[near] @ matrix, atol=1e-4)
+
+
+def test_color_changes_brightness_saturation_and_contrast():
+  image = _image()
+  changed = _many("color", image)
+  grey = lambda x: x - x.mean(-1, keepdims=True)
+  saturation = [np.vdot(grey(c), grey(image)) / np.vdot(grey(image), grey(image)) for c in changed]
+  # Saturation is within 0..2 and contrast within .5..1.5; their product stretches the differences.
+  assert 0 <= min(saturation) < .2 and 1.8 < max(saturation) <= 3
+  brightness = changed.mean((1, 2, 3)) - image.mean()
+  assert -.5 <= brightness.min() < -.4 and .4 < brightness.max() <= .5
+
+
+def test_cutout_zeroes_a_square_of_half_the_size():
+  sizes = set()
+  for changed in _many("cutout", np.ones((8, 8, 1), np.float32)):
+    rows, columns = np.nonzero(changed[..., 0] == 0)
+    sizes.add((np.ptp(rows) + 1, np.ptp(columns) + 1))
+    assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+  assert max(sizes) == (4, 4) and (2, 2) in sizes  # Cut by the border at most to a half.
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+def test_siamese_images_are_changed_alike(siamese):
+  augment = augmentation.compose("crop, flip,rotate", siamese=siamese)
+  images = np.repeat(_image(seed=3)[None], 6, 0)
+  changed = np.asarray(jax.jit(augment)(jax.random.key(2), images))
+  same = [np.array_equal(changed[0], other) for other in changed[1:]]
+  assert all(same) if siamese else not any(same)
+  np.testing.assert_array_equal(changed, jax.jit(augment)(jax.random.key(2), images))
+
+
+@pytest.mark.parametrize("name", augmentation.AUGMENTATIONS)
+def test_the_hypergradient_passes_every_change(x64, name):
+  """The second derivative of the inner loss by weights and pixels, against differences."""
+  images = jnp.asarray(_image(6, 6, 3).astype(float))[None]
+  weights = {"first": jax.random.normal(jax.random.key(0), (108, 5)) / 10,
+             "second": jax.random.normal(jax.random.key(1), (5, 3)), "bias": jnp.zeros(3)}
+  direction = jax.tree.map(jnp.cos, weights)
+  loss = augmentation.augmented(losses.classification(problems.apply), augmentation.compose(name))
+
+  @jax.jit
+  def along(images):
+    gradient = jax.grad(loss)(weights, images, jnp.array([1]), jax.random.key(4))
+    return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+
+  move = jax.random.normal(jax.random.key(5), images.shape)
+  exact = jnp.vdot(jax.grad(along)(images), move)
+  numeric = (along(images + 1e-5 * move) - along(images - 1e-5 * move)) / 2e-5
+  np.testing.assert_allclose(exact, numeric, rtol=1e-6)
+  assert abs(numeric) > 1e-4
+
+
+@pytest.mark.parametrize("names, shape, message", [
+    ("flip,blur", (1, 8, 8, 3), r"augmentation must be some of \['color', .*\]; got 'blur'"),
+    ("", (1, 8, 8, 3), "augmentation must be some of .*; got ''"),
+    ("crop", (1, 8, 4, 3), "crop must have images above 4 pixels; got 8x4"),
+    ("flip,color", (1, 8, 8, 1), "color must have images of 3 channels; got 1"),
+])
+def test_what_does_not_fit_is_named(names, shape, message):
+  with pytest.raises(ValueError, match=message):
+    augmentation.compose(names)(jax.random.key(0), jnp.zeros(shape))

@@ -1,0 +1,154 @@
+"""dd_jax.implicit: where the inner loop reaches its optimum, all hypergradients agree."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dd_jax
+from dd_jax import implicit
+from dd_jax import losses
+from dd_jax import parametrization
+from dd_jax import truncation
+
+_IMAGE_SHAPE, _CLASSES = (2, 2, 1), 3
+
+
+def _apply(params, images, *, key=None):
+  del key
+  return images.reshape(images.shape[0], -1) @ params["weights"] + params["bias"][None]
+
+
+def _init(key):
+  return {"weights": jax.random.normal(key, (4, _CLASSES)), "bias": jnp.zeros(_CLASSES)}
+
+
+def _inner_loss(params, images, labels):
+  """Strongly convex: every trajectory ends at the same place."""
+  decay = sum(jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(params))
+  return losses.classification(_apply)(params, images, labels) + .2 * decay
+
+
+def _problem(num_epochs=400, num_steps=1):
+  """Soft labels and images learned, step size .5; 400 steps reach the optimum to 1e-13."""
+  labels = jax.random.uniform(jax.random.key(1), (num_steps, 5, _CLASSES))
+  learned = parametrization.join(
+      parametrization.pixels((num_steps, 5, *_IMAGE_SHAPE)), parametrization.soft_labels(labels),
+      parametrization.fixed_step_sizes(num_epochs, num_steps, .5, dtype=float), dtype=float)
+  images = jax.random.normal(jax.random.key(2), (7, *_IMAGE_SHAPE))
+  return learned, (images, jnp.arange(7) % _CLASSES)
+
+
+def _hypergradient(learned, real, **options):
+  outer_loss = dd_jax.make_outer_loss(
+      learned.decode, dd_jax.random_init(_init).sample, _inner_loss,
+      losses.classification(_apply), num_inits=2, **options)
+  trainable = learned.init(jax.random.key(0))
+  return jax.jit(jax.value_and_grad(outer_loss))(trainable, (), jax.random.key(3), *real)
+
+
+def _assert_close(actual, expected, tolerance):
+  for a, b in zip(*map(jax.tree.leaves, (actual, expected))):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * jnp.abs(b).max())
+
+
+def test_conjugate_gradients_equal_the_full_unroll_at_an_optimum(x64):
+  problem = _problem()
+  expected = _hypergradient(*problem)
+  assert jnp.abs(expected[1]["images"]).max() > 1e-3
+  trajectory = functools.partial(implicit.implicit_trajectory, num_terms=40)
+  _assert_close(_hypergradient(*problem, trajectory=trajectory), expected, 1e-8)
+
+
+@pytest.mark.parametrize("num_terms", [1, 7, 60])
+def test_a_neumann_series_equals_as_many_steps_unrolled_at_an_optimum(x64, num_terms):
+  """Truncation to the last K steps, K terms of the series: the same sum."""
+  problem = _problem()
+  trajectory = functools.partial(implicit.implicit_trajectory, solver="neumann",
+                                 num_terms=num_terms)
+  actual = _hypergradient(*problem, trajectory=trajectory)
+  _assert_close(actual, _hypergradient(*problem, window=truncation.last_window(num_terms)), 1e-8)
+
+
+def test_many_terms_reach_the_full_unroll(x64):
+  problem = _problem()
+  trajectory = functools.partial(implicit.implicit_trajectory, solver="neumann", num_terms=300)
+  _assert_close(_hypergradient(*problem, trajectory=trajectory), _hypergradient(*problem), 1e-8)
+
+
+def test_an_optimum_does_not_depend_on_step_sizes(x64):
+  labels = jnp.asarray([[0, 1, 2]])
+  learned = parametrization.paper(labels, _IMAGE_SHAPE, num_epochs=50, step_size=.5, dtype=float)
+  _, real = _problem()
+  _, gradient = _hypergradient(learned, real, trajectory=implicit.implicit_trajectory)
+  assert not gradient["step_sizes"].any() and gradient["images"].any()
+
+
+def test_damping_is_added_to_the_diagonal(x64):
+  """A Hessian of .4 I (no images that matter) makes the solution of v / (.4 + damping)."""
+  problem = _problem()
+  plain, damped = (_hypergradient(*problem, trajectory=functools.partial(
+      implicit.implicit_trajectory, num_terms=60, damping=damping))[1] for damping in (0., 1e3))
+  ratio = jnp.linalg.norm(damped["images"]) / jnp.linalg.norm(plain["images"])
+  assert 1e-4 < ratio < 2e-3
+
+
+def _features(params, images):
+  return jnp.tanh(images.reshape(images.shape[0], -1) @ params)
+
+
+def test_a_ridge_head_is_what_gradient_descent_on_the_head_reaches(x64):
+  """Features of the fresh network, head by descent on the same loss for many steps."""
+  regularization, num_classes = .05, _CLASSES
+  learned, real = _problem(num_epochs=3000)
+
+  def init(key):
+    return {"features": jax.random.normal(key, (4, 6)), "head": jnp.zeros((6, num_classes))}
+
+  def descent_loss(params, images, labels):
+    inputs = _features(jax.lax.stop_gradient(params["features"]), images)
+    error = inputs @ params["head"] - (labels - 1 / num_classes)
+    # Half of mean |error|^2 + lambda |head|^2.
+    return .5 * (jnp.mean(jnp.sum(error ** 2, -1)) + regularization * jnp.sum(params["head"] ** 2))
+
+  def hypergradient(**options):
+    outer_loss = dd_jax.make_outer_loss(
+        learned.decode, dd_jax.random_init(init).sample, descent_loss,
+        losses.classification(implicit.ridge_apply(_features)), num_inits=2, **options)
+    return jax.jit(jax.value_and_grad(outer_loss))(
+        learned.init(jax.random.key(0)), (), jax.random.key(3), *real)
+
+  expected = hypergradient()
+  actual = hypergradient(trajectory=implicit.ridge_trajectory(
+      _features, num_classes, regularization=regularization))
+  assert jnp.abs(expected[1]["images"]).max() > 1e-4
+  _assert_close(actual, expected, 1e-7)
+
+
+def test_hard_labels_are_one_hot_to_the_ridge(x64):
+  params = {"features": jax.random.normal(jax.random.key(0), (4, 6)), "head": jnp.zeros((6, 3))}
+  images, hard = jax.random.normal(jax.random.key(1), (2, 3, *_IMAGE_SHAPE)), jnp.asarray(
+      [[0, 1, 2]] * 2)
+  ridge = implicit.ridge_trajectory(_features, 3, regularization=.1)
+  results = [ridge(None, params, dd_jax.DistilledData(images, labels, jnp.zeros((1, 2))))
+             for labels in (hard, jax.nn.one_hot(hard, 3, dtype=float))]
+  np.testing.assert_array_equal(results[0][0]["head"], results[1][0]["head"])
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(solver="lu"), r"solver must be one of \['conjugate_gradient', 'neumann'\]; got 'lu'"),
+    (dict(num_terms=0), "num_terms must be at least 1; got 0"),
+    (dict(damping=-1.), "damping must not be negative; got -1.0"),
+])
+def test_bad_options_are_named(options, message):
+  learned, real = _problem(num_epochs=1)
+  with pytest.raises(ValueError, match=message):
+    _hypergradient(learned, real, trajectory=functools.partial(
+        implicit.implicit_trajectory, **options))
+
+
+def test_a_regularization_must_be_positive():
+  with pytest.raises(ValueError, match="regularization must be positive; got 0"):
+    implicit.ridge_trajectory(_features, 3, regularization=0)
