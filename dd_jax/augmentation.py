@@ -74,7 +74,7 @@ def cutout(key: Array, image: Array) -> Array:
     distance = jnp.arange(image.shape[axis]) - (centre[axis] - length // 2)
     return (0 <= distance) & (distance < length)
 
-  return jnp.where((inside(0)[:, None] & inside(1))[..., None], jnp.zeros_like(image), image)
+  return jnp.where(inside(0)[:, None, None] & inside(1)[None, :, None], jnp.zeros_like(image), image)
 
 
 AUGMENTATIONS: dict[str, Callable] = {
