@@ -76,8 +76,9 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
 
 def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply: Callable,
              images: Array, labels: Array, *, num_inits: int, inner_loss: Callable,
-             optimizer: Any = None, batch_size: int = 500, num_parallel: int = 10,
-             split: Callable | None = None) -> EvalResult:
+             optimizer: Any = None, keyed: bool = False, trajectory: Callable = inner_trajectory,
+             batch_size: int = 500, num_parallel: int = 10, split: Callable | None = None
+             ) -> EvalResult:
   """Trains N fresh networks on the distilled data and tests each on all images.
 
   Args:
@@ -89,6 +90,7 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
     num_inits: N.
     inner_loss: as in `inner_trajectory`.
     optimizer: as in `inner_trajectory`.
+    keyed, trajectory: as in `make_outer_loss`.
     batch_size: images per forward pass.
     num_parallel: networks trained side by side; with `batch_size` it bounds the memory. One at a
       time is fastest on a CPU.
@@ -100,17 +102,22 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply
   """
   if num_parallel < 1:
     raise ValueError(f"num_parallel must be at least 1; got {num_parallel}")
-  def of_one(params):
-    final_params, _ = inner_trajectory(inner_loss, params, distilled, optimizer=optimizer,
-                                       memory="plain")
+  init_key, inner_key = jax.random.split(key) if keyed else (key, None)
+
+  def of_one(network):
+    params, row = network
+    options = {"key": jax.random.fold_in(inner_key, row)} if keyed else {}
+    if trajectory is inner_trajectory:
+      options["memory"] = "plain"
+    final_params, _ = trajectory(inner_loss, params, distilled, optimizer=optimizer, **options)
     return EvalResult(*(measure(apply, p, images, labels, batch_size=batch_size)
                         for p in (params, final_params)))
 
   def of_rows(rows):
-    params = (init.sample(init.state, key, num_inits) if len(rows) == num_inits else
-              init.sample(init.state, key, num_inits, rows))
+    params = (init.sample(init.state, init_key, num_inits) if len(rows) == num_inits else
+              init.sample(init.state, init_key, num_inits, rows))
     # One at a time without a vmap over one, which costs XLA its layout of the products.
-    return jax.lax.map(of_one, params,
+    return jax.lax.map(of_one, (params, rows),
                        batch_size=min(num_parallel, len(rows)) if num_parallel > 1 else None)
 
   return (of_rows if split is None else split(of_rows))(jnp.arange(num_inits))

@@ -275,6 +275,12 @@ def shares(start: dict[str, float]) -> Part:
       lambda learned: jax.tree.map(jax.nn.sigmoid, learned))
 
 
+def fixed_hyper(values: dict[str, float]) -> Part:
+  """Hyper-parameters that are not learned."""
+  return Part(lambda key: (),
+              lambda learned: {name: jnp.asarray(value, float) for name, value in values.items()})
+
+
 def check_at_least(name: str, value: int, least: int) -> None:
   """A ValueError that names the argument, unless it is large enough."""
   if value < least:

@@ -16,9 +16,12 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import evaluation
 from dd_jax import losses
+from experiments import inits
 from experiments import layouts
 from experiments import problem
+from experiments import recipe
 from experiments import workdirs
+from experiments.choices import check_positive
 
 
 def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -37,7 +40,7 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   started = time.time()
   data = problem.load_data(config, layouts.one_device())
   model = problem.make_model(config, data.dataset)
-  init = problem.random_init(config.init, model)
+  init = inits.random_init(config.init, model)
   train_block = make_train_block(config, data, model, init)
   workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
   result_path = workdir / "result.json"
@@ -47,7 +50,7 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
   result, seconds = {}, 0.0
   (workdir / "blocks").mkdir(exist_ok=True)
-  for index, role in enumerate(problem.POOLS):
+  for index, role in enumerate(inits.POOLS):
     key = jax.random.fold_in(jax.random.key(config.seed), index)
     blocks = []
     for start in tqdm(range(0, config.pool[f"num_{role}"], config.pool.block), desc=role):
@@ -81,10 +84,10 @@ def make_train_block(config: ConfigDict, data: problem.Data, model: dd_jax.Model
                      init: dd_jax.InitDistribution):
   """`(key, train images and labels, test images and labels) -> (params [block, ...], accuracy)`."""
   for field in ("num_train", "num_heldout", "num_epochs", "block", "batch_size"):
-    problem.check_positive(f"pool.{field}", config.pool[field])
+    check_positive(f"pool.{field}", config.pool[field])
   loss = losses.classification(model.apply)
   steps_per_epoch = len(data.train[1]) // config.pool.batch_size
-  optimizer = optax.adam(problem.make_schedule(
+  optimizer = optax.adam(recipe.make_schedule(
       "pool", ConfigDict({
           "schedule": config.pool.schedule, "num_steps": config.pool.num_epochs * steps_per_epoch,
           "halve_every": config.pool.halve_every * steps_per_epoch}),

@@ -1,29 +1,24 @@
 """From a config to what it describes: data, networks, init distributions and jitted functions."""
 
 import functools
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
-import optax
 
 import dd_jax
-from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import datasets
-from dd_jax import imagenet_weights
-from dd_jax import init_distributions
 from dd_jax import losses
 from dd_jax import models
-from dd_jax import parametrization
 from experiments import layouts
+from experiments import recipe
+from experiments.choices import check_choice
+from experiments.choices import check_positive
+from experiments.choices import choose
+from experiments.inits import Inits
+from experiments.inits import make_inits
 from experiments.layouts import Layout
-
-# The two files of a directory of pre-trained networks, and their roles.
-POOLS = ("train", "heldout")
-# Inits of one known network, whose weights belong to the distilled data.
-ONE_NETWORK = ("fixed", "fixed_pretrained", "imagenet")
 
 
 class Data(NamedTuple):
@@ -32,13 +27,6 @@ class Data(NamedTuple):
   train: tuple[jax.Array, jax.Array]
   validation: tuple[jax.Array, jax.Array]
   test: tuple[jax.Array, jax.Array]
-
-
-class Inits(NamedTuple):
-  """Where networks come from; those of one pool never meet those of another."""
-  train: dd_jax.InitDistribution
-  validation: dd_jax.InitDistribution
-  test: dd_jax.InitDistribution
 
 
 class Problem(NamedTuple):
@@ -61,46 +49,49 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
     config: the fields of experiments/configs/default.py.
     layout: how devices share the run; what `config.parallel` says by default.
   """
-  keys = dict(zip(("init", "images", "outer", "validation", "test"),
-                  jax.random.split(jax.random.key(config.seed), 5)))
+  keys = dict(zip(("init", "images", "outer", "validation", "test", "warm"),
+                  jax.random.split(jax.random.key(config.seed), 6)))
   layout = make_layout(config) if layout is None else layout
   data = load_data(config, layout)
-  num_classes, image_shape = data.dataset.num_classes, data.dataset.train_images.shape[1:]
+  num_classes = data.dataset.num_classes
   model = make_model(config, data.dataset)
   inits = make_inits(config, model, data.dataset, layout, keys["init"])
-  inner_loss = losses.classification(model.apply)
+  training = recipe.make_training(config, model)
+  learned = recipe.make_parametrization(config, data.train, num_classes)
+  window = recipe.make_window(config, training, inits.train.sample)
 
-  labels = parametrization.class_labels(config.distill.num_steps, num_classes,
-                                        config.distill.images_per_class)
-  decode = parametrization.pixels(labels, step_size_scale=config.distill.step_size_scale)
   outer_loss = dd_jax.make_outer_loss(
-      decode, inits.train.sample, inner_loss, make_real_loss(config.objective, model, num_classes),
-      num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
+      learned.decode, window.sample, real_loss=make_real_loss(config.objective, model, num_classes),
+      window=window.window, num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
       num_parallel=num_parallel(config.outer, on_accelerator=None),
-      memory=config.distill.memory, gradient=config.distill.gradient, **layout.outer_split)
-  augment = config.outer.augmentation and choose(
-      augmentation.AUGMENTATIONS, config.outer.augmentation, "outer.augmentation")
-  optimizer = make_optimizer(config.outer)
-  state = dd_jax.init_outer_state(
-      dd_jax.init_distilled(keys["images"], labels=labels, image_shape=image_shape,
-                            num_epochs=config.distill.num_epochs,
-                            step_size=config.distill.step_size,
-                            step_size_scale=config.distill.step_size_scale), optimizer)
+      **training._asdict(), **recipe.trajectory_options(config), **layout.outer_split)
+  augment = config.outer.augmentation and augmentation.compose(config.outer.augmentation)
+  trainable = learned.init(keys["images"])
+  optimizer = recipe.make_optimizer(config.outer, trainable)
+  carry, carry_on = (), None
+  if window.warm is not None:
+    carry = window.warm.init(keys["warm"], inits.train.state, learned.decode(trainable))
+
+    def carry_on(key, pool, init_state, trainable):
+      return window.warm.carry_on(key, pool, init_state, learned.decode(trainable))
+
+  state = dd_jax.init_outer_state(trainable, optimizer, carry)
 
   def evaluate_on(key, init, num_inits):
     def evaluate(distilled, init_state, images, labels):
       with jax.default_matmul_precision(config.precision):
         return dd_jax.evaluate(
             key, distilled, init._replace(state=init_state), model.apply, images, labels,
-            num_inits=num_inits, inner_loss=inner_loss, batch_size=config.eval.batch_size,
-            num_parallel=num_parallel(config.eval, on_accelerator=10), split=layout.eval_split)
+            num_inits=num_inits, batch_size=config.eval.batch_size,
+            num_parallel=num_parallel(config.eval, on_accelerator=10), split=layout.eval_split,
+            **training._asdict())
     return jax.jit(evaluate)
 
   problem = Problem(
-      data, model, inits, layout, decode, layout.place(state),
+      data, model, inits, layout, learned.decode, layout.place(state),
       run=layout.compile_run(functools.partial(
           dd_jax.run_outer_steps, dd_jax.make_outer_step(
-              outer_loss, optimizer, precision=config.precision), keys["outer"],
+              outer_loss, optimizer, precision=config.precision, carry_on=carry_on), keys["outer"],
           batch_size=config.outer.batch_size, num_steps=config.log_every,
           stop=config.outer.num_steps, augment=augment)),
       validate=evaluate_on(keys["validation"], inits.validation, config.validation.num_inits),
@@ -111,7 +102,7 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
       ("validation.selection", config.validation.selection, ("final", "best"))):
     check_choice(choices, value, field)
   # Tracing meets every rule of the library before anything is written.
-  distilled = decode(state.trainable)
+  distilled = learned.decode(state.trainable)
   jax.eval_shape(problem.run, state, inits.train.state, *data.train)
   jax.eval_shape(problem.validate, distilled, inits.validation.state, *data.validation)
   jax.eval_shape(problem.test_on, distilled, inits.test.state, *data.test)
@@ -148,86 +139,6 @@ def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
       **({"convolution": config.model.convolution} if config.model.convolution else {}))
 
 
-def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Dataset, layout: Layout,
-               key: jax.Array) -> Inits:
-  """The init distributions that `config.init` names; a fixed one is drawn with `key`."""
-  def fixed():
-    random = random_init(config.init, model)
-    params = jax.jit(random.sample, static_argnums=2)(random.state, key, 1)
-    return everywhere(dd_jax.fixed_init(_slice(params, 0)))
-
-  def fixed_pretrained():
-    pool, _ = load_pools(config, model, dataset)
-    return everywhere(dd_jax.fixed_init(_slice(pool, 0)))
-
-  def imagenet():
-    if not config.init.checkpoint:
-      raise ValueError("init.checkpoint must be a file of AlexNet's ImageNet weights; got ''")
-    return everywhere(dd_jax.fixed_init(imagenet_weights.load(config.init.checkpoint, model)))
-
-  def pretrained():
-    pool, heldout = load_pools(config, model, dataset)
-    size, aside = jax.tree.leaves(pool)[0].shape[0], config.init.num_validation
-    if not 1 <= aside < size:
-      raise ValueError(f"init.num_validation must lie in 1..{size - 1} (the pool has {size} "
-                       f"networks); got {aside}")
-    return (layout.train_pool(_slice(pool, slice(size - aside))),
-            layout.heldout_pool(_slice(pool, slice(size - aside, None))),
-            layout.heldout_pool(heldout))
-
-  def everywhere(init):
-    placed = init._replace(state=layout.place(init.state))
-    return layout.train_init(init), placed, placed
-
-  return Inits(*choose({
-      "random": lambda: everywhere(random_init(config.init, model)),
-      "fixed": fixed,
-      "imagenet": imagenet,
-      "pretrained": pretrained,
-      "fixed_pretrained": fixed_pretrained,
-  }, config.init.name, "init.name")())
-
-
-def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
-  """Fresh weights as `config.init.weights` says."""
-  weights = choose(init_distributions.WEIGHT_INITS, init.weights, "init.weights")
-  return dd_jax.random_init(model.init, weights(*(() if init.scale is None else (init.scale,))))
-
-
-def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Dataset):
-  """Weights of the training pool and of the held-out pool in `config.init.pool`.
-
-  Raises:
-    ValueError: a pool of another network, image shape, number of classes or source set than the
-      config's, or two pools of the same seed.
-  """
-  if not config.init.pool:
-    raise ValueError("init.pool must be a directory that experiments.pretrain wrote; got ''")
-  expected = {"model": config.model.name, "dataset": config.init.source or config.data.name,
-              "image_shape": list(dataset.train_images.shape[1:]),
-              "num_classes": dataset.num_classes}
-  shapes = _leaf_shapes(jax.eval_shape(model.init, jax.random.key(0)))
-  pools = []
-  for role in POOLS:
-    path = pathlib.Path(config.init.pool) / f"{role}.npz"
-    pool = artifacts.load_pool(path)
-    for field, value in expected.items():
-      if pool.metadata.get(field) != value:
-        raise ValueError(f"init.pool must hold networks of {field} {value!r}; "
-                         f"those of {path} have {pool.metadata.get(field)!r}")
-    found = {name: shape[1:] for name, shape in _leaf_shapes(pool.params).items()}
-    if found != shapes:
-      name = min(name for name in found.keys() | shapes.keys()
-                 if found.get(name) != shapes.get(name))
-      raise ValueError(f"init.pool must hold networks of {config.model.name} with {name} "
-                       f"{shapes.get(name, 'absent')}; in {path} it is {found.get(name, 'absent')}")
-    pools.append(pool)
-  seeds = [(pool.metadata["seed"], pool.metadata["role"]) for pool in pools]
-  if seeds[0] == seeds[1]:
-    raise ValueError(f"init.pool must hold two pools of different seeds; got {seeds[0]} for both")
-  return tuple(pool.params for pool in pools)
-
-
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int):
   """The outer loss on real images that `config.objective` names."""
   return choose({
@@ -241,66 +152,6 @@ def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int)
 def num_parallel(section: ConfigDict, on_accelerator: int | None) -> int | None:
   """Networks side by side: what the config says, else one on a CPU."""
   return section.num_parallel or (1 if jax.default_backend() == "cpu" else on_accelerator)
-
-
-def make_optimizer(outer: ConfigDict) -> optax.GradientTransformation:
-  """Adam on images and step sizes, each with its learning rate, after clipping."""
-  def adam(field, weight_decay):
-    check_positive(f"outer.{field}", outer[field])
-    return optax.adamw(make_schedule("outer", outer, outer[field]), b1=outer.beta1, b2=outer.beta2,
-                       weight_decay=weight_decay)
-
-  if not outer.weight_decay >= 0:
-    raise ValueError(f"outer.weight_decay must not be negative; got {outer.weight_decay}")
-  clip = optax.identity()
-  if outer.clip_norm is not None:
-    check_positive("outer.clip_norm", outer.clip_norm)
-    clip = optax.clip_by_global_norm(outer.clip_norm)
-  partition = optax.partition(
-      {"images": adam("learning_rate", outer.weight_decay),
-       "step_sizes": adam("step_size_learning_rate", 0.)},
-      {"images": "images", "step_sizes": "step_sizes"})
-  # A part of the state, so that a run which has halved it continues with it.
-  scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
-  return optax.chain(clip, partition, scale)
-
-
-def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule:
-  """The learning rate over `section.num_steps` steps; `name` is the section's in the config."""
-  for field in ("num_steps", "halve_every"):
-    check_positive(f"{name}.{field}", section[field])
-  return choose({
-      "halving": lambda: lambda step: rate * 0.5 ** (step // section.halve_every),
-      "cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps),
-      "squared_cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps, exponent=2),
-  }, section.schedule, f"{name}.schedule")()
-
-
-def choose(choices, name, field):
-  """The entry `name`; a ValueError that names the config's field lists the choices."""
-  check_choice(choices, name, field)
-  return choices[name]
-
-
-def check_choice(choices, name, field):
-  """A ValueError that names the config's field and lists the choices."""
-  if name not in choices:
-    raise ValueError(f"{field} must be one of {sorted(choices)}; got {name!r}")
-
-
-def check_positive(field, value):
-  """A ValueError that names the config's field, unless the value is positive."""
-  if not value > 0:
-    raise ValueError(f"{field} must be positive; got {value}")
-
-
-def _slice(pool, index):
-  return jax.tree.map(lambda leaf: leaf[index], pool)
-
-
-def _leaf_shapes(params):
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-          for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _check_intervals(config):

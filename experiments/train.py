@@ -26,8 +26,8 @@ from experiments import machine
 from experiments import processes
 from experiments import workdirs
 from experiments.checkpoints import Checkpoints
+from experiments.inits import ONE_NETWORK
 from experiments.interruptions import Interrupted
-from experiments.problem import ONE_NETWORK
 from experiments.problem import Problem
 from experiments.problem import build
 

@@ -17,7 +17,7 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.001
   config.distill.memory = "remat"
   config.outer.num_steps = 200
-  config.outer.augmentation = "crop_and_flip"
+  config.outer.augmentation = "crop,flip"
   config.outer.chunk_size = 16
   config.eval.num_inits = 10
   default.apply_variant(config, variant)

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   data.download = False  # Whether the network may be used to fetch them.
   data.image_shape = config_dict.placeholder(tuple)  # None: its own; larger: a border, grey to RGB.
   data.num_validation = 5000  # Training images set aside for the progress bar.
+  data.whitening = config_dict.placeholder(float)  # ZCA with this regularization; None: none.
 
   config.model = model = ConfigDict()
   model.name = "lenet"
@@ -43,20 +44,52 @@ def get_config() -> ConfigDict:
   distill.num_steps = 10  # S
   distill.num_epochs = 3  # E
   distill.images_per_class = 1  # In every step: B = K * images_per_class.
+  # Images of a step where they are fewer than the classes; with soft labels. None: as above.
+  distill.few_images = config_dict.placeholder(int)
+  distill.images = "pixels"  # Or bases, which all images share; upsampled, of a lower resolution.
+  distill.num_bases = 32  # Of bases.
+  distill.upsampling = 2  # Of upsampled: how many times lower.
+  distill.start = "noise"  # Or real: pixels start as real images.
+  distill.labels = "hard"  # Or soft: a learned vector for each image; tied: one for each class.
+  distill.max_bytes = config_dict.placeholder(int)  # An error where more is learned.
+  distill.step_size_sharing = "per_step"  # Or per_epoch, tied, fixed (not learned).
   distill.step_size = 0.02  # Initial inner step size.
   distill.step_size_scale = "softplus"  # What the outer optimizer moves: softplus, or log.
   distill.memory = "plain"
   distill.gradient = "reverse"
+
+  config.inner = inner = ConfigDict()
+  inner.optimizer = "gradient_descent"  # Or momentum, nesterov, adam.
+  inner.decay = config_dict.placeholder(float)  # Of momentum and nesterov; None: 0.9.
+  inner.b1 = config_dict.placeholder(float)  # Of adam; None: 0.9.
+  inner.b2 = config_dict.placeholder(float)  # Of adam; None: 0.999.
+  inner.weight_decay = config_dict.placeholder(float)  # Of any; None: none.
+  inner.learned = False  # Whether these numbers are learned too.
+  inner.augmentation = config_dict.placeholder(str)  # Of distilled images: "crop,flip"; None.
+  inner.siamese = False  # Whether all images of a step are changed alike.
+  inner.hypergradient = "unrolled"  # Or implicit: of the optimum that training should reach.
+  inner.solver = "conjugate_gradient"  # Of implicit; or neumann.
+  inner.num_terms = 20
+  inner.damping = 0.0
+
+  config.window = window = ConfigDict()
+  # The stretch of the trajectory that is differentiated: last, random, adaptive, or warm (where
+  # a pool of networks stands that every outer step moves on); None: all of it.
+  window.start = config_dict.placeholder(str)
+  window.length = 10  # Inner steps.
+  window.temperature = 1.0  # Of adaptive.
+  window.pool_size = 16  # Of warm.
 
   config.outer = outer = ConfigDict()
   outer.num_steps = 1000
   outer.num_inits = 4  # N
   outer.num_parallel = config_dict.placeholder(int)  # Side by side; None: one on a CPU, else N.
   outer.batch_size = 1024  # R
-  outer.augmentation = config_dict.placeholder(str)  # Of the real images: crop_and_flip; None.
+  outer.augmentation = config_dict.placeholder(str)  # Of the real images: "crop,flip"; None.
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
-  outer.step_size_learning_rate = 0.01  # Adam, on the step sizes.
+  outer.label_learning_rate = 0.01  # Adam, on soft labels.
+  outer.step_size_learning_rate = 0.01  # Adam, on step sizes and learned hyper-parameters.
   outer.weight_decay = 0.0  # AdamW's, on the images.
   outer.beta1 = 0.5
   outer.beta2 = 0.999

@@ -1,0 +1,188 @@
+"""From a config to how distilled data are learned, and how networks are trained on them."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+import dd_jax
+from dd_jax import augmentation
+from dd_jax import baselines
+from dd_jax import implicit
+from dd_jax import inner_loop
+from dd_jax import inner_optimizers
+from dd_jax import losses
+from dd_jax import parametrization
+from dd_jax import truncation
+from experiments.choices import check_positive
+from experiments.choices import choose
+
+_HYPER = ("decay", "b1", "b2", "weight_decay")
+
+
+class Training(NamedTuple):
+  """How a network is trained on distilled data; arguments of `make_outer_loss` and `evaluate`."""
+  inner_loss: Callable
+  optimizer: Callable
+  keyed: bool
+  trajectory: Callable
+
+
+def make_training(config: ConfigDict, model: dd_jax.Model) -> Training:
+  """The inner loss, optimizer and trajectory that `config.inner` names."""
+  inner_loss = losses.classification(model.apply)
+  if config.inner.augmentation is not None:
+    inner_loss = augmentation.augmented(inner_loss, augmentation.compose(
+        config.inner.augmentation, siamese=config.inner.siamese))
+  trajectory = choose({
+      "unrolled": lambda: inner_loop.inner_trajectory,
+      "implicit": lambda: functools.partial(
+          implicit.implicit_trajectory, solver=config.inner.solver,
+          num_terms=config.inner.num_terms, damping=config.inner.damping),
+  }, config.inner.hypergradient, "inner.hypergradient")()
+  optimizer = choose(inner_optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
+  return Training(inner_loss, optimizer, config.inner.augmentation is not None, trajectory)
+
+
+def trajectory_options(config: ConfigDict) -> dict[str, str]:
+  """Options of the trajectory that only its differentiation has."""
+  return ({"memory": config.distill.memory, "gradient": config.distill.gradient}
+          if config.inner.hypergradient == "unrolled" else {})
+
+
+def make_parametrization(config: ConfigDict, train: tuple[jax.Array, jax.Array], num_classes: int
+                         ) -> parametrization.Parametrization:
+  """What `config.distill` says is learned.
+
+  Raises:
+    ValueError: a field that does not fit, or more bytes than `distill.max_bytes`.
+  """
+  distill = config.distill
+  hard = hard_labels(distill, num_classes)
+  images_shape = (*hard.shape[:2], *train[0].shape[1:])
+  learned = parametrization.join(
+      choose({
+          "pixels": lambda: parametrization.pixels(images_shape, _start(config, train, hard)),
+          "bases": lambda: parametrization.bases(images_shape, distill.num_bases),
+          "upsampled": lambda: parametrization.upsampled(images_shape, distill.upsampling),
+      }, distill.images, "distill.images")(),
+      choose({
+          "hard": lambda: parametrization.fixed_labels(hard),
+          "soft": lambda: parametrization.soft_labels(
+              hard if hard.ndim == 3 else jax.nn.one_hot(hard, num_classes)),
+          "tied": lambda: parametrization.tied_labels(hard, num_classes),
+      }, distill.labels, "distill.labels")(),
+      (parametrization.fixed_step_sizes if distill.step_size_sharing == "fixed" else
+       functools.partial(parametrization.step_sizes, scale=distill.step_size_scale,
+                         sharing=distill.step_size_sharing))(
+                             distill.num_epochs, distill.num_steps, distill.step_size),
+      make_hyper(config.inner))
+  size = parametrization.num_bytes(jax.eval_shape(learned.init, jax.random.key(0)))
+  if distill.max_bytes is not None and size > distill.max_bytes:
+    raise ValueError(f"distill.max_bytes must be at least the {size} bytes that are learned; "
+                     f"got {distill.max_bytes}")
+  return learned
+
+
+def hard_labels(distill: ConfigDict, num_classes: int) -> jax.Array:
+  """Classes `[S, B]`; soft labels `[S, B, K]` where a step has fewer images than classes."""
+  if distill.few_images is None:
+    return parametrization.class_labels(distill.num_steps, num_classes, distill.images_per_class)
+  if distill.labels != "soft":
+    raise ValueError("distill.labels must be 'soft' for distill.few_images="
+                     f"{distill.few_images}; got {distill.labels!r}")
+  return parametrization.few_labels(distill.num_steps, num_classes, distill.few_images)
+
+
+def _start(config, train, hard):
+  """Real images of the labels' classes, or None for noise."""
+  def real():
+    if hard.ndim == 3:
+      raise ValueError("distill.start must be 'noise' where distill.few_images is given; "
+                       "got 'real'")
+    return baselines.random_real(
+        config.seed, *map(np.asarray, train), num_classes=int(hard.max()) + 1,
+        num_steps=config.distill.num_steps, images_per_class=config.distill.images_per_class)
+
+  return choose({"noise": lambda: None, "real": real}, config.distill.start, "distill.start")()
+
+
+def make_hyper(inner: ConfigDict) -> parametrization.Part:
+  """Hyper-parameters of the inner optimizer: the config's, else the usual ones."""
+  usual = inner_optimizers.DEFAULTS[inner.optimizer]
+  given = {name: inner[name] for name in _HYPER if inner[name] is not None}
+  for name, value in given.items():
+    if name not in usual and name != "weight_decay":
+      raise ValueError(f"inner.{name} must be left out for inner.optimizer={inner.optimizer!r}, "
+                       f"which has {sorted(usual)}; got {value}")
+    if not 0 <= value < 1:
+      raise ValueError(f"inner.{name} must lie in [0, 1); got {value}")
+  part = parametrization.shares if inner.learned else parametrization.fixed_hyper
+  return part({**usual, **given})
+
+
+class Window(NamedTuple):
+  """Which stretch of the trajectory is differentiated, and from where it starts."""
+  sample: Callable
+  window: Callable | None
+  warm: truncation.WarmStart | None
+
+
+def make_window(config: ConfigDict, training: Training, sample: Callable) -> Window:
+  """The window that `config.window` names, of networks that `sample` draws."""
+  window = config.window
+  if window.start is None:
+    return Window(sample, None, None)
+  total = config.distill.num_steps * config.distill.num_epochs
+  if not 1 <= window.length <= total:
+    raise ValueError(f"window.length must lie in 1..{total} (E * S); got {window.length}")
+  if window.start == "warm":
+    if training.keyed:
+      raise ValueError("inner.augmentation must be left out for window.start='warm'; "
+                       f"got {config.inner.augmentation!r}")
+    warm = truncation.warm_start(sample, training.inner_loss, size=window.pool_size,
+                                 length=window.length, num_inits=config.outer.num_inits,
+                                 optimizer=training.optimizer)
+    return Window(warm.sample, warm.window, warm)
+  make = choose({**truncation.WINDOWS, "warm": None}, window.start, "window.start")
+  options = {"temperature": window.temperature} if window.start == "adaptive" else {}
+  return Window(sample, make(window.length, **options), None)
+
+
+def make_optimizer(outer: ConfigDict, trainable: dict[str, Any]) -> optax.GradientTransformation:
+  """Adam on all that is learned, each kind with its learning rate, after clipping."""
+  def adam(field, weight_decay=0.):
+    check_positive(f"outer.{field}", outer[field])
+    return optax.adamw(make_schedule("outer", outer, outer[field]), b1=outer.beta1, b2=outer.beta2,
+                       weight_decay=weight_decay)
+
+  if not outer.weight_decay >= 0:
+    raise ValueError(f"outer.weight_decay must not be negative; got {outer.weight_decay}")
+  clip = optax.identity()
+  if outer.clip_norm is not None:
+    check_positive("outer.clip_norm", outer.clip_norm)
+    clip = optax.clip_by_global_norm(outer.clip_norm)
+  rates = {"images": adam("learning_rate", outer.weight_decay),
+           "labels": adam("label_learning_rate"),
+           "step_sizes": adam("step_size_learning_rate"),
+           "hyper": adam("step_size_learning_rate")}
+  partition = optax.partition({name: rates[name] for name in trainable},
+                              {name: name for name in trainable})
+  # A part of the state, so that a run which has halved it continues with it.
+  scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
+  return optax.chain(clip, partition, scale)
+
+
+def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule:
+  """The learning rate over `section.num_steps` steps; `name` is the section's in the config."""
+  for field in ("num_steps", "halve_every"):
+    check_positive(f"{name}.{field}", section[field])
+  return choose({
+      "halving": lambda: lambda step: rate * 0.5 ** (step // section.halve_every),
+      "cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps),
+      "squared_cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps, exponent=2),
+  }, section.schedule, f"{name}.schedule")()
