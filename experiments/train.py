@@ -17,6 +17,7 @@ from tqdm import tqdm
 import dd_jax
 from dd_jax import artifacts
 from dd_jax import datasets
+from dd_jax import parametrization
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
 from experiments import figures
@@ -63,7 +64,7 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   evaluated = jax.block_until_ready(
       problem.test_on(problem.layout.place(problem.decode(state.trainable)),
                       problem.inits.test.state, *problem.data.test))
-  result = summarize(state, config, layouts.to_host(evaluated), metrics, timing,
+  result = summarize(problem, config, state, layouts.to_host(evaluated), metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
   processes.on_first(
       lambda: write_outputs(problem, config, workdir, state, metrics, result))
@@ -211,13 +212,14 @@ def poisoning(config: ConfigDict, metrics: dd_jax.Metrics) -> dict[str, np.ndarr
           "others_accuracy": np.asarray(others, np.float64)}
 
 
-def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.EvalResult,
-              metrics: list[dict], timing: dict[str, float], wall_seconds: float) -> dict:
+def summarize(problem: Problem, config: ConfigDict, state: dd_jax.OuterState,
+              evaluated: dd_jax.EvalResult, metrics: list[dict], timing: dict[str, float],
+              wall_seconds: float) -> dict:
   """The fields of result.json; accuracies are fractions of the whole test set."""
   before, after = ({"accuracy": np.asarray(metrics.accuracy, np.float64),
                     **poisoning(config, metrics)} for metrics in evaluated)
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
-  images = state.trainable["images"]
+  images = jax.eval_shape(problem.decode, state.trainable).images
   (selected,) = (line for line in metrics if line["step"] == state.step)
   return {
       **{f"{name}_mean": values.mean() for name, values in after.items()},
@@ -227,6 +229,7 @@ def summarize(state: dd_jax.OuterState, config: ConfigDict, evaluated: dd_jax.Ev
       "num_eval_inits": len(after["accuracy"]),
       "validation_accuracy": selected["validation_accuracy"],
       "num_distilled_images": images.shape[0] * images.shape[1],
+      "learned_bytes": parametrization.num_bytes(state.trainable),
       "outer_steps": metrics[-1]["step"],
       "selected_step": selected["step"],
       "wall_seconds": wall_seconds,
@@ -252,7 +255,9 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
           "pixel_scale": 255 if dataset.train_images.dtype == np.uint8 else 1,
           "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
           "order": "for e in epochs, for s in steps; step size softplus(raw_step_sizes[e, s])",
-          "inner_optimizer": "gradient descent on the mean cross-entropy of images[s]",
+          "inner_optimizer": config.inner.optimizer,
+          "inner_loss": "mean cross-entropy of images[s]",
+          "inner_augmentation": config.inner.augmentation,
           "model": config.model.name, "init": config.init.to_dict(), "seed": config.seed,
           "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
           **{name: result[name] for name in ("accuracy_mean", "accuracy_std", "num_eval_inits",
