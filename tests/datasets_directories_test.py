@@ -4,26 +4,20 @@ import re
 
 import jax
 import numpy as np
-from PIL import Image
 import pytest
 
 from dd_jax import datasets
 from dd_jax.datasets import directories
+from tests.dataset_files import object_xml
+from tests.dataset_files import random_picture
+from tests.dataset_files import write_cub200
+from tests.dataset_files import write_picture
+from tests.dataset_files import write_voc
 
 
 def raises(error, path, text):
   """Expects `error` in one line that starts with the file and holds `text`."""
   return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
-
-
-def write_picture(path, pixels, file_format="PNG"):
-  """The readers look at the content of a file; PNG under the name .jpg keeps every value."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(np.asarray(pixels, np.uint8)).save(path, file_format)
-
-
-def random_picture(height=6, width=8, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def resized(pixels):
@@ -32,26 +26,6 @@ def resized(pixels):
 
 
 # PASCAL-VOC
-
-
-def object_xml(name, box, extra=""):
-  sides = dict(zip(("xmax", "xmin", "ymax", "ymin"), (box[2], box[0], box[3], box[1])))
-  return (f"<object><name>{name}</name>{extra}<bndbox>"
-          + "".join(f"<{side}>{value}</{side}>" for side, value in sides.items())
-          + "</bndbox></object>")
-
-
-def write_voc(root, split, pictures, year=2007):
-  """`pictures`: `{name: (pixels, [object XML, ...])}`."""
-  root = root / "VOCdevkit" / f"VOC{year}"
-  for directory in ("Annotations", "ImageSets/Main"):
-    (root / directory).mkdir(parents=True, exist_ok=True)
-  (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(pictures) + "\n")
-  for name, (pixels, objects) in pictures.items():
-    write_picture(root / "JPEGImages" / f"{name}.jpg", pixels)
-    (root / "Annotations" / f"{name}.xml").write_text(
-        f"<annotation><filename>{name}.jpg</filename>{''.join(objects)}</annotation>")
-  return root
 
 
 def write_small_voc(root):
@@ -172,20 +146,6 @@ def test_pictures_that_are_wrong(tmp_path):
 
 
 # CUB-200-2011
-
-
-def write_cub200(root, pictures):
-  """`pictures`: `[(name, pixels, class 1..200, 1 for training), ...]`."""
-  root = root / "CUB_200_2011"
-  root.mkdir(parents=True)
-  columns = ([name for name, _, _, _ in pictures], [label for _, _, label, _ in pictures],
-             [is_training for _, _, _, is_training in pictures])
-  for file, column in zip(("images", "image_class_labels", "train_test_split"), columns):
-    (root / f"{file}.txt").write_text(
-        "".join(f"{i} {value}\n" for i, value in enumerate(column, 1)))
-  for name, pixels, _, _ in pictures:
-    write_picture(root / "images" / name, pixels)
-  return root
 
 
 def small_cub200():

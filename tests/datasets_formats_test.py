@@ -5,24 +5,16 @@ import gzip
 import io
 import pickle
 import re
-import tarfile
 
 import numpy as np
 import pytest
 import scipy.io
 
 from dd_jax.datasets import formats
-
-BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
-
-
-def random_bytes(shape, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def idx_bytes(array):
-  header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-  return header + array.tobytes()
+from tests.dataset_files import cifar10_batches
+from tests.dataset_files import idx_bytes
+from tests.dataset_files import random_bytes
+from tests.dataset_files import write_cifar10_archive
 
 
 def raises(error, path, text):
@@ -77,22 +69,6 @@ def test_idx_truncated_gzip_missing_and_mismatch(tmp_path):
   images.unlink()
   with raises(FileNotFoundError, images, "no such file"):
     formats.read_idx(images, labels)
-
-
-def cifar10_batches():
-  """`{file name: bytes}`, and the images and labels they hold, in the order of the files."""
-  images, labels = random_bytes((12, 32, 32, 3)), np.arange(12, dtype=np.uint8) % 10
-  records = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(12, -1)], 1)
-  batches = {name: records[2 * i:2 * i + 2].tobytes() for i, name in enumerate(BATCHES)}
-  return batches, images, labels
-
-
-def write_cifar10_archive(path, batches):
-  with tarfile.open(path, "w:gz") as archive:
-    for name, raw in batches.items():
-      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-      member.size = len(raw)
-      archive.addfile(member, io.BytesIO(raw))
 
 
 @pytest.mark.parametrize("archived", [False, True])

@@ -7,7 +7,6 @@ import io
 import re
 import shutil
 import socket
-import struct
 import sys
 
 import jax
@@ -22,6 +21,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from dd_jax import datasets
 from dd_jax.datasets import sources
 from dd_jax.datasets import tfds_source
+from tests.dataset_files import write_tfrecord
 
 IDX_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
              "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -424,14 +424,6 @@ def array_record_dir(tmp_path_factory):
   builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   return data_dir / "mnist" / "3.0.1"
-
-
-def write_tfrecord(path, payloads):
-  with open(path, "wb") as file:
-    for payload in payloads:
-      length = struct.pack("<Q", len(payload))
-      for part in (length, payload):
-        file.write(part + struct.pack("<I", tfds_source.masked_crc32c(part)))
 
 
 @pytest.fixture
