@@ -50,6 +50,8 @@ def from_arrays(train_images, train_labels, test_images, test_labels, *,
   test_labels = _check_labels("test_labels", test_labels, "test_images", len(test_images))
   if num_classes is None:
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+  if not isinstance(num_classes, (int, np.integer)):
+    raise ValueError(f"num_classes must be an integer; got {type(num_classes).__name__}")
   if num_classes < 2:
     raise ValueError(f"num_classes must be at least 2; got {num_classes}")
   train_labels = _check_range("train_labels", train_labels, num_classes)
@@ -172,8 +174,16 @@ def denormalize(images, mean, std):
   return np.clip(pixels + np.asarray(mean, np.float32), 0, 1)
 
 
+def _array(argument, values):
+  try:
+    return np.asarray(values)
+  except ValueError as error:  # rows of several lengths
+    raise ValueError(f"{argument} must be an array; got {type(values).__name__}: "
+                     f"{error}") from error
+
+
 def _check_images(argument, images):
-  images = np.asarray(images)
+  images = _array(argument, images)
   if images.ndim not in (3, 4):
     raise ValueError(f"{argument} must be [n, H, W, C] or [n, H, W]; got shape {images.shape}")
   if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
@@ -192,7 +202,7 @@ def _check_images(argument, images):
 
 
 def _check_labels(argument, labels, images_argument, num_images):
-  labels = np.asarray(labels)
+  labels = _array(argument, labels)
   if labels.ndim != 1:
     raise ValueError(f"{argument} must be [n]; got shape {labels.shape}")
   if not np.issubdtype(labels.dtype, np.integer):
@@ -212,7 +222,11 @@ def _check_range(argument, labels, num_classes):
 
 
 def _check_per_channel(argument, values, channels):
-  values = np.asarray(values, np.float32)
+  values = _array(argument, values)
+  if values.dtype.kind not in "fiu":
+    raise ValueError(f"{argument} must be numbers; got {values.dtype}")
+  with np.errstate(over="ignore"):  # becomes inf, which is refused below
+    values = values.astype(np.float32)
   if values.shape != (channels,):
     raise ValueError(f"{argument} must be [C] with C={channels}; got shape {values.shape}")
   if not np.isfinite(values).all():

@@ -8,12 +8,15 @@ truncated or corrupt, in one line that names the file.
 import bz2
 import gzip
 import math
+import os
 import pathlib
 import tarfile
-import zipfile
 import zlib
 
 import numpy as np
+
+from dd_jax import npz
+from dd_jax.datasets import matlab
 
 CIFAR10_DIRECTORY = "cifar-10-batches-bin"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -21,6 +24,8 @@ CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
 _CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _CIFAR10_TEST = "test_batch.bin"
 _CIFAR10_RECORD = 1 + 32 * 32 * 3  # the label, then the red, green and blue planes
+_CIFAR10_MOST = 10_000  # records of a file
+_MOST_BYTES = 2**30  # decompressed: a bz2 file can grow a million times
 
 
 def read_idx(images_path, labels_path):
@@ -57,6 +62,10 @@ def read_cifar10(path):
   else:
     contents = _tar_members(path, [f"{CIFAR10_DIRECTORY}/{name}" for name in names])
   parts = [_cifar10_records(path / name, contents[name]) for name in names]
+  for name, (_, labels) in zip(names, parts):
+    if len(labels) != len(parts[0][1]):
+      raise ValueError(f"{path / name}: expected as many records as {names[0]} has, "
+                       f"{len(parts[0][1])}; found {len(labels)}")
   train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*parts[:-1]))
   return train_images, train_labels, *parts[-1]
 
@@ -70,16 +79,12 @@ def read_svhn(path):
   Returns:
     `(images [n, 32, 32, 3], labels [n])`.
   """
-  import scipy.io  # takes long to import, and only this set needs it
-
-  require_file(path)
   try:
-    stored = scipy.io.loadmat(path, variable_names=("X", "y"))
-  except Exception as error:  # loadmat meets a bad byte with nearly any exception
+    stored = matlab.read(read_bytes(path))
+  except (ValueError, zlib.error) as error:
     raise ValueError(f"{path}: expected a MATLAB 5 file; found {one_line(error)}") from error
   if not {"X", "y"} <= stored.keys():
-    raise ValueError(f"{path}: expected the variables X and y; "
-                     f"found {sorted(k for k in stored if not k.startswith('__'))}")
+    raise ValueError(f"{path}: expected the variables X and y; found {sorted(stored)}")
   images, labels = stored["X"], stored["y"]
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
     raise ValueError(f"{path}: expected X as uint8 [32, 32, 3, n]; "
@@ -109,12 +114,15 @@ def read_usps_libsvm(path):
       pairs = [pair.split(b":") for pair in pairs]
       index = np.array([int(i) for i, _ in pairs], int)
       pixels = [float(value) for _, value in pairs]
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
       raise ValueError(f"{path}: expected 'label index:value ...' in line {row + 1}; "
                        f"found {_excerpt(line)}") from error
     if index.size and not (1 <= index.min() and index.max() <= 256):
       raise ValueError(f"{path}: expected indices 1..256 in line {row + 1}; "
                        f"found {index.min()}..{index.max()}")
+    if (np.diff(index) <= 0).any():
+      raise ValueError(f"{path}: expected ascending indices in line {row + 1}; "
+                       f"found {_excerpt(line)}")
     values[row, index - 1] = pixels
   labels = _integer_labels(path, labels, 1, 10) - 1
   return _usps_images(path, values), labels
@@ -144,20 +152,18 @@ def read_usps_text(path):
 
 def read_npz(path):
   """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored."""
-  keys = ("train_images", "train_labels", "test_images", "test_labels")
+  names = ("train_images", "train_labels", "test_images", "test_labels")
   require_file(path)
   try:
-    with np.load(path, allow_pickle=False) as stored:
-      found = sorted(stored.files)
-      arrays = {key: stored[key] for key in keys if key in found}
-  except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    arrays = npz.read(path, names)
+  except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a npz file of plain arrays; "
                      f"found {one_line(error)}") from error
-  missing = [key for key in keys if key not in arrays]
-  if missing:
-    raise ValueError(f"{path}: expected the arrays {', '.join(keys)}; "
-                     f"found {', '.join(found) or 'none'}")
-  return tuple(arrays[key] for key in keys)
+  if len(arrays) < len(names):
+    with np.load(path, allow_pickle=False) as stored:
+      found = ", ".join(sorted(stored.files)) or "none"
+    raise ValueError(f"{path}: expected the arrays {', '.join(names)}; found {found}")
+  return tuple(arrays[name] for name in names)
 
 
 def _idx_array(path, *, rank):
@@ -170,6 +176,9 @@ def _idx_array(path, *, rank):
   if len(raw) < start:
     raise ValueError(f"{path}: expected an IDX header of {start} bytes; found {len(raw)}")
   shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", rank, 4))
+  if 0 in shape:
+    raise ValueError(f"{path}: expected at least one image of at least one pixel; "
+                     f"found the shape {list(shape)}")
   if len(raw) - start != math.prod(shape):
     raise ValueError(f"{path}: expected {math.prod(shape)} bytes for the shape {list(shape)}; "
                      f"found {len(raw) - start}")
@@ -191,11 +200,16 @@ def _tar_members(path, names):
   require_file(path)
   contents = {}
   try:
-    with tarfile.open(path, "r:gz") as archive:
+    with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
       for member in archive:
         if member.name in names and member.isfile():
-          contents[pathlib.PurePosixPath(member.name).name] = archive.extractfile(member).read()
-  except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
+          name = pathlib.PurePosixPath(member.name).name
+          if name in contents or member.size > _CIFAR10_MOST * _CIFAR10_RECORD:
+            raise ValueError(f"{name} twice or of {member.size} bytes")
+          contents[name] = archive.extractfile(member).read()
+      while unpacked.read(2**20):  # the checksum lies behind what tarfile reads
+        pass
+  except Exception as error:  # tarfile meets a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a tar.gz archive; found {one_line(error)}") from error
   missing = [name for name in names if pathlib.PurePosixPath(name).name not in contents]
   if missing:
@@ -223,17 +237,22 @@ def read_bytes(path):
   """The content of a file, decompressed when its name ends in .gz or .bz2."""
   path = pathlib.Path(path)
   require_file(path)
-  raw = path.read_bytes()
-  decompress = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
+  decompressing = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix)
+  if decompressing is None:
+    return path.read_bytes()
   try:
-    return decompress(raw)
+    with decompressing(path) as file:
+      raw = file.read(_MOST_BYTES + 1)
   except (EOFError, OSError, ValueError, zlib.error) as error:
     raise ValueError(f"{path}: expected a whole {path.suffix} file; "
                      f"found {one_line(error)}") from error
+  if len(raw) > _MOST_BYTES:
+    raise ValueError(f"{path}: expected at most {_MOST_BYTES} bytes once decompressed; found more")
+  return raw
 
 
 def require_file(path):
-  if not pathlib.Path(path).is_file():
+  if not os.path.isfile(path):  # false for a name that no file system takes, too
     raise FileNotFoundError(f"{path}: no such file")
 
 
