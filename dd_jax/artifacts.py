@@ -25,11 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import npz
 from dd_jax.types import DistilledData, Params
 
 FORMAT_VERSION = 1
 _FIELDS = ("images", "labels", "raw_step_sizes")
-_REQUIRED = (*_FIELDS, "metadata")
+_REQUIRED = (*_FIELDS, "step_sizes", "metadata")
 
 
 class Artifact(NamedTuple):
@@ -56,12 +57,14 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
     metadata: anything JSON can hold.
 
   Raises:
-    ValueError: weights that are not nested dicts of numpy arrays (cast bfloat16 to float32
-      first), or metadata that JSON cannot hold.
+    ValueError: arrays of other shapes or types, or that are not finite; weights that are not
+      nested dicts of numpy arrays (cast bfloat16 to float32 first), or metadata that JSON cannot
+      hold.
   """
   path = pathlib.Path(path)
   arrays = {name: _numeric(getattr(distilled, name), f"{name} must be a numpy array")
             for name in _FIELDS}
+  _check_distilled("distilled", **arrays)
   arrays["step_sizes"] = np.asarray(distilled.step_sizes)
   arrays["metadata"] = _encode_metadata(metadata)
   if distilled.hyper:
@@ -73,7 +76,9 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
 
 def save_pool(path: str | os.PathLike, params: Params, metadata: dict[str, Any]) -> None:
   """Writes a pool of networks, nested dicts of arrays `[P, ...]`; errors as of `save`."""
-  arrays = _flat(params, "params", "params") | {"metadata": _encode_metadata(metadata)}
+  arrays = _flat(params, "params", "params")
+  _check_pool("params", arrays)
+  arrays["metadata"] = _encode_metadata(metadata)
   write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
 
 
@@ -82,12 +87,23 @@ def load(path: str | os.PathLike) -> Artifact:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not such a file, it is damaged, or its format is newer than this package.
+    ValueError: it is not such a file, it is damaged, its format is newer than this package, or
+      its numbers are beyond the types that JAX is set to.
   """
   arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
-  distilled = DistilledData(*(jnp.asarray(arrays[name]) for name in _FIELDS),
-                            hyper=jax.tree.map(jnp.asarray, _nested(arrays, "hyper") or ()))
-  return Artifact(distilled, jax.tree.map(jnp.asarray, _nested(arrays, "init")), metadata)
+  arrays = {name: _canonical(f"{path}: {name}", array) for name, array in arrays.items()}
+  fields = {name: arrays[name] for name in _FIELDS}
+  _check_distilled(path, **fields)
+  raw = fields["raw_step_sizes"]
+  precision = np.finfo(raw.dtype)
+  if arrays["step_sizes"].shape != raw.shape or not np.allclose(
+      arrays["step_sizes"], np.logaddexp(0, raw.astype(np.float64)),
+      rtol=precision.eps**0.5, atol=precision.tiny):
+    raise ValueError(f"{path}: step_sizes must be the softplus of raw_step_sizes; they differ")
+  fields["hyper"] = _nested(path, arrays, "hyper") or ()
+  params = _nested(path, arrays, "init")
+  return Artifact(DistilledData(**jax.tree.map(jnp.asarray, fields)),
+                  jax.tree.map(jnp.asarray, params), metadata)
 
 
 def load_pool(path: str | os.PathLike) -> Pool:
@@ -96,9 +112,10 @@ def load_pool(path: str | os.PathLike) -> Pool:
   Errors as of `load`.
   """
   arrays, metadata = _read(path, "a pool of networks (.npz)", ("metadata",))
-  params = _nested(arrays, "params")
+  params = _nested(path, arrays, "params")
   if params is None:
     raise ValueError(f"{path} must be a pool of networks (.npz); it holds no weights params/...")
+  _check_pool(path, {name: array for name, array in arrays.items() if name.startswith("params/")})
   return Pool(params, metadata)
 
 
@@ -154,40 +171,100 @@ def _flat(params, prefix, argument):
           for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
 
 
-def _nested(arrays, prefix):
+def _nested(path, arrays, prefix):
   """What `_flat` wrote, or None."""
-  flat = {name.removeprefix(f"{prefix}/"): value for name, value in arrays.items()
+  flat = {tuple(name.split("/")[1:]): value for name, value in arrays.items()
           if name.startswith(f"{prefix}/")}
-  return traverse_util.unflatten_dict(flat, sep="/") if flat else None
+  for name in flat:
+    if any(name[:i] in flat for i in range(1, len(name))):
+      raise ValueError(f"{path} must be nested dicts of arrays; {prefix}/{'/'.join(name)!r} lies "
+                       "within another array")
+  return traverse_util.unflatten_dict(flat) if flat else None
+
+
+def _check_distilled(where, images, labels, raw_step_sizes):
+  """Raises ValueError unless the arrays are those of `DistilledData`."""
+  num_steps, batch = images.shape[:2] if images.ndim == 5 else (0, 0)
+  are_classes = labels.ndim == 2 and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
+  for name, array, rule, holds in (
+      ("images", images, "finite floating point [S, B, H, W, C]",
+       images.ndim == 5 and _is_finite(images)),
+      ("labels", labels, "classes [S, B] or finite floating point [S, B, K] with "
+                         f"S={num_steps}, B={batch}",
+       labels.shape[:2] == (num_steps, batch)
+       and (are_classes or labels.ndim == 3 and _is_finite(labels))),
+      ("raw_step_sizes", raw_step_sizes, f"finite floating point [E, S] with S={num_steps}",
+       raw_step_sizes.ndim == 2 and raw_step_sizes.shape[1] == num_steps
+       and _is_finite(raw_step_sizes))):
+    if not (holds and array.size):
+      values = f" of {array.min()}..{array.max()}" if array.size else ""
+      raise ValueError(f"{where}: {name} must be {rule}; "
+                       f"got {array.dtype} {list(array.shape)}{values}")
+
+
+def _is_finite(array):
+  return array.dtype.kind == "f" and np.isfinite(array).all()
+
+
+def _check_pool(where, arrays):
+  """Raises ValueError unless all weights have one leading axis, of the networks."""
+  counts = {array.shape[:1] for array in arrays.values()}
+  if len(counts) > 1 or counts & {(), (0,)}:
+    raise ValueError(f"{where} must be arrays [P, ...] of one number of networks P; "
+                     f"got {sorted(counts)}")
+
+
+def _canonical(where, array):
+  """`array` in the type that JAX holds it in, which is 32-bit unless it is told otherwise."""
+  dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+  if array.dtype == dtype:
+    return array
+  with np.errstate(over="ignore"):  # Becomes inf, which is refused below.
+    narrow = array.astype(dtype)
+  lost = np.isfinite(array) & (~np.isfinite(narrow) if dtype.kind == "f" else narrow != array)
+  if lost.any():
+    raise ValueError(f"{where} must fit {dtype}, or jax_enable_x64 be set; got {array[lost][0]}")
+  return narrow
 
 
 def _read(path, kind, required):
   """The arrays and the metadata of a file."""
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
+    arrays = npz.read(path)
   except FileNotFoundError:
     raise
   except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
-    raise ValueError(f"{path} must be {kind}; it cannot be read: {error}") from error
+    raise ValueError(f"{path} must be {kind}; it cannot be read: "
+                     f"{' '.join(str(error).split())}") from error
   missing = [name for name in required if name not in arrays]
   if missing:
     raise ValueError(f"{path} must hold {list(required)}; missing {missing}")
-  try:
-    metadata = json.loads(str(arrays["metadata"]))
-    version = int(metadata.pop("format_version"))
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise ValueError(f"{path} must hold metadata as a JSON object with its format_version; "
-                     f"got {str(arrays['metadata'])[:40]!r}") from error
-  if version > FORMAT_VERSION:
-    raise ValueError(f"{path} has format version {version}; this package reads up to "
-                     f"{FORMAT_VERSION}: install a newer dd_jax")
+  metadata = _decode_metadata(path, arrays.pop("metadata"))
+  for name, array in arrays.items():
+    _numeric(array, f"{path} must hold {name!r} as an array")
   return arrays, metadata
 
 
+def _decode_metadata(path, array):
+  rule = f"{path} must hold metadata as a JSON object with its format_version"
+  if array.dtype.kind != "U" or array.ndim:
+    raise ValueError(f"{rule}; got {array.dtype} {list(array.shape)}")
+  try:
+    metadata = json.loads(str(array))
+    version = metadata.pop("format_version")
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    raise ValueError(f"{rule}; got {type(error).__name__}: {error}") from error
+  if type(version) is not int or version < 1:
+    raise ValueError(f"{rule}, an integer from 1; got {str(version)[:40]!r}")
+  if version > FORMAT_VERSION:
+    raise ValueError(f"{path} has format version {version}; this package reads up to "
+                     f"{FORMAT_VERSION}: install a newer dd_jax")
+  return metadata
+
+
 def _numeric(value, rule):
-  """`value` as an array; npz would pickle objects, and cannot hold bfloat16."""
+  """`value` as an array; npz would pickle objects, and cannot hold bfloat16, JAX no longdouble."""
   array = np.asarray(value)
-  if array.dtype.kind not in "fiub":
+  if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
     raise ValueError(f"{rule} of numbers; got {array.dtype}")
   return array
