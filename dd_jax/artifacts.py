@@ -8,6 +8,7 @@
   step_sizes      [E, S]           after it; inner step t = e * S + s
   metadata        JSON text        normalisation, network, init, dataset, accuracy, ...
   hyper/...       arrays           learned hyper-parameters of the inner optimizer
+  whitening/...   mean [D], directions [D, D], scales [D] where images are whitened, D = H W C
   init/...        arrays           weights theta_0 of a fixed init, by path
 
 A pool of pre-trained networks is such a file too: `params/...` `[P, ...]` and
@@ -15,6 +16,7 @@ metadata. The image grids for looking at distilled data are here as well.
 """
 
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -27,6 +29,7 @@ import numpy as np
 
 from dd_jax import npz
 from dd_jax.types import DistilledData, Params
+from dd_jax.whitening import Whitening
 
 FORMAT_VERSION = 1
 _FIELDS = ("images", "labels", "raw_step_sizes")
@@ -38,6 +41,7 @@ class Artifact(NamedTuple):
   distilled: DistilledData
   init_params: Params | None  # theta_0 of a fixed init.
   metadata: dict[str, Any]
+  whitening: Whitening | None = None  # Of the images' space, with its way back to pixels.
 
 
 class Pool(NamedTuple):
@@ -47,13 +51,14 @@ class Pool(NamedTuple):
 
 
 def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Params | None = None,
-         metadata: dict[str, Any] | None = None) -> None:
+         whitening: Whitening | None = None, metadata: dict[str, Any] | None = None) -> None:
   """Writes one file, whole or not at all.
 
   Args:
     path: ends in .npz.
     distilled: images `[S, B, H, W, C]`, labels, raw step sizes `[E, S]`.
     init_params: weights of a fixed init, nested dicts of arrays.
+    whitening: that of the space of the images, where there is one.
     metadata: anything JSON can hold.
 
   Raises:
@@ -69,6 +74,8 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
   arrays["metadata"] = _encode_metadata(metadata)
   if distilled.hyper:
     arrays |= _flat(distilled.hyper, "hyper", "hyper")
+  if whitening is not None:
+    arrays |= _flat(whitening._asdict(), "whitening", "whitening")
   if init_params is not None:
     arrays |= _flat(init_params, "init", "init_params")
   write_atomically(path, lambda file: np.savez(file, **arrays))
@@ -101,9 +108,11 @@ def load(path: str | os.PathLike) -> Artifact:
       rtol=precision.eps**0.5, atol=precision.tiny):
     raise ValueError(f"{path}: step_sizes must be the softplus of raw_step_sizes; they differ")
   fields["hyper"] = _nested(path, arrays, "hyper") or ()
-  params = _nested(path, arrays, "init")
+  params, whitening = (_nested(path, arrays, name) for name in ("init", "whitening"))
+  if whitening is not None:
+    whitening = _checked_whitening(path, whitening, math.prod(fields["images"].shape[2:]))
   return Artifact(DistilledData(**jax.tree.map(jnp.asarray, fields)),
-                  jax.tree.map(jnp.asarray, params), metadata)
+                  jax.tree.map(jnp.asarray, params), metadata, whitening)
 
 
 def load_pool(path: str | os.PathLike) -> Pool:
@@ -200,6 +209,16 @@ def _check_distilled(where, images, labels, raw_step_sizes):
       values = f" of {array.min()}..{array.max()}" if array.size else ""
       raise ValueError(f"{where}: {name} must be {rule}; "
                        f"got {array.dtype} {list(array.shape)}{values}")
+
+
+def _checked_whitening(path, found, size):
+  """The whitening of images of `size` numbers; ValueError where it is not one."""
+  expected = {"mean": (size,), "directions": (size, size), "scales": (size,)}
+  shapes = {name: np.shape(value) for name, value in found.items()}
+  if shapes != expected or not all(map(_is_finite, found.values())) or (found["scales"] <= 0).any():
+    raise ValueError(f"{path} must hold a whitening of finite {expected} with positive scales; "
+                     f"got {shapes}")
+  return Whitening(**found)
 
 
 def _is_finite(array):

@@ -84,7 +84,7 @@ def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
     raise ValueError("init.pool must be a directory that experiments.pretrain wrote; got ''")
   expected = {"model": config.model.name, "dataset": config.init.source or config.data.name,
               "image_shape": list(dataset.train_images.shape[1:]),
-              "num_classes": dataset.num_classes}
+              "num_classes": dataset.num_classes, "whitening": config.data.whitening}
   shapes = _leaf_shapes(jax.eval_shape(model.init, jax.random.key(0)))
   pools = []
   for role in POOLS:

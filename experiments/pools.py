@@ -69,7 +69,8 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
                           *(block.params for block in blocks))
     artifacts.save_pool(workdir / f"{role}.npz", params, {
         "role": role, "seed": config.seed, "model": config.model.name,
-        "dataset": config.data.name, "num_classes": data.dataset.num_classes,
+        "dataset": config.data.name, "whitening": config.data.whitening,
+        "num_classes": data.dataset.num_classes,
         "image_shape": list(data.dataset.train_images.shape[1:]), "accuracy": accuracy.tolist(),
         "dd_jax_version": dd_jax.__version__})
     result |= {f"{role}_accuracy_mean": accuracy.mean(), f"num_{role}": count,

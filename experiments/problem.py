@@ -11,6 +11,7 @@ from dd_jax import augmentation
 from dd_jax import datasets
 from dd_jax import losses
 from dd_jax import models
+from dd_jax import whitening
 from experiments import layouts
 from experiments import recipe
 from experiments.choices import check_choice
@@ -24,6 +25,7 @@ from experiments.layouts import Layout
 class Data(NamedTuple):
   """A dataset with its splits on the device: normalised images [n, H, W, C] and labels [n]."""
   dataset: datasets.Dataset  # Without the validation images.
+  whitening: whitening.Whitening | None
   train: tuple[jax.Array, jax.Array]
   validation: tuple[jax.Array, jax.Array]
   test: tuple[jax.Array, jax.Array]
@@ -124,10 +126,17 @@ def load_data(config: ConfigDict, layout: Layout) -> Data:
   dataset, validation_images, validation_labels = datasets.split_validation(
       dataset, config.data.num_validation, seed=config.seed)
 
-  def on_device(images, labels):
-    return layout.place((datasets.normalize(images, dataset.mean, dataset.std), labels))
+  def normalized(images):
+    return datasets.normalize(images, dataset.mean, dataset.std)
 
-  return Data(dataset, train=on_device(dataset.train_images, dataset.train_labels),
+  fitted = config.data.whitening and whitening.fit(normalized(dataset.train_images),
+                                                   regularization=config.data.whitening)
+
+  def on_device(images, labels):
+    images = normalized(images)
+    return layout.place((whitening.whiten(fitted, images) if fitted else images, labels))
+
+  return Data(dataset, fitted, train=on_device(dataset.train_images, dataset.train_labels),
               validation=on_device(validation_images, validation_labels),
               test=on_device(dataset.test_images, dataset.test_labels))
 

@@ -18,6 +18,7 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import datasets
 from dd_jax import parametrization
+from dd_jax import whitening
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
 from experiments import figures
@@ -249,6 +250,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
       workdir / "distilled.npz", distilled,
       init_params=(layouts.to_host(problem.inits.test.state)
                    if config.init.name in ONE_NETWORK else None),
+      whitening=problem.data.whitening,
       metadata={
           "dataset": config.data.name, "num_classes": dataset.num_classes,
           "num_validation": config.data.num_validation,
@@ -267,6 +269,9 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   if result["num_eval_inits"] > 1:
     accuracy += f" ± {100 * result['accuracy_std']:.1f}"
   images = np.asarray(distilled.images)
+  if problem.data.whitening is not None:
+    flat = images.reshape(-1, *images.shape[2:])
+    images = whitening.restore(problem.data.whitening, flat).reshape(images.shape)
   if images.shape[-1] in (1, 3):
     figures.distilled_images(
         workdir / "distilled.png", datasets.denormalize(images, dataset.mean, dataset.std),

@@ -8,7 +8,7 @@ from experiments.configs import default
 def get_config() -> ConfigDict:
   """The sections `data`, `model` and `init` as in default.py, and `pool`."""
   config = default.get_config()
-  for section in ("objective", "distill", "outer", "eval", "validation"):
+  for section in ("objective", "distill", "inner", "window", "outer", "eval", "validation"):
     del config[section]
   for field in ("log_every", "checkpoint_every"):
     del config[field]
