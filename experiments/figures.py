@@ -91,7 +91,7 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   axis.set_ylabel("% of test images")
   axis.set_title(title, fontsize=10)
   axis.grid(alpha=.3)
-  axis.legend()
+  figure.legend(loc="outside lower center", ncols=3)
   _save(figure, path)
 
 
