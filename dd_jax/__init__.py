@@ -19,8 +19,8 @@ from dd_jax import parallel
 from dd_jax import outer_objective
 from dd_jax import hypergradient
 from dd_jax import distillation
-from dd_jax import evaluation
 from dd_jax import pretraining
+from dd_jax import evaluation
 from dd_jax import baselines
 from dd_jax import linear
 from dd_jax import artifacts
@@ -32,8 +32,9 @@ from dd_jax.outer_objective import make_outer_loss
 from dd_jax.hypergradient import value_and_hypergrad
 from dd_jax.distillation import (
     init_outer_state, make_outer_step, run_outer_steps)
-from dd_jax.evaluation import EvalResult, Metrics, evaluate, poisoning_metrics
 from dd_jax.pretraining import pretrain
+from dd_jax.evaluation import (
+    EvalResult, Metrics, evaluate, evaluate_from_scratch, poisoning_metrics)
 from dd_jax.artifacts import Artifact, Pool
 
 __version__ = "0.1.0"
@@ -42,10 +43,10 @@ __all__ = [
     "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
     "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers", "truncation",
     "implicit", "parallel", "outer_objective", "hypergradient",
-    "distillation", "evaluation", "pretraining", "baselines", "linear", "artifacts",
+    "distillation", "pretraining", "evaluation", "baselines", "linear", "artifacts",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",
     "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_outer_state",
     "make_outer_step", "run_outer_steps", "EvalResult", "Metrics",
-    "evaluate", "poisoning_metrics", "pretrain", "Artifact", "Pool",
+    "evaluate", "evaluate_from_scratch", "poisoning_metrics", "pretrain", "Artifact", "Pool",
 ]

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.losses import cross_entropy
+from dd_jax.pretraining import pretrain
 from dd_jax.types import Array, DistilledData
 
 
@@ -72,6 +74,34 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
     rest = of_batch(images[whole:], labels[whole:])
     loss, confusion = loss + rest[0], confusion + rest[1]
   return Metrics(loss / num_images, jnp.trace(confusion) / num_images, confusion)
+
+
+def evaluate_from_scratch(
+    key: Array, train_images: Array, train_labels: Array, init: InitDistribution, apply: Callable,
+    images: Array, labels: Array, *, num_inits: int, loss: Callable,
+    optimizer: optax.GradientTransformation, num_epochs: int, train_batch_size: int,
+    keyed: bool = False, batch_size: int = 500, num_parallel: int = 10) -> Metrics:
+  """Trains N networks on a small set as on any other, in random order, and tests each.
+
+  The protocol of later work: a standard optimizer, many epochs, any network; of distilled data
+  neither the order nor the step sizes are used.
+
+  Args:
+    key: consumed by the draw of the networks and by their training.
+    train_images, train_labels: `[n, H, W, C]` and `[n]` or `[n, K]`: distilled or real.
+    init, apply, images, labels, num_inits, batch_size, num_parallel: as in `evaluate`.
+    loss, optimizer, num_epochs, keyed: as in `pretraining.pretrain`.
+    train_batch_size: images per training step.
+
+  Returns:
+    Metrics after training, each field with a leading axis `[N]`.
+  """
+  init_key, train_key = jax.random.split(key)
+  params = pretrain(train_key, init.sample(init.state, init_key, num_inits), loss, train_images,
+                    train_labels, optimizer=optimizer, num_epochs=num_epochs,
+                    batch_size=train_batch_size, keyed=keyed, num_parallel=num_parallel)
+  return jax.lax.map(lambda params: measure(apply, params, images, labels, batch_size=batch_size),
+                     params)
 
 
 def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, apply: Callable,

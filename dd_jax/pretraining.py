@@ -12,19 +12,19 @@ from dd_jax.types import Array, Params
 
 def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: Array, *,
              optimizer: optax.GradientTransformation, num_epochs: int, batch_size: int,
-             num_parallel: int | None = None) -> Params:
-  """Trains P networks by minibatches of real images, each in an order of its own.
+             keyed: bool = False, num_parallel: int | None = None) -> Params:
+  """Trains P networks by minibatches of images, each in an order of its own.
 
   Args:
-    key: consumed by the orders of the images.
+    key: consumed by the orders of the images, and by the loss where it takes a key.
     params: weights to start from, each leaf `[P, ...]`: fresh draws of an init
       distribution, or a pool to fine-tune.
-    loss: `(params, images, labels) -> []`.
-    images, labels: real `[n, H, W, C]` in normalised space, and `[n]`.
+    loss: `(params, images, labels) -> []`, with a fourth argument `key` where `keyed`.
+    images, labels: `[n, H, W, C]` in normalised space, and `[n]` or `[n, K]`.
     optimizer: optax transformation with its learning rate.
     num_epochs: passes over the images; each is a new permutation, whose last
       partial minibatch is left out.
-    batch_size: real images per step.
+    batch_size: images per step.
     num_parallel: networks side by side under `vmap`. One at a time is fastest
       on a CPU. None: all at once.
 
@@ -45,17 +45,21 @@ def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: 
 
   def train_one(network: tuple[Params, Array]) -> Params:
     params, key = network
+    order_key, loss_key = jax.random.split(key) if keyed else (key, None)
 
-    def step(state, batch):
+    def step(state, inputs):
       params, opt_state = state
-      gradient = jax.grad(loss)(params, images[batch], labels[batch])
+      batch, *keys = inputs
+      gradient = jax.grad(loss)(params, images[batch], labels[batch], *keys)
       updates, opt_state = optimizer.update(gradient, opt_state, params)
       return (optax.apply_updates(params, updates), opt_state), None
 
     def epoch(state, index):
-      order = jax.random.permutation(jax.random.fold_in(key, index), num_images)
+      order = jax.random.permutation(jax.random.fold_in(order_key, index), num_images)
       batches = order[:num_batches * batch_size].reshape(num_batches, batch_size)
-      return jax.lax.scan(step, state, batches)[0], None
+      keys = ((jax.random.split(jax.random.fold_in(loss_key, index), num_batches),)
+              if keyed else ())
+      return jax.lax.scan(step, state, (batches, *keys))[0], None
 
     state: Any = params, optimizer.init(params)
     (params, _), _ = jax.lax.scan(epoch, state, jnp.arange(num_epochs))

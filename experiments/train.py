@@ -263,7 +263,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
           "model": config.model.name, "init": config.init.to_dict(), "seed": config.seed,
           "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
           **{name: result[name] for name in ("accuracy_mean", "accuracy_std", "num_eval_inits",
-                                             "selection", "outer_steps")},
+                                             "learned_bytes", "selection", "outer_steps")},
       })
   accuracy = f"{100 * result['accuracy_mean']:.1f}"
   if result["num_eval_inits"] > 1:

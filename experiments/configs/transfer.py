@@ -1,0 +1,39 @@
+"""Networks of every kind trained from scratch on distilled data, beside real images.
+
+    python -m experiments.transfer --config=experiments/configs/transfer.py \\
+      --config.distilled=runs/NAME/distilled.npz --config.data.dir=DIR --workdir=DIR
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(variant: str = ""):
+  if variant not in ("", "smoke"):
+    raise ValueError(f"config variant must be '' or 'smoke'; got {variant!r}")
+  config = ConfigDict()
+  config.seed = 0
+  config.distilled = ""  # The file of a run, whose dataset is used.
+  config.networks = "lenet,convnet,mlp"  # Names of dd_jax.models.
+
+  config.data = data = ConfigDict()
+  data.dir = ""  # Where the dataset's files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.
+  data.download = False  # Whether the network may be used to fetch them.
+
+  config.train = train = ConfigDict()
+  train.num_epochs = 500
+  train.batch_size = 100  # At most all images of a set.
+  train.optimizer = "adamw"  # Or sgd: with momentum 0.9. Both along a cosine.
+  train.learning_rate = 1e-3
+  train.weight_decay = 1e-2
+  train.augmentation = config_dict.placeholder(str)  # As in default.py; None.
+
+  config.eval = evaluation = ConfigDict()
+  evaluation.num_inits = 5  # Networks of each kind and set.
+  evaluation.batch_size = 250  # Test images per forward pass.
+  evaluation.num_parallel = config_dict.placeholder(int)  # None: one on a CPU, else 10.
+  config.precision = "highest"
+  if variant == "smoke":
+    config.networks = "mlp"
+    train.num_epochs = 2
+    evaluation.num_inits = 2
+  return config

@@ -1,0 +1,20 @@
+"""How well distilled data train networks from scratch: any network, any order, many epochs.
+
+    python -m experiments.transfer --config=experiments/configs/transfer.py \\
+      --config.distilled=runs/NAME/distilled.npz --config.data.dir=DIR --workdir=DIR
+
+For each network: the distilled images with their labels, the same with hard labels, and random real
+images and k-means centres of at most as many bytes. DIR/transfer.json.
+"""
+
+from experiments import launcher
+from experiments.configs import transfer as config_file
+
+
+def _run(config, workdir):
+  from experiments import transfers
+  return transfers.compare_networks(config, workdir)
+
+
+if __name__ == "__main__":
+  launcher.launch(_run, config_file.get_config())
