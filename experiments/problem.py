@@ -1,6 +1,7 @@
 """From a config to what it describes: data, networks, init distributions and jitted functions."""
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -143,9 +144,15 @@ def load_data(config: ConfigDict, layout: Layout) -> Data:
 
 def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
   """The network that `config.model` names, for the dataset's images and classes."""
-  return choose(models.MODELS, config.model.name, "model.name")(
-      num_classes=dataset.num_classes, image_shape=dataset.train_images.shape[1:],
-      **({"convolution": config.model.convolution} if config.model.convolution else {}))
+  make = choose(models.MODELS, config.model.name, "model.name")
+  options = {name: value for name, value in config.model.items()
+             if name != "name" and value is not None}
+  for name, value in options.items():
+    if name not in inspect.signature(make).parameters:
+      raise ValueError(f"model.{name} must be left out for {config.model.name}, which has no such "
+                       f"option; got {value!r}")
+  return make(num_classes=dataset.num_classes, image_shape=dataset.train_images.shape[1:],
+              **options)
 
 
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int):

@@ -1,5 +1,6 @@
 """Networks of every kind trained from scratch on one file of distilled data, and on real images."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -39,8 +40,8 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   dataset, normalized = _load_data(config, artifact)
   sets = _training_sets(config, artifact, dataset, normalized)
   shape = artifact.distilled.images.shape[2:]
-  networks = {name.strip(): choose(models.MODELS, name.strip(), "networks")(
-      num_classes=dataset.num_classes, image_shape=shape) for name in config.networks.split(",")}
+  networks = {text: _make_network(text, dataset.num_classes, shape)
+              for text in config.networks.replace(" ", "").split(",")}
   for field in ("num_epochs", "batch_size", "learning_rate"):
     check_positive(f"train.{field}", config.train[field])
   check_positive("eval.num_inits", config.eval.num_inits)
@@ -70,6 +71,19 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
             **workdirs.provenance(config)}
   workdirs.write_json(path, result)
   return result
+
+
+def _make_network(text, num_classes, image_shape):
+  """`name` or `name:option=integer:...`, such as `convnet:width=32:depth=2`."""
+  name, *options = text.split(":")
+  make = choose(models.MODELS, name, "networks")
+  try:
+    values = {key: int(value) for key, value in (option.split("=") for option in options)}
+    inspect.signature(make).bind(num_classes=num_classes, image_shape=image_shape, **values)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"networks must be names with options, as convnet:width=32; got {text!r} "
+                     f"({error})") from error
+  return make(num_classes=num_classes, image_shape=image_shape, **values)
 
 
 def _load_data(config, artifact):

@@ -135,7 +135,7 @@ def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path):
      r"config\.outer\.num_stepz must be one of config\.\{.*outer\.num_steps.*\}"),
     (["--config.outer.num_steps=many"], ":smoke", r"outer\.num_steps=many: invalid literal"),
     (["--config.model.name=resnet"], ":smoke",
-     r"model\.name must be one of \['alexcifarnet', 'alexnet', .*, 'mlp'\]; got 'resnet'"),
+     r"model\.name must be one of \['alexcifarnet', 'alexnet', .*, 'vit'\]; got 'resnet'"),
     ([], ":tiny", "config variant must be '', 'smoke' or 'paper'; got 'tiny'"),
     (["now"], ":smoke", "every argument must be a flag; got 'now'"),
 ])
@@ -158,6 +158,7 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
     ("model.convolution", "fft",
      r"convolution must be one of \['fastest', .* 'winograd'\] or None; got 'fft'"),
+    ("model.width", 3, "model.width must be left out for lenet, which has no such option; got 3"),
     ("model.name", "alexcifarnet", r"image_shape of alexcifarnet must be 32x32 .*\(28, 28, 1\)"),
     ("distill.num_steps", 0, "num_steps must be at least 1; got 0"),
     ("distill.num_epochs", 0, "num_epochs must be at least 1; got 0"),

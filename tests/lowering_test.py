@@ -15,14 +15,14 @@ from dd_jax import models
 from dd_jax import parametrization
 
 _SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
-           "convnet": (32, 32, 3), "mlp": (28, 28, 1)}
+           "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (28, 28, 1)}
 
 
 @pytest.mark.parametrize("memory", inner_loop.MEMORY_MODES)
 @pytest.mark.parametrize("name", models.MODELS)
 def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion):
   # What networks take on an accelerator; the CPU's own convolution runs in the other tests.
-  convolution = {} if name == "mlp" else {"convolution": "lax"}
+  convolution = {} if name in ("mlp", "vit") else {"convolution": "lax"}
   model = models.MODELS[name](num_classes=10, image_shape=_SHAPES[name], **convolution)
   init, loss = dd_jax.random_init(model.init), losses.classification(model.apply)
   labels = parametrization.class_labels(2, 10, 1)

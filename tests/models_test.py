@@ -19,7 +19,7 @@ from dd_jax import parametrization
 # These programs run once: unoptimized, they compile in half the time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
-          "convnet": (32, 32, 3), "mlp": (3, 2, 1)}
+          "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (3, 2, 1)}
 
 
 def normal(*shape, seed=0):
@@ -140,7 +140,7 @@ def convnet_of_later_work(params, images):
   for block in range(2):
     x = convolve(x, params[f"Conv_{block}"], 3 if x.shape[1] == 28 else 1)
     mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-    norm = jax.tree.map(lambda leaf: leaf[None, None, None], params[f"InstanceNorm_{block}"])
+    norm = jax.tree.map(lambda leaf: leaf[None, None, None], params[f"_Norm_{block}"])
     x = jax.nn.relu((x - mean) / jnp.sqrt(variance + 1e-5) * norm["scale"] + norm["bias"])
     x = sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
   return dense(x.reshape(x.shape[0], -1), params["Dense_0"])
@@ -174,9 +174,7 @@ def test_logits_and_gradients(name, image_shape, options, reference):
       return jnp.sum(jnp.square(logits)), logits
     return jit(jax.grad(squares, (0, 1), has_aux=True))(params, images)
 
-  # The normalisation of Flax promotes float64 with float32 and is refused otherwise.
-  with jax.numpy_dtype_promotion("standard" if name == "convnet" else "strict"):
-    gradients, logits = all_of(model.apply)
+  gradients, logits = all_of(model.apply)
   assert logits.dtype == jnp.float64
   expected_gradients, expected_logits = all_of(reference)
   assert_close(logits, expected_logits)
@@ -329,6 +327,13 @@ def test_pair_of_plain_functions():
      r"depth must be at most log2 of the image size \(7, 7\); got 3"),
     ("convnet", {"depth": 6}, r"depth must be at most log2 of the image size \(32, 32\); got 6"),
     ("convnet", {"convolution": "fft"}, r"convolution must be one of .*; got 'fft'"),
+    ("convnet", {"norm": "lrn"},
+     r"norm must be one of \['instance', 'group', 'layer', 'batch', 'none'\]; got 'lrn'"),
+    ("resnet18", {"width": 0}, "width must be at least 1; got 0"),
+    ("resnet18", {"image_shape": (32, 16, 3)}, "image_shape of resnet18 must be square pixels"),
+    ("vit", {"patch": 5}, "patch=5 must divide the image size; got 32"),
+    ("vit", {"heads": 3}, "heads=3 must divide width; got 128"),
+    ("vit", {"depth": 0}, "depth must be at least 1; got 0"),
     *((name, {"num_classes": 1}, "num_classes must be at least 2; got 1") for name in SHAPES),
 ])
 def test_errors(name, options, text):

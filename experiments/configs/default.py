@@ -22,7 +22,11 @@ def get_config() -> ConfigDict:
 
   config.model = model = ConfigDict()
   model.name = "lenet"
+  # Options of some networks; None: the network's own.
   model.convolution = config_dict.placeholder(str)  # None: the fastest on this backend.
+  model.width = config_dict.placeholder(int)
+  model.depth = config_dict.placeholder(int)
+  model.norm = config_dict.placeholder(str)
 
   config.init = init = ConfigDict()
   # fixed, random, pretrained, fixed_pretrained (one network of the pool), imagenet (AlexNet's).

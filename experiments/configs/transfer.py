@@ -13,7 +13,8 @@ def get_config(variant: str = ""):
   config = ConfigDict()
   config.seed = 0
   config.distilled = ""  # The file of a run, whose dataset is used.
-  config.networks = "lenet,convnet,mlp"  # Names of dd_jax.models.
+  # Names of dd_jax.models, with their options.
+  config.networks = "lenet,convnet:width=32,mlp"
 
   config.data = data = ConfigDict()
   data.dir = ""  # Where the dataset's files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.

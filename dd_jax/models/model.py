@@ -1,0 +1,106 @@
+"""A network as a pair of pure functions, and how one is made of a Flax module.
+
+A `Model` is `init(key) -> params` and `apply(params, images, *, key=None) ->
+logits [n, K]`. A key means training (dropout on: the inner loop), None means
+evaluation (the outer loss). Any pair of plain functions of that form is as good
+as the networks here; `from_flax` and `from_nnx` make one of a Flax module.
+"""
+
+from collections.abc import Callable
+import inspect
+from typing import NamedTuple
+
+from flax import linen as nn
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from dd_jax.types import Array, Params
+
+
+class Model(NamedTuple):
+  """A network: `init(key) -> params`, `apply(params, images, *, key=None) -> logits`."""
+  init: Callable[[Array], Params]
+  apply: Callable[..., Array]
+
+
+def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
+  """The `Model` of a linen module called on images `[n, *image_shape]`.
+
+  A module whose `__call__` takes `train` is told `train=True` when `apply` gets
+  a key, which also feeds its dropout.
+
+  Raises:
+    ValueError: the module keeps state beside its parameters (batch statistics).
+  """
+  image_shape = tuple(image_shape)
+  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+  def call(method, variables_or_key, images, key):
+    kwargs = {"train": key is not None} if takes_train else {}
+    if key is not None:
+      kwargs["rngs"] = {"dropout": key}
+    return method(variables_or_key, images, **kwargs)
+
+  def init_variables(key):
+    # lazy_init: the shapes of a forward pass without its arithmetic.
+    return call(module.lazy_init, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), None)
+
+  collections = jax.eval_shape(init_variables, jax.random.key(0))
+  _refuse_state(sorted(set(collections) - {"params"}), type(module).__name__)
+
+  def init(key):
+    return init_variables(key)["params"]
+
+  def apply(params, images, *, key=None):
+    return call(module.apply, {"params": params}, images, key)
+
+  return Model(init, apply)
+
+
+def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+  """The `Model` of an NNX module, made anew in every trace: `lambda rngs: Net(..., rngs=rngs)`.
+
+  `apply` with a key puts the module into training mode and feeds its dropout.
+
+  Raises:
+    ValueError: the module keeps state beside its parameters (batch statistics).
+  """
+  stateless = (nnx.Param, nnx.RngState)
+  state = nnx.state(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), nnx.Not(nnx.Any(*stateless)))
+  _refuse_state(["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)], "module")
+
+  def init(key):
+    return nnx.to_pure_dict(nnx.state(make_module(nnx.Rngs(key)), nnx.Param))
+
+  def apply(params, images, *, key=None):
+    module = make_module(nnx.Rngs(jax.random.key(0) if key is None else key))
+    state = nnx.state(module, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    module.eval() if key is None else module.train()
+    return module(images)
+
+  return Model(init, apply)
+
+
+def _refuse_state(names, module_name):
+  if names:
+    raise ValueError(
+        f"module must keep nothing but its parameters; got {names} of {module_name}: use group or "
+        "layer norm, or batch norm on the current batch alone, instead of running statistics")
+
+
+def check_classes(num_classes):
+  if num_classes < 2:
+    raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+
+
+def check_arguments(num_classes, image_shape, name, sizes=None):
+  check_classes(num_classes)
+  if len(image_shape) != 3:
+    raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")
+  height, width, _ = image_shape
+  if height != width or (sizes and height not in sizes):
+    rule = " or ".join(f"{s}x{s}" for s in sizes) if sizes else "square"
+    raise ValueError(f"image_shape of {name} must be {rule} pixels; got {tuple(image_shape)}")
