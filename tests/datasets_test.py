@@ -21,6 +21,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from dd_jax import datasets
 from dd_jax.datasets import sources
 from dd_jax.datasets import tfds_source
+from tests import prepared_sets
 from tests.dataset_files import write_tfrecord
 
 IDX_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
@@ -388,42 +389,10 @@ def test_data_dir_is_the_argument_then_the_variable_then_home(tmp_path, monkeypa
   assert datasets.load("mnist", "~/argument").train_images[0, 0, 0, 0] == 3
 
 
-def encoded(image):
-  file = io.BytesIO()
-  Image.fromarray(image[..., 0]).save(file, "PNG")
-  file.seek(0)
-  return file
-
-
-class TinyMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Writes `tiny()`: images that are encoded already need no TensorFlow."""
-
-  name = "mnist"
-  VERSION = tfds.core.Version("3.0.1")
-
-  def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-        "image": tfds.features.Image(shape=(28, 28, 1)),
-        "label": tfds.features.ClassLabel(num_classes=10)}))
-
-  def _split_generators(self, dl_manager):
-    del dl_manager
-    return {split: self._generate_examples(split) for split in ("train", "test")}
-
-  def _generate_examples(self, split):
-    arrays = tiny()
-    for i, image in enumerate(arrays[f"{split}_images"]):
-      yield i, {"image": encoded(image), "label": arrays[f"{split}_labels"][i]}
-
-
 @pytest.fixture(scope="module")
 def array_record_dir(tmp_path_factory):
   pytest.importorskip("array_record", reason="array_record is built for Linux alone")
-  data_dir = tmp_path_factory.mktemp("prepared")
-  builder = TinyMnist(data_dir=data_dir, file_format="array_record")
-  builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-  return data_dir / "mnist" / "3.0.1"
+  return prepared_sets.write_array_record(tmp_path_factory.mktemp("prepared"), tiny())
 
 
 @pytest.fixture
@@ -432,15 +401,7 @@ def prepared(request, tmp_path, array_record_dir):
   directory = tmp_path / "mnist" / "3.0.1"
   shutil.copytree(array_record_dir, directory)
   if request.param == "tfrecord":
-    builder = tfds.builder_from_directory(directory)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    for split in ("train", "test"):
-      records = list(builder.as_data_source(split, deserialize_method=raw))
-      (old,) = builder.info.splits[split].filepaths
-      write_tfrecord(str(old).replace("array_record", "tfrecord"), records)
-      old.unlink()
-    info = directory / "dataset_info.json"
-    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    prepared_sets.to_tfrecord(directory)
   return directory
 
 
