@@ -7,11 +7,13 @@ its `alexnet-owt-7be5be79.pth`, or the same arrays by the same names in a
 
 import os
 import pathlib
+import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import npz
 from dd_jax.models import Model
 from dd_jax.types import Params
 
@@ -56,8 +58,8 @@ def load(path: str | os.PathLike, model: Model) -> Params:
   Raises:
     FileNotFoundError: there is no such file.
     ImportError: the package that reads it is not installed.
-    ValueError: the file is damaged, its weights have other names or shapes, or
-      `model` is another network.
+    ValueError: the file is damaged, its weights have other names or shapes or are
+      not finite, or `model` is another network.
   """
   path = pathlib.Path(path)
   if path.suffix not in _READERS:
@@ -88,7 +90,7 @@ def load(path: str | os.PathLike, model: Model) -> Params:
 
 
 def _check(path, stored, shapes):
-  """Raises ValueError unless the names, shapes and dtypes are those of the checkpoint."""
+  """Raises ValueError unless the arrays are finite, with the checkpoint's names and shapes."""
   expected = {}
   for theirs, ours in _LAYERS.items():
     *inputs, outputs = shapes[ours]["kernel"].shape
@@ -100,13 +102,12 @@ def _check(path, stored, shapes):
   wrong += [f"{name} is {stored[name].dtype} {list(stored[name].shape)} instead of {list(shape)}"
             for name, shape in expected.items() if name in stored
             and (stored[name].shape != shape or stored[name].dtype.kind != "f")]
+  with np.errstate(over="ignore"):  # Beyond float32 is infinite, and refused as such.
+    wrong = wrong or [f"{name} holds NaN or infinity" for name in expected
+                      if not np.isfinite(stored[name].astype(np.float32, copy=False)).all()]
   if wrong:
-    raise ValueError(f"{path}: expected floating-point weights of AlexNet; {'; '.join(wrong)}")
-
-
-def _read_npz(path):
-  with np.load(path, allow_pickle=False) as stored:
-    return dict(stored)
+    raise ValueError(f"{path}: expected floating-point weights of AlexNet; "
+                     f"{' '.join('; '.join(wrong).split())}")
 
 
 def _read_safetensors(path):
@@ -127,8 +128,12 @@ def _read_pth(path):
   # Before 2.6 a crafted file could run code in spite of weights_only (CVE-2025-32434).
   if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
     raise ImportError(f"a .pth file needs PyTorch 2.6 or newer; got {torch.__version__}")
+  if zipfile.is_zipfile(path):  # PyTorch leaves the checksums unread.
+    with zipfile.ZipFile(path) as archive:
+      if damaged := archive.testzip():
+        raise ValueError(f"another checksum of {damaged}")
   stored = torch.load(path, map_location="cpu", weights_only=True)
   return {name: tensor.detach().numpy() for name, tensor in stored.items()}
 
 
-_READERS = {".safetensors": _read_safetensors, ".npz": _read_npz, ".pth": _read_pth}
+_READERS = {".safetensors": _read_safetensors, ".npz": npz.read, ".pth": _read_pth}

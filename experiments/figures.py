@@ -98,12 +98,15 @@ def study(path: pathlib.Path, axis_label: str, values: list,
 def read_metrics(path: pathlib.Path, last_step: int | None = None) -> list[dict]:
   """The whole lines of a metrics.jsonl, up to a step; none of a file that is not there."""
   lines = []
-  for text in path.read_text().splitlines() if path.exists() else ():
+  for text in path.read_bytes().splitlines() if path.exists() else ():
     try:
-      lines.append(json.loads(text))
-    except json.JSONDecodeError:  # Cut off in the middle when its process was killed.
+      line = json.loads(text.decode())
+      step = line["step"]
+    except (ValueError, TypeError, KeyError):  # Cut off, or zeros, when its machine was stopped.
       break
-  return [line for line in lines if last_step is None or line["step"] <= last_step]
+    if last_step is None or step <= last_step:
+      lines.append(line)
+  return lines
 
 
 def _save(figure, path):

@@ -42,6 +42,8 @@ from dd_jax.datasets import directories
 from dd_jax.datasets import formats
 from dd_jax.datasets import tfds_source
 from experiments import figures
+from experiments import workdirs
+from tests import alexnet_files
 from tests import dataset_files
 from tests import prepared_sets
 
@@ -692,3 +694,153 @@ def test_pool_of_other_arrays(folder, data):
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(found.params)}
     assert len(sizes) == 1 and min(sizes) > 0
     assert all(leaf.dtype.kind in "fiub" for leaf in jax.tree.leaves(found.params))
+
+
+# AlexNet's weights
+
+
+@pytest.fixture(scope="module", params=[".npz", ".safetensors", ".pth"])
+def alexnet(request, tmp_path_factory):
+  """`(path of a checkpoint, its bytes, its arrays, a model of its shapes, the parameters)`."""
+  path = tmp_path_factory.mktemp("alexnet") / f"alexnet{request.param}"
+  arrays = alexnet_files.checkpoint(1)
+  model = dd_jax.models.alexnet(num_classes=2, image_shape=(224, 224, 3), width=1)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  alexnet_files.write(path, arrays)
+  params = imagenet_weights.load(path, model)
+  return path, path.read_bytes(), arrays, model._replace(init=lambda key: shapes), params
+
+
+@examples(150)
+@hypothesis.given(st.data())
+def test_alexnet(alexnet, data):
+  path, whole, arrays, model, params = alexnet
+  start, end = data.draw(st.sampled_from([(0, 2000), (-2000, len(whole)), (0, len(whole))]), "part")
+  start %= len(whole)
+  raw = whole[:start] + damaged(data, whole[start:end], [(0, "<Q")] * (not start)) + whole[end:]
+  path.write_bytes(raw)
+  found = outcome(lambda path: imagenet_weights.load(path, model), path)
+  if found and (path.suffix != ".safetensors" or raw == whole):
+    assert_trees_equal(found, params)
+  elif found:  # No checksums: finite weights of the same shapes, as the file has them.
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    assert np.asarray(found["Conv_0"]["bias"]).tobytes() in raw
+    assert np.asarray(found["Dense_1"]["kernel"]).T.tobytes() in raw
+
+
+@examples(60)
+@hypothesis.given(st.data())
+def test_alexnet_of_other_arrays(alexnet, data):
+  path, _, arrays, model, params = alexnet
+  arrays, name = dict(arrays), data.draw(st.sampled_from(sorted(arrays)))
+  arrays[name] = changed_array(data, arrays[name])
+  try:
+    alexnet_files.write(path, {key: np.ascontiguousarray(array) for key, array in arrays.items()})
+  except Exception:  # Not every format can hold every type.
+    hypothesis.reject()
+  found = outcome(lambda path: imagenet_weights.load(path, model), path)
+  if found:
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    assert all(a.shape == b.shape and a.dtype == b.dtype
+               for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True))
+
+
+# Metrics of an interrupted run
+
+
+@examples(200)
+@hypothesis.given(st.data())
+def test_metrics(folder, data):
+  """The lines before the damage come back; what a power failure leaves is no error."""
+  lines = [{"step": step, "loss": data.draw(st.floats(0, 10)), "seconds": 0.5}
+           for step in range(1, data.draw(st.integers(1, 5)) + 1)]
+  path = folder / "metrics.jsonl"
+  workdirs.write_lines(path, lines)
+  whole = path.read_bytes()
+  cut = data.draw(st.integers(0, len(whole)))
+  tail = data.draw(st.sampled_from([b"", bytes(50), b"\xff\xfe\n", b"[1]\n", b"7\n"]))
+  path.write_bytes(whole[:cut] + tail)
+  found = figures.read_metrics(path)
+  assert found == lines[:len(found)]
+  assert len(found) >= whole[:cut].count(b"\n")
+  assert figures.read_metrics(path, 2) == found[:2]
+
+
+# Hostile files
+
+
+class Trap:
+  """Creates a file when it is unpickled."""
+
+  def __init__(self, marker):
+    self.marker = marker
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (self.marker,)
+
+
+_PICKLE_READERS = {
+    "set.npz": formats.read_npz,
+    "distilled.npz": artifacts.load,
+    "pool.npz": artifacts.load_pool,
+    "train_32x32.mat": formats.read_svhn,
+    "usps": formats.read_usps_libsvm,
+    "zip.train": formats.read_usps_text,
+    "a.tfrecord": lambda path: list(tfds_source.read_tfrecord(path)),
+    **{f"alexnet{suffix}": lambda path: imagenet_weights.load(path, dd_jax.models.alexnet(
+        num_classes=2, image_shape=(224, 224, 3), width=1))
+       for suffix in (".npz", ".safetensors", ".pth")},
+}
+
+
+def pickles(trap):
+  """`{kind: bytes}`: pickles bare and in the files that can hold them."""
+  objects = io.BytesIO()
+  np.save(objects, np.array([trap], object))
+  in_zip, in_npz = io.BytesIO(), io.BytesIO()
+  with zipfile.ZipFile(in_zip, "w") as archive:
+    archive.writestr("archive/data.pkl", pickle.dumps({"features.0.weight": trap}, protocol=2))
+    archive.writestr("archive/version", b"3\n")
+  names = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels",
+           "raw_step_sizes", "step_sizes", "metadata", "params/w", "features.0.weight")
+  np.savez(in_npz, **dict.fromkeys(names, np.array([trap], object)))
+  return {"protocol 0": pickle.dumps(trap, protocol=0), "protocol 2": pickle.dumps(trap, protocol=2),
+          "newest": pickle.dumps(trap), "npy": objects.getvalue(), "npz": in_npz.getvalue(),
+          "PyTorch's zip": in_zip.getvalue()}
+
+
+@pytest.mark.parametrize("name", _PICKLE_READERS)
+def test_no_file_runs_code(tmp_path, name):
+  if name.endswith(".pth"):
+    pytest.importorskip("torch")
+  path, marker = tmp_path / name, tmp_path / "marker"
+  for kind, raw in pickles(Trap(marker)).items():
+    path.write_bytes(raw)
+    assert outcome(_PICKLE_READERS[name], path) is None, kind
+    assert not marker.exists(), kind
+  pickle.loads(pickles(Trap(marker))["newest"])
+  assert marker.exists()  # The trap is one.
+
+
+def test_compressed_files_do_not_grow_without_bound(tmp_path, monkeypatch):
+  monkeypatch.setattr(formats, "_MOST_BYTES", 10**5)
+  for name, pack in (("usps.bz2", bz2.compress), ("zip.train.gz", gzip.compress)):
+    path = tmp_path / name
+    path.write_bytes(pack(bytes(10**7)))
+    with pytest.raises(ValueError, match="expected at most 100000 bytes once decompressed"):
+      formats.read_bytes(path)
+
+
+@examples(40)
+@hypothesis.given(size=st.sampled_from(_HUGE[1:]), sparse=st.booleans())
+def test_cifar10_archive_of_huge_members(folder, size, sparse):
+  """A member that says it is huge is refused before memory is asked for it."""
+  path = folder / "huge.tar.gz"
+  member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
+  member.size = size
+  member.type = tarfile.GNUTYPE_SPARSE if sparse else tarfile.REGTYPE
+  with gzip.open(path, "wb") as file:
+    file.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+  assert outcome(formats.read_cifar10, path) is None
