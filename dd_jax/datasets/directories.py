@@ -151,6 +151,8 @@ def _read_picture(path):
   formats.require_file(path)
   try:
     with Image.open(path, formats=("JPEG", "PNG")) as picture:
+      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
+    with Image.open(path, formats=("JPEG", "PNG")) as picture:
       return picture.convert("RGB")
   except Exception as error:  # Pillow meets a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a whole JPEG picture; "

@@ -137,11 +137,11 @@ def read_usps_text(path):
   Returns:
     `(images [n, 16, 16, 1], labels [n])`.
   """
-  lines = read_bytes(path).splitlines()
-  if not lines:
+  raw = read_bytes(path)
+  if not raw:
     raise ValueError(f"{path}: expected 257 numbers in every line; found no line")
   try:
-    rows = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
+    rows = np.loadtxt(raw.decode("ascii").splitlines(), dtype=np.float64, ndmin=2, comments=None)
   except ValueError as error:
     raise ValueError(f"{path}: expected 257 numbers in every line; "
                      f"found {one_line(error)}") from error
