@@ -143,6 +143,13 @@ def foreign(path):
   path.write_bytes(raw)
 
 
+def shrunk(path):
+  """A shape that leaves the last step out, before the checksum of the array."""
+  artifacts.save(path, hard()._replace(images=normal(2, 3, 28, 28, 1)))
+  raw = path.read_bytes()
+  path.write_bytes(raw.replace(b"(2, 3, 28, 28, 1)", b"(1, 3, 28, 28, 1)"))
+
+
 def lone_array(path):
   with open(path, "wb") as file:
     np.save(file, np.ones(3))
@@ -163,6 +170,22 @@ def lone_array(path):
     (lambda path: rewrite(path, images=None), r"missing \['images'\]"),
     (lambda path: rewrite(path, labels=None, metadata=None), r"missing \['labels', 'metadata'\]"),
     (lambda path: rewrite(path, raw_step_sizes=None), r"missing \['raw_step_sizes'\]"),
+    (lambda path: rewrite(path, images=np.zeros((2, 3, 4, 4), np.float32)),
+     r"images must be finite floating point \[S, B, H, W, C\]; got float32 \[2, 3, 4, 4\]"),
+    (lambda path: rewrite(path, images=np.full((2, 3, 4, 4, 1), np.nan)), "images .*nan"),
+    (lambda path: rewrite(path, images=np.full((2, 3, 4, 4, 1), 1e300)), "images must fit float32"),
+    (lambda path: rewrite(path, labels=np.array([[0, 1, 2], [0, 1, -1]])), "labels .* of -1..2"),
+    (lambda path: rewrite(path, labels=np.zeros((2, 2), int)), r"labels .*B=3; got .*\[2, 2\]"),
+    (lambda path: rewrite(path, labels=np.full((2, 3), 2**40)), "labels must fit int32"),
+    (lambda path: rewrite(path, raw_step_sizes=np.zeros((5, 3))), r"raw_step_sizes .* with S=2"),
+    (lambda path: rewrite(path, raw_step_sizes=np.zeros((5, 2))), "must be the softplus"),
+    (lambda path: rewrite(path, step_sizes=None), r"missing \['step_sizes'\]"),
+    (lambda path: rewrite(path, more=np.array("text")), "'more' as an array of numbers"),
+    (lambda path: rewrite(path, **{"init/a": np.ones(2), "init/a/b": np.ones(2)}), "init/'a/b'"),
+    (shrunk, "cannot be read: more bytes of images than its shape"),
+    (metadata('{"format_version": 1e999}'), "metadata .*integer"),
+    (metadata('{"format_version": 0}'), "metadata .*integer"),
+    (metadata(10000 * "["), "metadata .*Recursion"),
     (metadata('{"format_version": 99}'),
      f"format version 99; this package reads up to {artifacts.FORMAT_VERSION}"),
     (metadata("{"), "metadata"),
@@ -170,8 +193,10 @@ def lone_array(path):
     (metadata("{}"), "metadata|format"),
     (metadata('{"format_version": "x"}'), "metadata|format"),
 ], ids=["empty", "text", "zip header", "folder", "tenth", "half", "nearly whole", "flipped bit",
-        "compression", "npy", "pickled", "no images", "no labels", "no step sizes", "newer",
-        "not JSON", "JSON list", "no version", "odd version"])
+        "compression", "npy", "pickled", "no images", "no labels", "no step sizes", "rank", "NaN",
+        "beyond float32", "negative label", "batch", "beyond int32", "steps", "softplus",
+        "no softplus", "text", "array in array", "shrunk shape", "infinite version", "version 0",
+        "deep JSON", "newer", "not JSON", "JSON list", "no version", "odd version"])
 def test_unreadable_files(tmp_path, write, text):
   """One line that begins with the path and says what is wrong."""
   path = tmp_path / "broken.npz"
@@ -202,6 +227,27 @@ def test_what_cannot_be_saved(tmp_path, options, text):
     artifacts.save(path, hard(), **options)
   assert path.read_bytes() == before
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"images": np.zeros((2, 3, 4))}, "distilled: images must be finite floating point"),
+    ({"labels": np.zeros((2, 3))}, "distilled: labels must be classes"),
+    ({"raw_step_sizes": np.full((5, 2), np.inf)}, "distilled: raw_step_sizes must be finite"),
+    ({"images": np.zeros((2, 3, 4, 4, 1), np.longdouble)}, "images must be a numpy array of"),
+])
+def test_distilled_data_that_cannot_be_saved(tmp_path, change, text):
+  with pytest.raises(ValueError, match=text):
+    artifacts.save(tmp_path / "a.npz", hard()._replace(**change))
+  assert not list(tmp_path.iterdir())
+
+
+def test_pool_of_several_sizes(tmp_path):
+  path = tmp_path / "pool.npz"
+  with pytest.raises(ValueError, match=r"params must be arrays \[P, ...\] .*\(2,\), \(3,\)"):
+    artifacts.save_pool(path, {"a": np.ones((2, 1)), "b": np.ones(3)}, {})
+  np.savez(path, **{"params/a": np.ones(()), "metadata": '{"format_version": 1}'})
+  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} must be arrays \[P, ...\]"):
+    artifacts.load_pool(path)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("stopped")])

@@ -66,7 +66,8 @@ def damaged(data, raw, fields=()):
   kind = data.draw(st.sampled_from(
       ["whole", "cut", "flip", "digit", "delete", "insert", "repeat", "zeros", "random"]
       + 3 * ["field"] * bool(fields)), "damage")
-  start = data.draw(st.integers(0, max(len(raw) - 1, 0)), "at")
+  last = max(len(raw) - 1, 0)
+  start = data.draw(st.integers(0, min(last, 300)) | st.integers(0, last), "at")  # Headers often.
   end = start + data.draw(st.integers(1, 40), "bytes")
   if kind == "cut":
     return raw[:start]
@@ -208,20 +209,18 @@ def test_svhn(folder, data):
   labels = np.array(data.draw(st.lists(st.integers(1, 10), min_size=count, max_size=count)))
   compressed = data.draw(st.booleans())
   buffer = io.BytesIO()
-  scipy.io.savemat(buffer, {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None].astype(np.uint8)},
-                   do_compression=compressed)
+  stored = {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None].astype(np.uint8)}
+  scipy.io.savemat(buffer, stored, do_compression=compressed)
   whole = buffer.getvalue()
-  # The tags and dimensions of both variables begin and end the file.
-  at = data.draw(st.sampled_from(["anywhere", "beginning", "end"])) if not compressed else "anywhere"
-  start = {"anywhere": 0, "beginning": 124, "end": len(whole) - 80}[at]
-  end = 220 if at == "beginning" else len(whole)
-  part = whole[start:end]
-  fields = [] if at == "anywhere" else [(i, "<I") for i in range(0, len(part) - 4, 4)]
-  raw = whole[:start] + damaged(data, part, fields) + whole[end:]
+  # The tags and dimensions of the variables begin and end the file.
+  parts = {"all": (0, len(whole)), "first": (124, 220), "last": (len(whole) - 80, len(whole))}
+  start, end = parts["all" if compressed else data.draw(st.sampled_from(sorted(parts)))]
+  fields = [(i, "<I") for i in range(0, min(end - start, 96) - 4, 4)]
+  raw = whole[:start] + damaged(data, whole[start:end], fields) + whole[end:]
   path = folder / "train_32x32.mat"
   path.write_bytes(raw)
   found = outcome(formats.read_svhn, path)
-  if raw == whole or compressed and found and raw[:128] == whole[:128]:
+  if raw == whole or compressed and found:
     assert_equal(found, (images, labels.astype(np.int32) % 10))
   elif found:
     read_images, read_labels = found
@@ -336,7 +335,8 @@ _TYPES = (np.uint8, np.int8, np.int32, np.int64, np.uint64, np.float16, np.float
 
 def changed_array(data, array):
   """`array` with another type, shape, order or values."""
-  kind = data.draw(st.sampled_from(["type", "shape", "order", "value", "empty", "scalar"]), "change")
+  kinds = ["type", "shape", "order", "value", "empty", "scalar"]
+  kind = data.draw(st.sampled_from(kinds), "change")
   if kind == "type":
     kind = data.draw(st.sampled_from(_TYPES))
     return np.zeros(array.shape, kind) if isinstance(kind, list) else array.astype(kind)
@@ -418,7 +418,8 @@ def check_dataset(dataset):
     assert 0 <= labels.min() and labels.max() < dataset.num_classes
   assert set(dataset.train_labels) == set(range(dataset.num_classes))
   assert dataset.mean.dtype == dataset.std.dtype == np.float32
-  assert np.isfinite(dataset.mean).all() and (dataset.std > 0).all() and np.isfinite(dataset.std).all()
+  assert np.isfinite(dataset.mean).all() and np.isfinite(dataset.std).all()
+  assert (dataset.std > 0).all()
 
 
 _ODD = st.one_of(
@@ -569,7 +570,7 @@ def prepared(request, tmp_path_factory):
 @examples(60)
 @hypothesis.given(st.data())
 def test_prepared(prepared, data):
-  """A change of the records is noticed; one of the descriptions may leave the arrays as they are."""
+  """A change is noticed, or leaves the arrays as they are."""
   files, arrays = prepared
   for path, raw in files.items():
     path.write_bytes(raw)
@@ -586,7 +587,8 @@ def test_prepared(prepared, data):
 def distilled(data):
   num_steps, batch, epochs = (data.draw(st.integers(1, 2)) for _ in range(3))
   rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-  images = rng.standard_normal((num_steps, batch, 2, 2, 1), np.float32)
+  size = data.draw(st.sampled_from([2, 40]))  # zipfile reads on by 4096 bytes.
+  images = rng.standard_normal((num_steps, batch, size, size, 1), np.float32)
   labels = (rng.integers(0, 10, (num_steps, batch), np.int32) if data.draw(st.booleans())
             else rng.random((num_steps, batch, 3), np.float32))
   return dd_jax.DistilledData(*map(jnp.asarray, (
@@ -806,9 +808,8 @@ def pickles(trap):
   names = ("train_images", "train_labels", "test_images", "test_labels", "images", "labels",
            "raw_step_sizes", "step_sizes", "metadata", "params/w", "features.0.weight")
   np.savez(in_npz, **dict.fromkeys(names, np.array([trap], object)))
-  return {"protocol 0": pickle.dumps(trap, protocol=0), "protocol 2": pickle.dumps(trap, protocol=2),
-          "newest": pickle.dumps(trap), "npy": objects.getvalue(), "npz": in_npz.getvalue(),
-          "PyTorch's zip": in_zip.getvalue()}
+  return {f"protocol {i}": pickle.dumps(trap, protocol=i) for i in (0, 2, 4)} | {
+      "npy": objects.getvalue(), "npz": in_npz.getvalue(), "PyTorch's zip": in_zip.getvalue()}
 
 
 @pytest.mark.parametrize("name", _PICKLE_READERS)
@@ -820,7 +821,7 @@ def test_no_file_runs_code(tmp_path, name):
     path.write_bytes(raw)
     assert outcome(_PICKLE_READERS[name], path) is None, kind
     assert not marker.exists(), kind
-  pickle.loads(pickles(Trap(marker))["newest"])
+  pickle.loads(pickles(Trap(marker))["protocol 4"])
   assert marker.exists()  # The trap is one.
 
 

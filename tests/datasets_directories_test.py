@@ -145,6 +145,19 @@ def test_pictures_that_are_wrong(tmp_path):
       directories.read_voc(root)
 
 
+def test_png_pictures_by_their_checksums(tmp_path):
+  root = write_small_voc(tmp_path)
+  path = root / "JPEGImages" / "000001.jpg"
+  whole, expected = path.read_bytes(), directories.read_voc(root)[0]
+  for start in range(whole.index(b"IDAT"), len(whole)):
+    path.write_bytes(whole[:start] + whole[start + 20:])
+    try:
+      images = directories.read_voc(root)[0]
+    except ValueError:
+      continue
+    np.testing.assert_array_equal(images, expected)
+
+
 # CUB-200-2011
 
 

@@ -48,6 +48,8 @@ def test_idx_round_trip(tmp_path, suffix):
      "expected 24 bytes for the shape [2, 3, 4]; found 23"),
     (idx_bytes(np.zeros((2, 3, 4), np.uint8)) + b"x",
      "expected 24 bytes for the shape [2, 3, 4]; found 25"),
+    (bytes([0, 0, 8, 3]) + bytes(4) + 8 * b"\xff",
+     "at least one image of at least one pixel; found the shape [0, 4294967295, 4294967295]"),
 ])
 def test_idx_corrupt(tmp_path, raw, text):
   path, labels = write_idx(tmp_path, np.zeros((2, 2, 2), np.uint8), np.zeros(2, np.uint8), "")
@@ -97,7 +99,8 @@ def test_cifar10_corrupt_directory(tmp_path):
   path = tmp_path / "data_batch_3.bin"
   for raw, text in ((path.read_bytes()[:-1], "whole records of 3073 bytes; found 6145 bytes"),
                     (b"", "whole records of 3073 bytes; found 0 bytes"),
-                    (b"\x0a" + bytes(3072), "expected labels 0..9; found 10 at index 0")):
+                    (b"\x0a" + bytes(3072), "expected labels 0..9; found 10 at index 0"),
+                    (bytes(3073), "as many records as data_batch_1.bin has, 2; found 1")):
     path.write_bytes(raw)
     with raises(ValueError, path, text):
       formats.read_cifar10(tmp_path)
@@ -119,6 +122,10 @@ def test_cifar10_corrupt_archive(tmp_path):
   path.write_bytes(b"<html>")
   with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
     formats.read_cifar10(path)
+  for i in range(1, 9):  # The checksum and the size, which lie behind all members.
+    path.write_bytes(whole[:-i] + bytes([whole[-i] ^ 1]) + whole[len(whole) - i + 1:])
+    with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
+      formats.read_cifar10(path)
   del batches["data_batch_2.bin"]
   write_cifar10_archive(path, batches)
   with raises(ValueError, path, "expected cifar-10-batches-bin/data_batch_2.bin in the archive"):
@@ -153,9 +160,14 @@ def test_svhn_corrupt(tmp_path):
   scipy.io.savemat(path, {"X": good["X"]})
   with raises(ValueError, path, "expected the variables X and y; found ['X']"):
     formats.read_svhn(path)
+  scipy.io.savemat(path, good)
+  plain = path.read_bytes()
   scipy.io.savemat(path, good, do_compression=True)
   whole = path.read_bytes()
-  for raw in (whole[:len(whole) // 2], whole[:60], b"", b"<html>" * 100):
+  wrong_type = bytearray(plain)
+  wrong_type[plain.index(b"X") + 4] = 133  # of the numbers: ends the process of some readers
+  for raw in (whole[:len(whole) // 2], whole[:60], b"", b"<html>" * 100, wrong_type, 2 * whole,
+              plain + plain[128:], plain[:-16]):
     path.write_bytes(raw)
     with raises(ValueError, path, "expected a MATLAB 5 file; found"):
       formats.read_svhn(path)
@@ -188,6 +200,8 @@ def test_usps_libsvm_round_trip(tmp_path):
     ("1 1:0\n1 7:0.5 8:", "expected 'label index:value ...' in line 2; found '1 7:0.5 8:'"),
     ("1 0.5", "expected 'label index:value ...' in line 1"),
     ("1 1:0\n\n1 1:0", "expected 'label index:value ...' in line 2"),
+    (f"1 {10**30}:0.5", "expected 'label index:value ...' in line 1"),
+    ("1 2:0.5 2:0", "expected ascending indices in line 1; found '1 2:0.5 2:0'"),
     ("1 1:1.5", "expected pixels in -1..1; found 0..1.5"),
     ("1 1:nan", "expected pixels in -1..1"),
 ])
@@ -228,6 +242,7 @@ def test_usps_text_round_trip(tmp_path, name):
     ("1 2 3\n", "expected 257 numbers in every line; found 3"),
     ("1" + 256 * " 0" + "\n1" + 100 * " 0", "expected 257 numbers in every line; found ValueError"),
     ("1" + 256 * " x", "expected 257 numbers in every line; found ValueError"),
+    ("1" + 256 * "\xa00", "expected 257 numbers in every line; found UnicodeDecodeError"),
     ("10" + 256 * " 0", "expected labels 0..9; found 10.0 at index 0"),
     ("1" + 255 * " 0" + " 255", "expected pixels in -1..1; found 0..255"),
 ])

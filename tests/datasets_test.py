@@ -441,6 +441,7 @@ def change_file(directory, pattern, change):
     ("dataset_info.json", lambda raw: raw.replace(b'"20"', b'"21"')),
     ("dataset_info.json", lambda raw: raw.replace(b'_record"', b'"').replace(b"tfrecord", b"csv")),
     ("features.json", lambda raw: b"{"),
+    ("features.json", lambda raw: raw.replace(b'"uint8"', b'"uint"')),
 ])
 def test_prepared_directory_corrupt(prepared, pattern, change):
   change_file(prepared, pattern, change)
@@ -483,9 +484,12 @@ def test_tfrecord_reader(tmp_path):
     path.write_bytes(whole[:size])
     with raises(ValueError, f"{path}: expected {text}"):
       list(tfds_source.read_tfrecord(path))
-  path.write_bytes(b"x" + whole[1:])
-  with raises(ValueError, f"{path}: expected a record length with its checksum at byte 0"):
-    list(tfds_source.read_tfrecord(path))
+  for start, text in ((0, "record length with its checksum at byte 0"),
+                      (28, "payload with its checksum at byte 28"),
+                      (31, "payload with its checksum at byte 28")):
+    path.write_bytes(whole[:start] + b"x" + whole[start + 1:])
+    with raises(ValueError, f"{path}: expected a {text}"):
+      list(tfds_source.read_tfrecord(path))
 
 
 def test_masked_crc32c_is_the_published_one():

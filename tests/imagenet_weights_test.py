@@ -156,6 +156,8 @@ def changed(**changes):
      "classifier.6.bias is float32 [20] instead of [1000]"),
     (changed(features__3__bias=np.zeros(3, int)),
      "features.3.bias is int64 [3] instead of [3]"),
+    (changed(features__3__bias=np.array([1, np.nan, 0])), "features.3.bias holds NaN or infinity"),
+    (changed(features__3__bias=np.array([1, 1e300, 0])), "features.3.bias holds NaN or infinity"),
     ({}, "expected floating-point weights of AlexNet; features.0.weight is missing; "),
 ])
 def test_other_weights_are_refused(tmp_path, weights, text):
@@ -184,6 +186,17 @@ def test_other_suffixes_and_missing_files(tmp_path):
     imagenet_weights.load(tmp_path / "alexnet.pkl", alexnet())
   with raises(FileNotFoundError, f"{tmp_path}/alexnet.npz: no such file"):
     imagenet_weights.load(str(tmp_path / "alexnet.npz"), alexnet())
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pth"])
+def test_checksums_are_compared(tmp_path, suffix):
+  weights = checkpoint(1)
+  path = write(tmp_path / f"alexnet{suffix}", weights)
+  raw = bytearray(path.read_bytes())
+  raw[raw.index(weights["features.8.bias"].tobytes())] ^= 1
+  path.write_bytes(raw)
+  with raises(ValueError, f"{path}: expected a {suffix} file of arrays; found "):
+    imagenet_weights.load(path, alexnet())
 
 
 @pytest.mark.parametrize("suffix", _SUFFIXES)

@@ -29,7 +29,7 @@ class TinyMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def write_array_record(data_dir, arrays):
-  """`train_images [n, 28, 28, 1] train_labels test_images test_labels` as `data_dir/mnist/3.0.1`."""
+  """Arrays by name, images `[n, 28, 28, 1]`, as the directory `data_dir/mnist/3.0.1`."""
   builder = TinyMnist(data_dir=data_dir, file_format="array_record")
   builder.arrays = arrays
   builder.download_and_prepare(
