@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import hashlib
-import io
 import re
 import shutil
 import socket
@@ -11,7 +10,6 @@ import sys
 
 import jax
 import numpy as np
-from PIL import Image
 import pytest
 import scipy.io
 from sklearn.datasets import load_digits
