@@ -86,7 +86,8 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   for label, means_and_stds in measured.items():
     means, stds = 100 * np.array(means_and_stds).T
     axis.errorbar(range(len(values)), means, stds, marker="o", capsize=3, label=label)
-  axis.set_xticks(range(len(values)), values)
+  axis.set_xticks(range(len(values)), values,
+                  rotation=90 if max(len(str(value)) for value in values) > 7 else 0)
   axis.set_xlabel(axis_label)
   axis.set_ylabel("% of test images")
   axis.set_title(title, fontsize=10)

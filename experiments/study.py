@@ -4,7 +4,8 @@
       --workdir=DIR
 
 The studies: steps (S), epochs (E), images (per class and step), shape (one step of many images
-against many steps of few, at 10 images a class), inits (N). With a poisoning config the table and
+against many steps of few, at 10 images a class), inits (N), ingredients (of later work, with
+configs/mnist_ingredients.py). With a poisoning config the table and
 the plot show its two figures. DIR/STUDY.csv and DIR/STUDY.png; the runs lie in DIR/STUDY-VALUE.
 Running the same command again continues an interrupted study.
 """
@@ -14,13 +15,15 @@ from absl import flags
 from experiments import launcher
 from experiments.configs import default
 
-_STUDY = flags.DEFINE_enum("study", "steps", ["steps", "epochs", "images", "shape", "inits"],
+_STUDY = flags.DEFINE_enum("study", "steps", ["steps", "epochs", "images", "shape", "inits", "ingredients"],
                            "What varies.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the config by default.")
 
 
 def _run(config, workdir):
   from experiments import sweeps
-  return sweeps.sweep(config, workdir, _STUDY.value)
+  seeds = [config.seed] if _SEEDS.value is None else [int(seed) for seed in _SEEDS.value]
+  return sweeps.sweep(config, workdir, _STUDY.value, seeds)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import os
 import pathlib
 
 from ml_collections import ConfigDict
+import numpy as np
 
 from dd_jax import artifacts
 from experiments import figures
 from experiments import train
+from experiments.configs import mnist_ingredients
 
 # Study -> its axis, and the fields of every run by what stands at the axis.
 STUDIES = {
@@ -22,13 +24,17 @@ STUDIES = {
         for s in (1, 2, 5, 10)}),
     "inits": ("initialisations N per outer step",
               {n: {"outer.num_inits": n} for n in (1, 2, 4, 8)}),
+    "ingredients": ("ingredient", mnist_ingredients.INGREDIENTS),
 }
 _FIGURES = {"accuracy": "accuracy", "attack_success": "attack class read as target",
             "others_accuracy": "accuracy of the other classes"}
 
 
-def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str) -> dict:
+def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: list[int]) -> dict:
   """Runs the study; returns its rows, as DIR/STUDY.csv holds them.
+
+  Of one seed a row has the mean and standard deviation over the held-out networks; of several, over the
+  seeds' means.
 
   Raises:
     ValueError, OSError, FloatingPointError: as of `train.distill_and_evaluate`.
@@ -37,15 +43,17 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str) -> dict:
   axis, values = STUDIES[study]
   rows = []
   for value, fields in values.items():
-    varied = config.copy_and_resolve_references()
-    varied.update_from_flattened_dict(fields)
-    result = train.distill_and_evaluate(
-        varied, workdir / f"{study}-{str(value).replace(' ', '')}")
-    measured = {f"{name}_{suffix}": result[f"{name}_{suffix}"] for name in _FIGURES
-                for suffix in ("mean", "std") if f"{name}_{suffix}" in result}
-    rows.append({axis: value, **measured, "num_eval_inits": result["num_eval_inits"],
-                 "num_distilled_images": result["num_distilled_images"],
-                 "outer_steps": result["outer_steps"], "wall_seconds": result["wall_seconds"]})
+    results = []
+    for seed in seeds:
+      varied = config.copy_and_resolve_references()
+      varied.update_from_flattened_dict({**fields, "seed": seed})
+      name = f"{study}-{str(value).replace(' ', '')}"
+      results.append(train.distill_and_evaluate(
+          varied, workdir / (name if len(seeds) == 1 else f"{name}-seed{seed}")))
+    rows.append({axis: value, **_measured(results), "num_seeds": len(seeds), **{
+        name: results[0][name] for name in (
+            "num_eval_inits", "num_distilled_images", "learned_bytes", "outer_steps")},
+                 "wall_seconds": sum(result["wall_seconds"] for result in results) / len(seeds)})
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
@@ -56,5 +64,18 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str) -> dict:
       label: [(row[f"{name}_mean"], row[f"{name}_std"]) for row in rows]
       for name, label in _FIGURES.items() if f"{name}_mean" in rows[0]},
       f"{config.data.name}, {config.model.name}, {config.init.name} init, "
-      f"{rows[0]['num_eval_inits']} held-out networks")
+      f"{rows[0]['num_eval_inits']} held-out networks, {len(seeds)} "
+      f"{'seed' if len(seeds) == 1 else 'seeds'}")
   return {"study": study, "rows": rows}
+
+
+def _measured(results):
+  """Means and standard deviations of one seed, or over several."""
+  measured = {}
+  for name in _FIGURES:
+    if f"{name}_mean" not in results[0]:
+      continue
+    means = np.array([result[f"{name}_mean"] for result in results])
+    measured |= {f"{name}_mean": means.mean(), f"{name}_std": (
+        results[0][f"{name}_std"] if len(results) == 1 else means.std(ddof=1))}
+  return measured

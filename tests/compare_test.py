@@ -79,7 +79,7 @@ def test_shares_are_a_partition():
 def test_a_study_is_a_run_for_each_value(monkeypatch, tmp_path):
   monkeypatch.setitem(sweeps.STUDIES, "steps", (
       "distill steps S", {s: {"distill.num_steps": s} for s in (1, 2)}))
-  sweeps.sweep(digits_fixed_init.get_config("smoke"), tmp_path, "steps")
+  sweeps.sweep(digits_fixed_init.get_config("smoke"), tmp_path, "steps", [0])
   with (tmp_path / "steps.csv").open() as file:
     rows = list(csv.DictReader(file))
   assert [row["distill steps S"] for row in rows] == ["1", "2"]
