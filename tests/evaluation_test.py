@@ -179,3 +179,45 @@ def test_poisoning_metrics():
     np.testing.assert_allclose(success[network], counts[2, 0] / counts[2].sum(), rtol=1e-6)
     right = counts[0, 0] + counts[1, 1] + counts[3, 3]
     np.testing.assert_allclose(others[network], right / counts[[0, 1, 3]].sum(), rtol=1e-6)
+
+
+def test_keys_of_the_inner_loss_belong_to_network_and_step():
+  """Noise on the distilled images: every network and every step draws its own."""
+  def noisy(params, images, labels, key):
+    return INNER_LOSS(params, images + jax.random.normal(key, images.shape), labels)
+
+  result = dd_jax.evaluate(jax.random.key(0), DISTILLED, INIT, MODEL.apply, IMAGES, LABELS,
+                           num_inits=2, inner_loss=noisy, keyed=True, batch_size=7)
+  init_key, inner_key = jax.random.split(jax.random.key(0))
+  params = INIT.sample(INIT.state, init_key, 2)
+  for row in range(2):
+    trained, _ = dd_jax.inner_trajectory(
+        noisy, jax.tree.map(lambda leaf: leaf[row], params), DISTILLED,
+        key=jax.random.fold_in(inner_key, row))
+    np.testing.assert_allclose(result.after.loss[row], INNER_LOSS(trained, IMAGES, LABELS),
+                               rtol=1e-5)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("keyed", [False, True])
+def test_networks_trained_from_scratch_are_those_of_ordinary_training(keyed):
+  images, labels = normal(6, *SHAPE, seed=4), jnp.eye(K)[jnp.arange(6) % K]
+  optimizer = optax.adam(.05)
+
+  def loss(params, images, labels, key=None):
+    if keyed:
+      images = images + jax.random.normal(key, images.shape)
+    return INNER_LOSS(params, images, labels)
+
+  options = dict(optimizer=optimizer, num_epochs=3, keyed=keyed)
+  actual = dd_jax.evaluate_from_scratch(
+      jax.random.key(0), images, labels, INIT, MODEL.apply, IMAGES, LABELS, num_inits=2, loss=loss,
+      train_batch_size=4, batch_size=7, num_parallel=1, **options)
+  init_key, train_key = jax.random.split(jax.random.key(0))
+  params = dd_jax.pretrain(train_key, INIT.sample(INIT.state, init_key, 2), loss, images, labels,
+                           batch_size=4, **options)
+  for row in range(2):
+    logits = MODEL.apply(jax.tree.map(lambda leaf: leaf[row], params), IMAGES)
+    expected = metrics_by_numpy(logits, LABELS)
+    np.testing.assert_allclose(actual.loss[row], expected[0], rtol=1e-4)
+    np.testing.assert_array_equal(actual.confusion[row], expected[2])

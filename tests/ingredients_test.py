@@ -1,0 +1,174 @@
+"""Every ingredient of later work in a real run, the same run resumed, and what does not fit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dd_jax import artifacts
+from experiments import problem
+from experiments import train
+from experiments import transfers
+from experiments.configs import digits_fixed_init
+from experiments.configs import mnist_ingredients
+from experiments.configs import transfer
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+def _config(**updates):
+  """A few steps of a network that compiles at once, drawn anew in every step."""
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({
+      "model.name": "mlp", "init.name": "random", "distill.num_steps": 2, "outer.num_inits": 2,
+      "eval.num_inits": 2, "validation.num_inits": 2})
+  fields = {**updates}
+  if "window.length" in fields:
+    fields["window.length"] = 3
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+@pytest.mark.parametrize("name", mnist_ingredients.INGREDIENTS)
+def test_every_ingredient_runs_and_leaves_a_file_that_holds_it(tmp_path, name):
+  fields = mnist_ingredients.INGREDIENTS[name]
+  config = _config(**fields)
+  result = train.distill_and_evaluate(config, tmp_path)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert all(np.isfinite([line["loss"], line["hypergradient_norm"]]).all() for line in lines)
+  assert lines[0]["hypergradient_norm"] > 0
+  artifact = artifacts.load(tmp_path / "distilled.npz")
+  distilled = artifact.distilled
+  assert distilled.images.shape == (2, 10 * config.distill.images_per_class, 28, 28, 1)
+  assert (distilled.labels.ndim == 3) == (config.distill.labels != "hard")
+  assert (artifact.whitening is not None) == (config.data.whitening is not None)
+  assert set(distilled.hyper) == {"momentum": {"decay"}, "adam": {"b1", "b2"},
+                                  "gradient_descent": set()}[config.inner.optimizer]
+  # The images of the file train the networks of the test to the reported accuracy.
+  built = problem.build(config)
+  again = built.test_on(jax.tree.map(np.asarray, distilled), built.inits.test.state,
+                        *built.data.test)
+  np.testing.assert_allclose(np.mean(again.after.accuracy), result["accuracy_mean"], atol=2e-3)
+  numbers = sum(leaf.size for leaf in jax.tree.leaves(built.state.trainable))
+  assert result["learned_bytes"] == 4 * numbers
+
+
+def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
+  """Stopped half way by its number of steps: the pool of networks lies in the checkpoint."""
+  fields = mnist_ingredients.INGREDIENTS["warm_start"]
+  whole = _config(**fields)
+  train.distill_and_evaluate(whole, tmp_path / "whole")
+  run = train.build(whole)
+  halfway = tmp_path / "halfway"
+  halfway.mkdir()
+  whole_steps = sorted((tmp_path / "whole/checkpoints").iterdir())
+  # Only the checkpoint of step 4 is left, as after a kill.
+  for source in whole_steps:
+    if source.name == "4":
+      (halfway / "checkpoints").mkdir()
+      source.rename(halfway / "checkpoints/4")
+  (halfway / "config.json").write_text((tmp_path / "whole/config.json").read_text())
+  (halfway / "metrics.jsonl").write_text((tmp_path / "whole/metrics.jsonl").read_text())
+  train.distill_and_evaluate(whole, halfway)
+  with np.load(halfway / "distilled.npz") as actual, \
+      np.load(tmp_path / "whole/distilled.npz") as expected:
+    for name in ("images", "raw_step_sizes"):
+      np.testing.assert_array_equal(actual[name], expected[name])
+  assert run.state.carry.position.shape == (16,)
+
+
+@pytest.mark.parametrize("updates, message", [
+    ({"window.start": "random", "window.length": 3, "distill.num_epochs": 1},
+     r"window\.length must lie in 1\.\.2 \(E \* S\); got 3"),
+    ({"window.start": "first"},
+     r"window\.start must be one of \['adaptive', 'last', 'random', 'warm'\]; got 'first'"),
+    ({"window.start": "warm", "window.pool_size": 1, "window.length": 3},
+     "size must be at least num_inits=2; got 1"),
+    ({"window.start": "warm", "window.length": 3, "inner.augmentation": "flip"},
+     r"inner\.augmentation must be left out for window\.start='warm'; got 'flip'"),
+    ({"window.start": "adaptive", "window.length": 3, "window.temperature": 0.},
+     "temperature must be positive; got 0.0"),
+    ({"inner.augmentation": "color"}, "color must have images of 3 channels; got 1"),
+    ({"inner.augmentation": "flip,noise"}, r"augmentation must be some of \[.*\]; got 'noise'"),
+    ({"outer.augmentation": "noise"}, r"augmentation must be some of \[.*\]; got 'noise'"),
+    ({"distill.max_bytes": 100}, r"distill\.max_bytes must be at least the \d+ bytes .*; got 100"),
+    ({"distill.images": "voxels"},
+     r"distill\.images must be one of \['bases', 'pixels', 'upsampled'\]; got 'voxels'"),
+    ({"distill.images": "upsampled", "distill.upsampling": 3},
+     "factor must divide the image size 28x28; got 3"),
+    ({"distill.images": "bases", "distill.num_bases": 0}, "num_bases must be at least 1; got 0"),
+    ({"distill.labels": "fuzzy"}, r"distill\.labels must be one of \['hard', 'soft', 'tied'\]"),
+    ({"distill.few_images": 5}, r"distill\.labels must be 'soft' for distill\.few_images=5; got 'h"),
+    ({"distill.few_images": 11, "distill.labels": "soft"}, r"batch must lie in 1\.\.10 .*; got 11"),
+    ({"distill.few_images": 5, "distill.labels": "soft", "distill.start": "real"},
+     r"distill\.start must be 'noise' where distill\.few_images is given; got 'real'"),
+    ({"distill.step_size_sharing": "none"}, r"sharing must be one of .*; got 'none'"),
+    ({"inner.optimizer": "lion"},
+     r"inner\.optimizer must be one of \['adam', 'gradient_descent', .*\]; got 'lion'"),
+    ({"inner.decay": .5}, r"inner\.decay must be left out for .*'gradient_descent'.*; got 0.5"),
+    ({"inner.optimizer": "adam", "inner.b1": 1.}, r"inner\.b1 must lie in \[0, 1\); got 1.0"),
+    ({"inner.weight_decay": 0., "inner.learned": True},
+     "weight_decay must lie between 0 and 1 to be learned; got 0.0"),
+    ({"inner.hypergradient": "guess"},
+     r"inner\.hypergradient must be one of \['implicit', 'unrolled'\]; got 'guess'"),
+    ({"inner.hypergradient": "implicit", "inner.solver": "lu"}, "solver must be one of .*'lu'"),
+    ({"outer.label_learning_rate": 0., "distill.labels": "soft"},
+     r"outer\.label_learning_rate must be positive; got 0.0"),
+    ({"data.whitening": -1.}, "regularization must be positive; got -1.0"),
+])
+def test_what_does_not_fit_is_named_before_anything_is_written(tmp_path, updates, message):
+  config = _config()
+  config.update_from_flattened_dict(updates)
+  with pytest.raises(ValueError, match=message) as error:
+    train.distill_and_evaluate(config, tmp_path / "run")
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def soft(tmp_path_factory):
+  """A file with soft labels and two images a class."""
+  workdir = tmp_path_factory.mktemp("soft")
+  with jax.numpy_dtype_promotion("standard"):
+    train.distill_and_evaluate(
+        _config(**{"distill.labels": "soft", "data.whitening": .1}), workdir)
+  return workdir / "distilled.npz"
+
+
+def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
+  config = transfer.get_config("smoke")
+  config.distilled, config.networks = str(soft), "mlp, convnet:width=2:depth=1"
+  result = transfers.compare_networks(config, tmp_path)
+  assert [(row["network"], row["set"]) for row in result["rows"]] == [
+      (network, name) for network in ("mlp", "convnet:width=2:depth=1")
+      for name in ("distilled", "distilled, hard labels", "random real", "k-means")]
+  assert {row["num_images"] for row in result["rows"]} == {20}
+  assert all(0 <= row["accuracy_mean"] <= 1 for row in result["rows"])
+  assert transfers.compare_networks(config, tmp_path) == json.loads(
+      (tmp_path / "transfer.json").read_text())
+
+
+def test_real_images_train_networks_from_scratch(soft, tmp_path):
+  config = transfer.get_config("smoke")
+  config.distilled, config.train.num_epochs = str(soft), 60
+  rows = transfers.compare_networks(config, tmp_path)["rows"]
+  accuracy = {row["set"]: row["accuracy_mean"] for row in rows}
+  assert accuracy["random real"] > .35 and accuracy["k-means"] > .35
+
+
+@pytest.mark.parametrize("updates, message", [
+    ({"distilled": ""}, "distilled must be the distilled.npz of a run; got ''"),
+    ({"networks": "resnet"}, "networks must be one of .*; got 'resnet'"),
+    ({"networks": "convnet:width"}, "networks must be names with options, .*'convnet:width'"),
+    ({"networks": "mlp:depth=2"}, "networks must be names with options, .*'mlp:depth=2'"),
+    ({"train.optimizer": "lion"}, r"train\.optimizer must be one of \['adamw', 'sgd'\]"),
+    ({"train.num_epochs": 0}, r"train\.num_epochs must be positive; got 0"),
+    ({"train.augmentation": "color"}, "color must have images of 3 channels; got 1"),
+])
+def test_a_bad_comparison_is_named_before_anything_is_written(soft, tmp_path, updates, message):
+  config = transfer.get_config("smoke")
+  config.distilled = str(soft)
+  config.update_from_flattened_dict(updates)
+  with pytest.raises(ValueError, match=message):
+    transfers.compare_networks(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
