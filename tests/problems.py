@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax import losses
 from dd_jax import parametrization
@@ -47,6 +48,25 @@ def real(num_images=11, seed=2):
   images, labels = jax.random.split(jax.random.key(seed))
   return (jax.random.normal(images, (num_images, *IMAGE_SHAPE)),
           jax.random.randint(labels, (num_images,), 0, NUM_CLASSES, jnp.int32))
+
+
+def check_hypergradient(outer_loss, trainable, *rest, rtol):
+  """Compares the gradient along a random direction in everything learned with a difference.
+
+  Returns:
+    The gradient.
+  """
+  gradient = jax.grad(outer_loss)(trainable, *rest)
+  leaves, tree = jax.tree.flatten(trainable)
+  keys = jax.random.split(jax.random.key(0), len(leaves))
+  direction = tree.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
+
+  def along(t):
+    return outer_loss(jax.tree.map(lambda x, d: x + t * d, trainable, direction), *rest)
+
+  exact = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+  np.testing.assert_allclose(exact, (along(1e-5) - along(-1e-5)) / 2e-5, rtol=rtol)
+  return gradient
 
 
 inner_loss = losses.classification(apply)
