@@ -22,8 +22,14 @@ _ROWS = {
     "digits_fixed_init": ("digits, LeNet, fixed init", "not in the paper"),
     "mnist_fixed_init": ("MNIST, LeNet, fixed init", "93.8"),
     "mnist_random_init": ("MNIST, LeNet, random init", "79.5 ± 8.1"),
+    "mnist_soft_labels": ("MNIST, LeNet, fixed init, soft labels", "later work: 96"),
+    "mnist_random_soft_labels": (
+        "MNIST, LeNet, random init, soft labels, momentum", "hard labels: 79.5 ± 8.1"),
     "cifar10_fixed_init": ("CIFAR-10, AlexCifarNet, fixed init", "54.0"),
     "cifar10_random_init": ("CIFAR-10, AlexCifarNet, random init", "36.8 ± 1.2"),
+    "cifar10_soft_labels": (
+        "CIFAR-10, AlexCifarNet, random init, soft labels", "hard labels: 36.8 ± 1.2"),
+    "cifar10_random_window": ("CIFAR-10, ConvNet, random windows, soft labels", "later work: 69.4"),
     "mnist_to_usps_pretrained": ("MNIST → USPS, random pre-trained", "90.4 → 95.4 ± 1.8"),
     "mnist_to_usps_fixed_pretrained": ("MNIST → USPS, fixed pre-trained", "90.4 → 97.9"),
     "usps_to_mnist_pretrained": ("USPS → MNIST, random pre-trained", "67.5 → 92.7 ± 1.4"),
@@ -43,6 +49,7 @@ _ROWS = {
 _NOT_RUN = {
     "voc_alexnet": "not run: needs ImageNet weights and the photos",
     "cub200_alexnet": "not run: needs ImageNet weights and the photos",
+    "cifar10_random_window": "not run: needs a GPU",
 }
 # Target of an adaptation -> the pool whose held-out networks were trained on all of it.
 _FULL_TARGET = {"usps": "usps_lenet_pool", "mnist": "mnist_lenet_pool"}
