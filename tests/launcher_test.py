@@ -31,7 +31,7 @@ from experiments.pools import pretrain_pools
 _ROOT = pathlib.Path(__file__).parent.parent
 _CONFIG = "experiments/configs/digits_fixed_init.py"
 _CONFIGS = sorted(p.stem for p in (_ROOT / "experiments/configs").glob("*.py")
-                  if p.stem not in ("default", "pool_default", "adaptation"))
+                  if p.stem not in ("default", "pool_default", "adaptation", "transfer"))
 _RESULT_FIELDS = {
     "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
     "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",
