@@ -137,6 +137,7 @@ def make_window(config: ConfigDict, training: Training, sample: Callable) -> Win
   window = config.window
   if window.start is None:
     return Window(sample, None, None)
+  make = choose({**truncation.WINDOWS, "warm": None}, window.start, "window.start")
   total = config.distill.num_steps * config.distill.num_epochs
   if not 1 <= window.length <= total:
     raise ValueError(f"window.length must lie in 1..{total} (E * S); got {window.length}")
@@ -148,7 +149,6 @@ def make_window(config: ConfigDict, training: Training, sample: Callable) -> Win
                                  length=window.length, num_inits=config.outer.num_inits,
                                  optimizer=training.optimizer)
     return Window(warm.sample, warm.window, warm)
-  make = choose({**truncation.WINDOWS, "warm": None}, window.start, "window.start")
   options = {"temperature": window.temperature} if window.start == "adaptive" else {}
   return Window(sample, make(window.length, **options), None)
 
