@@ -201,7 +201,7 @@ def test_with_step_size(step_size):
   np.testing.assert_array_equal(distilled.images, images)
   np.testing.assert_array_equal(distilled.labels, labels)
   np.testing.assert_allclose(distilled.step_sizes, np.full((4, 2), step_size), rtol=1e-5)
-  assert {leaf.dtype.name for leaf in distilled} == {"float32", "int32"}
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(distilled)} == {"float32", "int32"}
 
 
 def test_a_set_in_double_precision(x64):

@@ -52,8 +52,8 @@ def test_exact_data_send_every_theta_0_to_the_optimum_of_real_data(x64, num_poin
 
 def test_exact_data_of_default_size_are_d_points_in_the_dtype_of_theta_star():
   distilled = linear.exact_data(jnp.ones(5, jnp.float32), _STEP_SIZE)
-  assert [leaf.shape for leaf in distilled] == [(1, 5, 5), (1, 5), (1, 1)]
-  assert {leaf.dtype for leaf in distilled} == {jnp.dtype("float32")}
+  assert [leaf.shape for leaf in jax.tree.leaves(distilled)] == [(1, 5, 5), (1, 5), (1, 1)]
+  assert {leaf.dtype for leaf in jax.tree.leaves(distilled)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("num_points", range(1, _DIMENSION))
