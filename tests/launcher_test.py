@@ -81,7 +81,7 @@ def test_a_run_leaves_what_its_contract_says(finished):
 def test_the_file_gives_the_reported_accuracy(finished):
   """Everything needed lies in distilled.npz: weights, order, step sizes, normalisation."""
   workdir, process = finished
-  distilled, params, metadata = artifacts.load(workdir / "distilled.npz")
+  distilled, params, metadata, _ = artifacts.load(workdir / "distilled.npz")
   assert distilled.images.shape == (1, 10, 28, 28, 1) and distilled.step_sizes.shape == (3, 1)
   model = getattr(models, metadata["model"])(num_classes=metadata["num_classes"],
                                              image_shape=distilled.images.shape[2:])
