@@ -646,10 +646,11 @@ def test_distilled_of_other_arrays(folder, data):
   found = outcome(artifacts.load, path)
   if found is None:
     return
-  (images, labels, raw_step_sizes), params, metadata = found
+  (images, labels, raw_step_sizes, hyper), params, metadata, whitening = found
+  assert hyper == () and whitening is None
   with np.load(path) as file:
-    for name, array in found.distilled._asdict().items():
-      np.testing.assert_allclose(array, file[name], rtol=1e-6)
+    for name in ("images", "labels", "raw_step_sizes"):
+      np.testing.assert_allclose(getattr(found.distilled, name), file[name], rtol=1e-6)
   assert images.ndim == 5 and images.size and jnp.isfinite(images).all()
   assert raw_step_sizes.ndim == 2 and raw_step_sizes.size and jnp.isfinite(raw_step_sizes).all()
   assert raw_step_sizes.shape[1] == len(images)
