@@ -33,7 +33,7 @@ def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: floa
   step are a pool with the Gaussian's mean and covariance. Only the start is random.
   """
   dimension = theta_star.size
-  points_key, targets_key = jax.random.split(key)
+  points_key, targets_key, outer_key = jax.random.split(key, 3)
   start = dd_jax.DistilledData(
       jax.random.normal(points_key, (1, num_points, dimension), theta_star.dtype),
       jax.random.normal(targets_key, (1, num_points), theta_star.dtype),
@@ -50,7 +50,7 @@ def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: floa
   optimizer = optax.adam(optax.cosine_decay_schedule(.05, num_steps))
   outer_step = dd_jax.make_outer_step(outer_loss, optimizer)
   real = jnp.eye(dimension, dtype=theta_star.dtype), theta_star
-  state, _ = jax.lax.scan(lambda state, _: outer_step(None, state, init.state, *real),
+  state, _ = jax.lax.scan(lambda state, _: outer_step(outer_key, state, init.state, *real),
                           dd_jax.init_outer_state(start, optimizer), length=num_steps)
   return start, state.trainable
 
