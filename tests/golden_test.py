@@ -62,6 +62,11 @@ def _inputs(net):
           jnp.asarray(real_labels, jnp.int32))
 
 
+def _decode(net):
+  labels = parametrization.class_labels(2, 10, 1)
+  return parametrization.paper(labels, _IMAGE_SHAPES[net], num_epochs=2, step_size=.02).decode
+
+
 def _relative_error(actual, expected):
   return np.linalg.norm(np.asarray(actual) - expected) / np.linalg.norm(expected)
 
@@ -97,8 +102,7 @@ def test_loss_and_hypergradient_equal_the_golden_values(x64, net, convolution, o
   init = dd_jax.fixed_init(params)
   loss = losses.classification(model.apply)
   outer_loss = dd_jax.make_outer_loss(
-      parametrization.pixels(parametrization.class_labels(2, 10, 1)), init.sample, loss, loss,
-      num_inits=1, **options)
+      _decode(net), init.sample, loss, loss, num_inits=1, **options)
   value, hypergradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss))(
       trainable, init.state, jax.random.key(0), real_images, real_labels)
 
@@ -114,7 +118,7 @@ def test_logits_and_final_weights_equal_the_golden_values(x64, net):
   golden = np.load(_GOLDEN / f"{net}.npz")
   params, trainable, real_images, _ = _inputs(net)
   model = getattr(models, net)(num_classes=10, image_shape=_IMAGE_SHAPES[net])
-  decode = parametrization.pixels(parametrization.class_labels(2, 10, 1))
+  decode = _decode(net)
   final_params, _ = jax.jit(lambda params, trainable: dd_jax.inner_trajectory(
       losses.classification(model.apply), params, decode(trainable)))(params, trainable)
   assert _relative_error(jax.jit(model.apply)(params, real_images), golden["logits0"]) < 1e-12
