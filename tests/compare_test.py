@@ -58,6 +58,7 @@ def test_baselines_of_a_fixed_init(small, tmp_path):
   assert compare.compare_baselines(config, tmp_path) == result
 
 
+@pytest.mark.slow
 def test_baselines_share_the_held_out_networks_and_know_poisoning(small, tmp_path):
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({
@@ -76,6 +77,7 @@ def test_shares_are_a_partition():
   assert compare._shares(networks, 8) == [networks] * 8
 
 
+@pytest.mark.slow
 def test_a_study_is_a_run_for_each_value(monkeypatch, tmp_path):
   monkeypatch.setitem(sweeps.STUDIES, "steps", (
       "distill steps S", {s: {"distill.num_steps": s} for s in (1, 2)}))

@@ -1,8 +1,12 @@
-"""Strict JAX settings for every test, and the small problems they share."""
+"""Strict JAX settings for every test, and a cache of what they compile."""
+
+import os
 
 import jax
 import pytest
 
+if jax.config.jax_compilation_cache_dir is None:  # The launchers' own; a second run is faster.
+  jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/dd_jax/xla"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

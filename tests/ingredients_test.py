@@ -56,6 +56,7 @@ def test_every_ingredient_runs_and_leaves_a_file_that_holds_it(tmp_path, name):
   assert result["learned_bytes"] == 4 * numbers
 
 
+@pytest.mark.slow
 def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
   """The pool of networks lies in the checkpoint."""
   fields = mnist_ingredients.INGREDIENTS["warm_start"]
@@ -129,6 +130,7 @@ def soft(tmp_path_factory):
   return workdir / "distilled.npz"
 
 
+@pytest.mark.slow
 def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
   config = transfer.get_config("smoke")
   config.distilled, config.networks = str(soft), "mlp, convnet:width=2:depth=1"
@@ -142,6 +144,7 @@ def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
       (tmp_path / "transfer.json").read_text())
 
 
+@pytest.mark.slow
 def test_real_images_train_networks_from_scratch(soft, tmp_path):
   config = transfer.get_config("smoke")
   config.distilled, config.train.num_epochs = str(soft), 60

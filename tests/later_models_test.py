@@ -13,6 +13,7 @@ from dd_jax import parametrization
 _SMALL = {
     "convnet": {"width": 4, "depth": 1}, "resnet18": {"width": 2},
     "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2}}
+_RESNET = pytest.mark.slow  # Compiles for a minute.
 
 
 def _random(model, seed=0):
@@ -130,7 +131,8 @@ def test_attention_mixes_the_patches_by_their_similarity(x64):
 
 
 @pytest.mark.parametrize("name, options", [
-    *((name, {}) for name in _SMALL), ("convnet", {"norm": "batch"}), ("convnet", {"norm": "layer"}),
+    ("vit", {}), pytest.param("resnet18", {}, marks=_RESNET),
+    *(("convnet", {"norm": norm}) for norm in ("instance", "batch", "layer")),
 ], ids=str)
 def test_hypergradient_against_finite_differences(x64, name, options):
   """Two inner steps; float64 accuracy shows that nothing falls back to float32."""
@@ -159,7 +161,8 @@ def test_hypergradient_against_finite_differences(x64, name, options):
   assert abs(numeric) > 1e-6
 
 
-@pytest.mark.parametrize("name", _SMALL)
+@pytest.mark.parametrize("name", [
+    "convnet", "vit", pytest.param("resnet18", marks=_RESNET)])
 def test_images_of_one_colour_give_a_finite_hypergradient(name):
   """Variances of exactly zero."""
   model = models.MODELS[name](num_classes=2, image_shape=(8, 8, 1), **_SMALL[name])

@@ -18,7 +18,9 @@ _SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 2
            "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (28, 28, 1)}
 
 
-@pytest.mark.parametrize("memory", inner_loop.MEMORY_MODES)
+@pytest.mark.parametrize("memory", [
+    "nested", *(pytest.param(memory, marks=pytest.mark.slow)
+                for memory in inner_loop.MEMORY_MODES if memory != "nested")])
 @pytest.mark.parametrize("name", models.MODELS)
 def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion):
   # What networks take on an accelerator; the CPU's own convolution runs in the other tests.

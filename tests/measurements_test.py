@@ -26,6 +26,7 @@ def test_bench_refuses_an_unknown_setting(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_bench_writes_a_row(tmp_path):
   """With PyTorch where it is installed, and then only if both sides agree."""
   out = tmp_path / "bench.json"
@@ -41,6 +42,7 @@ def test_bench_writes_a_row(tmp_path):
   assert row["gflops"] == pytest.approx(row["gflop"] / row["seconds_ours"])
 
 
+@pytest.mark.slow
 def test_memory_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "memory.json"
   process = _run("experiments.memory", f"--out={out}", "--lengths=100,400", "--memory=nested",

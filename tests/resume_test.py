@@ -142,6 +142,7 @@ def test_halving_in_vain_ends(tmp_path):
     train.distill_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_said_before_the_run_with_the_modes_that_fit(tmp_path, monkeypatch):
   sizes = []
   original = machine.program_bytes
