@@ -2,11 +2,12 @@
 
 import os
 
+# The launchers' own cache, for the processes that tests start too: a second run is faster.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dd_jax/xla"))
+
 import jax
 import pytest
 
-if jax.config.jax_compilation_cache_dir is None:  # The launchers' own; a second run is faster.
-  jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/dd_jax/xla"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -1,0 +1,25 @@
+"""100 images with soft labels and learned momentum that teach any LeNet MNIST: 50 inner steps.
+
+    python -m experiments.main --config=experiments/configs/mnist_random_soft_labels.py \\
+      --workdir=DIR
+
+Expected: see experiments/README.md; about 30 minutes on one CPU core.
+"""
+
+from experiments.configs import default
+from experiments.configs import mnist_random_init
+
+
+def get_config(variant: str = ""):
+  config = mnist_random_init.get_config()
+  config.distill.labels = "soft"
+  config.distill.num_epochs = 5
+  config.distill.step_size = 0.02
+  config.inner.optimizer = "momentum"
+  config.inner.learned = True
+  config.outer.num_steps = 1500
+  config.outer.label_learning_rate = 0.02
+  config.outer.weight_decay = 0.05
+  config.validation.every = 300
+  default.apply_variant(config, variant)
+  return config
