@@ -24,6 +24,7 @@ from dd_jax import evaluation
 from dd_jax import baselines
 from dd_jax import linear
 from dd_jax import artifacts
+from dd_jax import application
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
 from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
@@ -36,6 +37,7 @@ from dd_jax.pretraining import pretrain
 from dd_jax.evaluation import (
     EvalResult, Metrics, evaluate, evaluate_from_scratch, poisoning_metrics)
 from dd_jax.artifacts import Artifact, Pool
+from dd_jax.application import network, train_on
 
 __version__ = "0.1.0"
 
@@ -44,9 +46,11 @@ __all__ = [
     "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers", "truncation",
     "implicit", "parallel", "outer_objective", "hypergradient",
     "distillation", "pretraining", "evaluation", "baselines", "linear", "artifacts",
+    "application",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",
     "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_outer_state",
     "make_outer_step", "run_outer_steps", "EvalResult", "Metrics",
     "evaluate", "evaluate_from_scratch", "poisoning_metrics", "pretrain", "Artifact", "Pool",
+    "network", "train_on",
 ]

@@ -28,6 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import npz
+from dd_jax import whitening as zca
+from dd_jax.datasets import denormalize
+from dd_jax.datasets import normalize
 from dd_jax.types import DistilledData, Params
 from dd_jax.whitening import Whitening
 
@@ -42,6 +45,59 @@ class Artifact(NamedTuple):
   init_params: Params | None  # theta_0 of a fixed init.
   metadata: dict[str, Any]
   whitening: Whitening | None = None  # Of the images' space, with its way back to pixels.
+
+  def field(self, name: str) -> Any:
+    """What the metadata hold as `name`.
+
+    Raises:
+      ValueError: nothing, as in a file of another version or of other hands.
+    """
+    if name not in self.metadata:
+      raise ValueError(f"metadata must hold {name!r}; the file has {sorted(self.metadata)}")
+    return self.metadata[name]
+
+  def normalize(self, images: np.ndarray) -> np.ndarray:
+    """Real images, in the space of the distilled ones: what a network trained on them takes.
+
+    Args:
+      images: `[n, H, W, C]` as in the dataset: uint8 in 0..255, or the same as floats in 0..1;
+        floats of the dataset's own range where it was not of uint8 (`pixel_scale` 1).
+
+    Returns:
+      float32 `[n, H, W, C]`, normalised and, where the distilled images are, whitened.
+
+    Raises:
+      ValueError: images of another shape, type or range, or metadata without the normalisation.
+    """
+    images, shape = np.asarray(images), self.distilled.images.shape[2:]
+    if images.shape[1:] != shape:
+      raise ValueError(f"images must be [n, H, W, C] with (H, W, C) = {shape}; "
+                       f"got {list(images.shape)}")
+    is_bytes, of_bytes = images.dtype == np.uint8, self.field("pixel_scale") == 255
+    if not (is_bytes and of_bytes or images.dtype.kind == "f"):
+      raise ValueError(f"images must be {'uint8 or ' if of_bytes else ''}floating point, as the "
+                       f"dataset was; got {images.dtype}")
+    if of_bytes and not is_bytes and not (0 <= images.min(initial=0)
+                                          and images.max(initial=0) <= 1):
+      raise ValueError("images must lie in 0..1 where they are floating point; "
+                       f"got {images.min()}..{images.max()}")
+    images = normalize(images, self.field("mean"), self.field("std"))
+    return images if self.whitening is None else zca.whiten(self.whitening, images)
+
+  def pixels(self, *, clip: bool = True) -> np.ndarray:
+    """The distilled images as pixels, float32 `[S, B, H, W, C]`, to look at.
+
+    Args:
+      clip: to 0..1, which nothing keeps distilled images in.
+
+    Raises:
+      ValueError: metadata without the normalisation.
+    """
+    images = np.asarray(self.distilled.images, np.float32)
+    if self.whitening is not None:
+      flat = zca.restore(self.whitening, images.reshape(-1, *images.shape[2:]))
+      images = flat.reshape(images.shape)
+    return denormalize(images, self.field("mean"), self.field("std"), clip=clip)
 
 
 class Pool(NamedTuple):

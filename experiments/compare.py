@@ -15,8 +15,8 @@ import dd_jax
 from dd_jax import baselines
 from dd_jax import losses
 from dd_jax import parametrization
+from experiments import accuracies
 from experiments import problem
-from experiments import train
 from experiments import workdirs
 
 _NUM_SETS = 10  # Sets of a random baseline; each trains its share of the held-out networks.
@@ -62,7 +62,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
 
   def score(images, step_size):
     metrics = evaluate(scoring, distilled(images, step_size), *described.data.validation).after
-    figures = train.poisoning(config, metrics) or {"accuracy": metrics.accuracy}
+    figures = accuracies.poisoning(config.objective, metrics) or {"accuracy": metrics.accuracy}
     return float(np.mean(list(figures.values())))
 
   seed = int(jax.random.randint(set_key, (), 0, 2 ** 31 - 1 - _NUM_SETS))
@@ -77,7 +77,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
           images, labels, *described.data.test, num_neighbors=1,
           num_classes=described.data.dataset.num_classes) for images in sets])
       figures[name] |= {"nearest_neighbor_mean": accuracy.mean(),
-                        "nearest_neighbor_std": train.std(accuracy)}
+                        "nearest_neighbor_std": accuracies.std(accuracy)}
     print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
   result = {"baselines": figures, "num_eval_inits": config.eval.num_inits,
             "num_distilled_images": labels.size, "wall_seconds": time.time() - started,
@@ -139,6 +139,6 @@ def _figures(config, results):
   """Mean and standard deviation over the networks of all sets."""
   metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(r.after for r in results))
   values = {"accuracy": np.asarray(metrics.accuracy, np.float64),
-            **train.poisoning(config, metrics)}
+            **accuracies.poisoning(config.objective, metrics)}
   return {f"{name}_{suffix}": statistic(value) for name, value in values.items()
-          for suffix, statistic in (("mean", np.mean), ("std", train.std))}
+          for suffix, statistic in (("mean", np.mean), ("std", accuracies.std))}

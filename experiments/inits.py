@@ -11,6 +11,7 @@ from dd_jax import artifacts
 from dd_jax import datasets
 from dd_jax import imagenet_weights
 from dd_jax import init_distributions
+from dd_jax import models
 from experiments.choices import choose
 from experiments.layouts import Layout
 
@@ -85,7 +86,6 @@ def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
   expected = {"model": config.model.name, "dataset": config.init.source or config.data.name,
               "image_shape": list(dataset.train_images.shape[1:]),
               "num_classes": dataset.num_classes, "whitening": config.data.whitening}
-  shapes = _leaf_shapes(jax.eval_shape(model.init, jax.random.key(0)))
   pools = []
   for role in POOLS:
     path = pathlib.Path(config.init.pool) / f"{role}.npz"
@@ -94,12 +94,8 @@ def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
       if pool.metadata.get(field) != value:
         raise ValueError(f"init.pool must hold networks of {field} {value!r}; "
                          f"those of {path} have {pool.metadata.get(field)!r}")
-    found = {name: shape[1:] for name, shape in _leaf_shapes(pool.params).items()}
-    if found != shapes:
-      name = min(name for name in found.keys() | shapes.keys()
-                 if found.get(name) != shapes.get(name))
-      raise ValueError(f"init.pool must hold networks of {config.model.name} with {name} "
-                       f"{shapes.get(name, 'absent')}; in {path} it is {found.get(name, 'absent')}")
+    models.check_params(model, _slice(pool.params, 0), where=str(path),
+                        rule=f"init.pool must hold networks of {config.model.name}")
     pools.append(pool)
   seeds = [(pool.metadata["seed"], pool.metadata["role"]) for pool in pools]
   if seeds[0] == seeds[1]:
@@ -110,7 +106,3 @@ def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
 def _slice(pool, index):
   return jax.tree.map(lambda leaf: leaf[index], pool)
 
-
-def _leaf_shapes(params):
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-          for path, leaf in jax.tree_util.tree_leaves_with_path(params)}

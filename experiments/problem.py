@@ -52,8 +52,7 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
     config: the fields of experiments/configs/default.py.
     layout: how devices share the run; what `config.parallel` says by default.
   """
-  keys = dict(zip(("init", "images", "outer", "validation", "test", "warm"),
-                  jax.random.split(jax.random.key(config.seed), 6)))
+  keys = make_keys(config.seed)
   layout = make_layout(config) if layout is None else layout
   data = load_data(config, layout)
   num_classes = data.dataset.num_classes
@@ -112,6 +111,12 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
   return problem
 
 
+def make_keys(seed: int) -> dict[str, jax.Array]:
+  """The keys of a run, by what consumes them."""
+  return dict(zip(("init", "images", "outer", "validation", "test", "warm"),
+                  jax.random.split(jax.random.key(seed), 6)))
+
+
 def make_layout(config: ConfigDict) -> Layout:
   """How the devices share the run; with one there is nothing to choose."""
   layout = choose(layouts.LAYOUTS, config.parallel, "parallel")
@@ -145,14 +150,18 @@ def load_data(config: ConfigDict, layout: Layout) -> Data:
 def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
   """The network that `config.model` names, for the dataset's images and classes."""
   make = choose(models.MODELS, config.model.name, "model.name")
-  options = {name: value for name, value in config.model.items()
-             if name != "name" and value is not None}
+  options = model_options(config.model)
   for name, value in options.items():
     if name not in inspect.signature(make).parameters:
       raise ValueError(f"model.{name} must be left out for {config.model.name}, which has no such "
                        f"option; got {value!r}")
   return make(num_classes=dataset.num_classes, image_shape=dataset.train_images.shape[1:],
               **options)
+
+
+def model_options(model: ConfigDict) -> dict[str, Any]:
+  """The options that `config.model` sets."""
+  return {name: value for name, value in model.items() if name != "name" and value is not None}
 
 
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int):

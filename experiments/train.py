@@ -15,12 +15,13 @@ import optax
 from tqdm import tqdm
 
 import dd_jax
+from dd_jax import application
 from dd_jax import artifacts
 from dd_jax import datasets
 from dd_jax import parametrization
-from dd_jax import whitening
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
+from experiments import accuracies
 from experiments import figures
 from experiments import interruptions
 from experiments import layouts
@@ -32,6 +33,7 @@ from experiments.inits import ONE_NETWORK
 from experiments.interruptions import Interrupted
 from experiments.problem import Problem
 from experiments.problem import build
+from experiments.problem import model_options
 
 
 SELECTIONS = {"final": "final images; test data chose nothing",
@@ -152,7 +154,7 @@ def validation_figures(problem: Problem, config: ConfigDict, validate, state: dd
       problem.layout.place(problem.decode(state.trainable)), problem.inits.validation.state,
       *problem.data.validation).after)
   return {f"validation_{name}": float(values.mean()) for name, values in
-          {"accuracy": metrics.accuracy, **poisoning(config, metrics)}.items()}
+          {"accuracy": metrics.accuracy, **accuracies.poisoning(config.objective, metrics)}.items()}
 
 
 def compile_programs(problem: Problem, config: ConfigDict, state: dd_jax.OuterState):
@@ -202,32 +204,16 @@ def with_half_the_rate_of(failed: dd_jax.OuterState, state: dd_jax.OuterState,
       state.opt_state, rate_scale=np.asarray(scale, np.float32)))
 
 
-def poisoning(config: ConfigDict, metrics: dd_jax.Metrics) -> dict[str, np.ndarray]:
-  """Figures of each network `[N]` that a poisoning objective adds; empty for the others."""
-  if config.objective.name != "poisoning":
-    return {}
-  success, others = dd_jax.poisoning_metrics(
-      metrics.confusion, attack_class=config.objective.attack_class,
-      target_class=config.objective.target_class)
-  return {"attack_success": np.asarray(success, np.float64),
-          "others_accuracy": np.asarray(others, np.float64)}
-
-
 def summarize(problem: Problem, config: ConfigDict, state: dd_jax.OuterState,
               evaluated: dd_jax.EvalResult, metrics: list[dict], timing: dict[str, float],
               wall_seconds: float) -> dict:
   """The fields of result.json; accuracies are fractions of the whole test set."""
-  before, after = ({"accuracy": np.asarray(metrics.accuracy, np.float64),
-                    **poisoning(config, metrics)} for metrics in evaluated)
   run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   images = jax.eval_shape(problem.decode, state.trainable).images
   (selected,) = (line for line in metrics if line["step"] == state.step)
   return {
-      **{f"{name}_mean": values.mean() for name, values in after.items()},
-      **{f"{name}_std": std(values) for name, values in after.items()},
-      **{f"{name}_before_mean": values.mean() for name, values in before.items()},
-      **{f"{name}_before_std": std(values) for name, values in before.items()},
-      "num_eval_inits": len(after["accuracy"]),
+      **accuracies.summarize(evaluated, config.objective),
+      "num_eval_inits": len(evaluated.after.accuracy),
       "validation_accuracy": selected["validation_accuracy"],
       "num_distilled_images": images.shape[0] * images.shape[1],
       "learned_bytes": parametrization.num_bytes(state.trainable),
@@ -245,36 +231,19 @@ def summarize(problem: Problem, config: ConfigDict, state: dd_jax.OuterState,
 def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
                   state: dd_jax.OuterState, metrics: list[dict], result: dict) -> None:
   """distilled.npz and the pictures; result.json last, as it marks the run as finished."""
-  dataset, distilled = problem.data.dataset, problem.decode(state.trainable)
-  artifacts.save(
-      workdir / "distilled.npz", distilled,
-      init_params=(layouts.to_host(problem.inits.test.state)
-                   if config.init.name in ONE_NETWORK else None),
-      whitening=problem.data.whitening,
-      metadata={
-          "dataset": config.data.name, "num_classes": dataset.num_classes,
-          "num_validation": config.data.num_validation,
-          "pixel_scale": 255 if dataset.train_images.dtype == np.uint8 else 1,
-          "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
-          "order": "for e in epochs, for s in steps; step size softplus(raw_step_sizes[e, s])",
-          "inner_optimizer": config.inner.optimizer,
-          "inner_loss": "mean cross-entropy of images[s]",
-          "inner_augmentation": config.inner.augmentation,
-          "model": config.model.name, "init": config.init.to_dict(), "seed": config.seed,
-          "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
-          **{name: result[name] for name in ("accuracy_mean", "accuracy_std", "num_eval_inits",
-                                             "learned_bytes", "selection", "outer_steps")},
-      })
+  artifact = artifacts.Artifact(
+      problem.decode(state.trainable),
+      layouts.to_host(problem.inits.test.state) if config.init.name in ONE_NETWORK else None,
+      make_metadata(problem.data.dataset, config, result), problem.data.whitening)
+  distilled = artifact.distilled
+  artifacts.save(workdir / "distilled.npz", distilled, init_params=artifact.init_params,
+                 whitening=artifact.whitening, metadata=artifact.metadata)
   accuracy = f"{100 * result['accuracy_mean']:.1f}"
   if result["num_eval_inits"] > 1:
     accuracy += f" ± {100 * result['accuracy_std']:.1f}"
-  images = np.asarray(distilled.images)
-  if problem.data.whitening is not None:
-    flat = images.reshape(-1, *images.shape[2:])
-    images = whitening.restore(problem.data.whitening, flat).reshape(images.shape)
-  if images.shape[-1] in (1, 3):
+  if distilled.images.shape[-1] in (1, 3):
     figures.distilled_images(
-        workdir / "distilled.png", datasets.denormalize(images, dataset.mean, dataset.std),
+        workdir / "distilled.png", artifact.pixels(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{config.data.name}, {config.model.name}, {config.init.name} init: test accuracy "
         f"{accuracy} % after {distilled.raw_step_sizes.size} steps of gradient descent")
@@ -282,9 +251,37 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   workdirs.write_json(workdir / "result.json", result)
 
 
-def std(values: np.ndarray) -> float:
-  """Unbiased standard deviation; 0 of a single value."""
-  return values.std(ddof=1) if len(values) > 1 else 0.0
+def make_metadata(dataset: datasets.Dataset, config: ConfigDict, result: dict) -> dict:
+  """What distilled.npz says of itself; docs/format.md explains every field.
+
+  Args:
+    dataset: without the validation images.
+    config: that of the run.
+    result: what `summarize` returns.
+  """
+  reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
+  objective = {name: value for name, value in config.objective.items()
+               if name == "name" or config.objective.name == "poisoning"}
+  return {
+      "dataset": config.data.name, "num_train": len(dataset.train_labels),
+      "num_validation": config.data.num_validation, "num_test": len(dataset.test_labels),
+      "num_classes": dataset.num_classes, "image_shape": list(dataset.train_images.shape[1:]),
+      "pixel_scale": 255 if dataset.train_images.dtype == np.uint8 else 1,
+      "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
+      "whitening": config.data.whitening,
+      "order": "for e in epochs, for s in steps; step size softplus(raw_step_sizes[e, s])",
+      "inner_optimizer": config.inner.optimizer, "inner_loss": application.INNER_LOSS,
+      "inner_augmentation": config.inner.augmentation, "inner_siamese": config.inner.siamese,
+      "trajectory": {"unrolled": "inner_trajectory",
+                     "implicit": "implicit_trajectory"}[config.inner.hypergradient],
+      "model": config.model.name, "model_options": model_options(config.model),
+      "init": config.init.to_dict(), "objective": objective,
+      "precision": config.precision, "seed": config.seed,
+      "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
+      "device": result["device"], **reported,
+      **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
+                                         "outer_steps")},
+  }
 
 
 def _not_finite(problem, initial, state):

@@ -1,6 +1,5 @@
 """Networks of every kind trained from scratch on one file of distilled data, and on real images."""
 
-import inspect
 import json
 import os
 import pathlib
@@ -17,14 +16,13 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
-from dd_jax import datasets
 from dd_jax import losses
-from dd_jax import models
-from dd_jax import whitening
+from experiments import applications
 from experiments import problem
 from experiments import workdirs
 from experiments.choices import check_positive
 from experiments.choices import choose
+from experiments.networks import make_network
 
 
 def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -37,10 +35,11 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   if not config.distilled:
     raise ValueError("distilled must be the distilled.npz of a run; got ''")
   artifact = artifacts.load(config.distilled)
-  dataset, normalized = _load_data(config, artifact)
-  sets = _training_sets(config, artifact, dataset, normalized)
+  dataset = applications.load_dataset(artifact, config.data.dir or None,
+                                      download=config.data.download)
+  sets = _training_sets(config, artifact, dataset)
   shape = artifact.distilled.images.shape[2:]
-  networks = {text: _make_network(text, dataset.num_classes, shape)
+  networks = {text: make_network(text, dataset.num_classes, shape, "networks")
               for text in config.networks.replace(" ", "").split(",")}
   for field in ("num_epochs", "batch_size", "learning_rate"):
     check_positive(f"train.{field}", config.train[field])
@@ -55,7 +54,7 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     print(f"{workdir} holds the finished result of this config:", file=sys.stderr)
     return json.loads(path.read_text())
 
-  test = normalized(dataset.test_images), dataset.test_labels
+  test = artifact.normalize(dataset.test_images), dataset.test_labels
   rows = []
   for name, model in networks.items():
     for set_name, (images, labels) in sets.items():
@@ -73,36 +72,7 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   return result
 
 
-def _make_network(text, num_classes, image_shape):
-  """`name` or `name:option=integer:...`, such as `convnet:width=32:depth=2`."""
-  name, *options = text.split(":")
-  make = choose(models.MODELS, name, "networks")
-  try:
-    values = {key: int(value) for key, value in (option.split("=") for option in options)}
-    inspect.signature(make).bind(num_classes=num_classes, image_shape=image_shape, **values)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"networks must be names with options, as convnet:width=32; got {text!r} "
-                     f"({error})") from error
-  return make(num_classes=num_classes, image_shape=image_shape, **values)
-
-
-def _load_data(config, artifact):
-  """The dataset of the distilled data, and the way of its images into their space."""
-  dataset = datasets.load(artifact.metadata["dataset"], config.data.dir or None,
-                          download=config.data.download)
-  shape = artifact.distilled.images.shape[2:]
-  if dataset.train_images.shape[1:] != shape:
-    dataset = datasets.reframe(dataset, shape)
-  mean, std = (np.asarray(artifact.metadata[name], np.float32) for name in ("mean", "std"))
-
-  def normalized(images):
-    images = datasets.normalize(images, mean, std)
-    return images if artifact.whitening is None else whitening.whiten(artifact.whitening, images)
-
-  return dataset, normalized
-
-
-def _training_sets(config, artifact, dataset, normalized):
+def _training_sets(config, artifact, dataset):
   """`{name: (images [n, H, W, C], labels [n] or [n, K])}`."""
   images, labels, *_ = artifact.distilled
   images = images.reshape(-1, *images.shape[2:])
@@ -113,7 +83,7 @@ def _training_sets(config, artifact, dataset, normalized):
   real_bytes = 4 * dataset.num_classes * int(np.prod(images.shape[1:]))
   per_class = artifact.metadata["learned_bytes"] // real_bytes
   if per_class:
-    arguments = normalized(dataset.train_images), dataset.train_labels
+    arguments = artifact.normalize(dataset.train_images), dataset.train_labels
     options = {"num_classes": dataset.num_classes, "num_steps": 1, "images_per_class": per_class}
     classes = jnp.repeat(jnp.arange(dataset.num_classes), per_class)
     for name, choice in (("random real", baselines.random_real), ("k-means", baselines.kmeans)):

@@ -156,8 +156,8 @@ def test_real_images_train_networks_from_scratch(soft, tmp_path):
 @pytest.mark.parametrize("updates, message", [
     ({"distilled": ""}, "distilled must be the distilled.npz of a run; got ''"),
     ({"networks": "resnet"}, "networks must be one of .*; got 'resnet'"),
-    ({"networks": "convnet:width"}, "networks must be names with options, .*'convnet:width'"),
-    ({"networks": "mlp:depth=2"}, "networks must be names with options, .*'mlp:depth=2'"),
+    ({"networks": "convnet:width"}, "networks must be NAME or NAME:option=.*'convnet:width'"),
+    ({"networks": "mlp:depth=2"}, "networks must be NAME or NAME:option=.*'mlp:depth=2'"),
     ({"train.optimizer": "lion"}, r"train\.optimizer must be one of \['adamw', 'sgd'\]"),
     ({"train.num_epochs": 0}, r"train\.num_epochs must be positive; got 0"),
     ({"train.augmentation": "color"}, "color must have images of 3 channels; got 1"),

@@ -15,7 +15,7 @@ _ORDER = ["types", "npz", "datasets", "pooling", "convolution", "models", "image
           "init_distributions", "parametrization", "augmentation", "whitening", "losses",
           "inner_loop", "inner_optimizers", "truncation", "implicit", "parallel",
           "outer_objective", "hypergradient", "distillation", "pretraining", "evaluation",
-          "baselines", "linear", "artifacts", "__init__"]
+          "baselines", "linear", "artifacts", "application", "__init__"]
 
 
 def _run(code):

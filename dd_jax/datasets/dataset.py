@@ -168,10 +168,11 @@ def normalize(images, mean, std):
   return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def denormalize(images, mean, std):
-  """Undoes `normalize` for a picture: float32 `[n, H, W, C]` clipped to 0..1."""
+def denormalize(images, mean, std, *, clip=True):
+  """Undoes `normalize`: float32 `[..., H, W, C]`, for a picture clipped to 0..1."""
   pixels = np.asarray(images, np.float32) * np.asarray(std, np.float32)
-  return np.clip(pixels + np.asarray(mean, np.float32), 0, 1)
+  pixels += np.asarray(mean, np.float32)
+  return np.clip(pixels, 0, 1) if clip else pixels
 
 
 def _array(argument, values):

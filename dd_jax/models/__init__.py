@@ -9,6 +9,7 @@ from dd_jax.models.later import convnet
 from dd_jax.models.later import mlp
 from dd_jax.models.later import resnet18
 from dd_jax.models.later import vit
+from dd_jax.models.model import check_params
 from dd_jax.models.model import from_flax
 from dd_jax.models.model import from_nnx
 from dd_jax.models.model import Model
@@ -27,6 +28,6 @@ MODELS: dict[str, Callable[..., Model]] = {
 }
 
 __all__ = [
-    "MODELS", "Model", "alexcifarnet", "alexnet", "convnet", "from_flax", "from_nnx", "lenet", "mlp",
-    "resnet18", "vit",
+    "MODELS", "Model", "alexcifarnet", "alexnet", "check_params", "convnet", "from_flax", "from_nnx",
+    "lenet", "mlp", "resnet18", "vit",
 ]

@@ -84,6 +84,29 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   return Model(init, apply)
 
 
+def check_params(model: Model, params: Params, *, rule: str, where: str) -> None:
+  """Raises ValueError unless `params` have the names and shapes of the network's own.
+
+  Args:
+    model: the network.
+    params: nested dicts of arrays; tracers will do.
+    rule: begins the message: "init_params must be weights of lenet".
+    where: what the params are, in the message.
+  """
+  expected = _leaf_shapes(jax.eval_shape(model.init, jax.random.key(0)))
+  found = _leaf_shapes(params)
+  if found != expected:
+    name = min(name for name in found.keys() | expected.keys()
+               if found.get(name) != expected.get(name))
+    raise ValueError(f"{rule} with {name} {expected.get(name, 'absent')}; in {where} it is "
+                     f"{found.get(name, 'absent')}")
+
+
+def _leaf_shapes(params):
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(jnp.shape(leaf))
+          for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
 def _refuse_state(names, module_name):
   if names:
     raise ValueError(
