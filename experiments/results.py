@@ -3,6 +3,9 @@
     cp runs/mnist/result.json experiments/results/mnist_fixed_init-seed0.json
     cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
     cp runs/baselines/baselines.json experiments/results/baselines/mnist_random_init.json
+    cp runs/transfer/transfer.json experiments/results/transfers/mnist_random_soft_labels.json
+    cp runs/ingredients/ingredients.csv \
+      experiments/measurements/studies/mnist_ingredients-ingredients.csv
     python -m experiments.results
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
@@ -10,6 +13,7 @@ run that overrode its config. Every number of the tables comes from these files.
 """
 
 import collections
+import csv
 import json
 import pathlib
 
@@ -25,6 +29,8 @@ _ROWS = {
     "mnist_soft_labels": ("MNIST, LeNet, fixed init, soft labels", "later work: 96"),
     "mnist_random_soft_labels": (
         "MNIST, LeNet, random init, soft labels, momentum", "hard labels: 79.5 ± 8.1"),
+    "mnist_random_window": (
+        "MNIST, ConvNet, random init, random windows, soft labels", "later work: 98.9"),
     "cifar10_fixed_init": ("CIFAR-10, AlexCifarNet, fixed init", "54.0"),
     "cifar10_random_init": ("CIFAR-10, AlexCifarNet, random init", "36.8 ± 1.2"),
     "cifar10_soft_labels": (
@@ -50,6 +56,7 @@ _NOT_RUN = {
     "voc_alexnet": "not run: needs ImageNet weights and the photos",
     "cub200_alexnet": "not run: needs ImageNet weights and the photos",
     "cifar10_random_window": "not run: needs a GPU",
+    "mnist_random_window": "not run in full: needs a GPU",
 }
 # Target of an adaptation -> the pool whose held-out networks were trained on all of it.
 _FULL_TARGET = {"usps": "usps_lenet_pool", "mnist": "mnist_lenet_pool"}
@@ -136,14 +143,47 @@ def pools_table(pools: dict[str, dict]) -> str:
   return _markdown(rows)
 
 
-def render(text: str, results: pathlib.Path = _HERE / "results") -> str:
+def transfers_table(transfers: dict[str, dict]) -> str:
+  """One row a file of distilled data and network trained from scratch, one column a set."""
+  sets = ("distilled", "distilled, hard labels", "random real", "k-means")
+  rows = [("distilled data of", "network", *(f"{name}: number, test accuracy %" for name in sets),
+           "networks of each kind", "epochs")]
+  for name, result in transfers.items():
+    config, note = _config_and_note(name)
+    for network in dict.fromkeys(row["network"] for row in result["rows"]):
+      by_set = {row["set"]: row for row in result["rows"] if row["network"] == network}
+      rows.append((_link(config, note), network, *(
+          f"{by_set[s]['num_images']}: {_mean_std(by_set[s], 'accuracy')}" if s in by_set else ""
+          for s in sets), result["num_eval_inits"], result["config"]["train"]["num_epochs"]))
+  return _markdown(rows)
+
+
+def ingredients_table(path: pathlib.Path) -> str:
+  """One row an ingredient of later work, alone; the last row has most of them together."""
+  rows = [("ingredient", "test accuracy %, mean and deviation over seeds", "seeds",
+           "held-out networks a seed", "images", "learned bytes", "outer steps", "minutes a seed")]
+  with path.open() as file:
+    for row in csv.DictReader(file):
+      figures = {name: float(row[name]) for name in ("accuracy_mean", "accuracy_std")}
+      rows.append((row["ingredient"], _mean_std(figures, "accuracy"), row["num_seeds"],
+                   row["num_eval_inits"], row["num_distilled_images"], row["learned_bytes"],
+                   row["outer_steps"], f"{float(row['wall_seconds']) / 60:.1f}"))
+  return _markdown(rows)
+
+
+def render(text: str, results: pathlib.Path = _HERE / "results",
+           studies: pathlib.Path = _HERE / "measurements/studies") -> str:
   """The README's text with its generated part made anew."""
   head, mark, _ = text.partition(_MARK)
   runs, pools = read_runs(results), read_all(results / "pools")
   return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
           + "\n### Baselines of the same budget\n\n"
           + baselines_table(read_all(results / "baselines"), runs)
-          + "\n### Pools of pre-trained networks\n\n" + pools_table(pools))
+          + "\n### Pools of pre-trained networks\n\n" + pools_table(pools)
+          + "\n### Ingredients of later work, one at a time\n\n"
+          + ingredients_table(studies / "mnist_ingredients-ingredients.csv")
+          + "\n### Networks trained from scratch\n\n"
+          + transfers_table(read_all(results / "transfers")))
 
 
 def _order(name):

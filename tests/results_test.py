@@ -15,17 +15,23 @@ _POOL = {"heldout_accuracy_mean": .95, "heldout_accuracy_std": .01, "num_heldout
          "train_seconds": 120., "device": "1 x cpu", "jax_version": "0.10.2",
          "config": {"pool": {"num_epochs": 3}}}
 
+_STUDY = """ingredient,accuracy_mean,accuracy_std,num_seeds,num_eval_inits,num_distilled_images,\
+learned_bytes,outer_steps,wall_seconds
+soft_labels,0.75,0.015,3,20,100,317720,200,90.0
+"""
+
 
 @pytest.fixture
 def lines(tmp_path):
   """`write(path, content)` some files, then the rendered lines."""
-  for directory in ("pools", "baselines"):
+  for directory in ("pools", "baselines", "transfers"):
     (tmp_path / directory).mkdir()
+  (tmp_path / "mnist_ingredients-ingredients.csv").write_text(_STUDY)
 
   def render(**files):
     for name, content in files.items():
       (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    return results.render(results._MARK, tmp_path).splitlines()
+    return results.render(results._MARK, tmp_path, tmp_path).splitlines()
 
   return render
 
@@ -83,3 +89,14 @@ def test_baselines_stand_beside_the_distilled_data(lines):
   cells = " | ".join(["50.0 ± 10.0"] * 4 + ["70.0 ± 2.0"] * 2)
   assert f"| 100 | **80.0 ± 2.0** | {cells} | 200 |" in text
   assert "| the paper |  | 79.5 ± 8.1 | 68.6 ± 9.8 |" in text
+
+
+def test_an_ingredient_and_a_transfer_are_a_row_each(lines):
+  sets = {"distilled": .8, "random real": .6, "k-means": .7}
+  rendered = lines(**{"transfers/mnist_soft_labels": {
+      "num_eval_inits": 5, "config": {"train": {"num_epochs": 300}}, "rows": [
+          {"network": "vit", "set": name, "num_images": 100, "accuracy_mean": mean,
+           "accuracy_std": .02} for name, mean in sets.items()]}})
+  assert "| soft_labels | 75.0 ± 1.5 | 3 | 20 | 100 | 317720 | 200 | 1.5 |" in rendered
+  assert row_of(rendered, "mnist_soft_labels").endswith(
+      "| vit | 100: 80.0 ± 2.0 |  | 100: 60.0 ± 2.0 | 100: 70.0 ± 2.0 | 5 | 300 |")
