@@ -25,6 +25,7 @@ from dd_jax import baselines
 from dd_jax import linear
 from dd_jax import artifacts
 from dd_jax import application
+from dd_jax import exports
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
 from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
@@ -46,7 +47,7 @@ __all__ = [
     "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers", "truncation",
     "implicit", "parallel", "outer_objective", "hypergradient",
     "distillation", "pretraining", "evaluation", "baselines", "linear", "artifacts",
-    "application",
+    "application", "exports",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step",
     "inner_trajectory", "make_outer_loss", "value_and_hypergrad", "init_outer_state",

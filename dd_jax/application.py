@@ -127,16 +127,18 @@ def stored_params(artifact: Artifact) -> Params:
 
 
 def init_distribution(artifact: Artifact, model: models.Model) -> InitDistribution:
-  """Where the run's networks came from: the weights of a fixed init, or fresh random ones.
+  """Fresh weights, drawn as the run drew its random ones or its fixed one.
+
+  Args:
+    artifact: of a random or a fixed init; a fixed one's own weights are `stored_params`.
+    model: whose weights; another network than the run's will do.
 
   Raises:
-    ValueError: from a pool, whose networks are not in the file; or nothing says from where.
+    ValueError: the run's networks were trained ones, or nothing says where they came from.
   """
-  if artifact.init_params is not None:
-    return init_distributions.fixed_init(artifact.init_params)
   init = artifact.field("init")
   try:
-    if init["name"] != "random":
+    if init["name"] not in ("random", "fixed"):
       raise ValueError(f"its networks are {init['name']!r}, and lie elsewhere")
     scale = () if init["scale"] is None else (init["scale"],)
     weights = init_distributions.WEIGHT_INITS[init["weights"]](*scale)

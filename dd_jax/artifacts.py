@@ -122,26 +122,32 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
       nested dicts of numpy arrays (cast bfloat16 to float32 first), or metadata that JSON cannot
       hold.
   """
-  path = pathlib.Path(path)
+  arrays = to_arrays(Artifact(distilled, init_params, {}, whitening))
+  arrays["metadata"] = np.array(encode_metadata(metadata))
+  write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
+
+
+def to_arrays(artifact: Artifact) -> dict[str, np.ndarray]:
+  """The arrays of a file by their names in it, without the metadata; errors as of `save`."""
+  distilled, init_params, _, whitening = artifact
   arrays = {name: _numeric(getattr(distilled, name), f"{name} must be a numpy array")
             for name in _FIELDS}
   _check_distilled("distilled", **arrays)
   arrays["step_sizes"] = np.asarray(distilled.step_sizes)
-  arrays["metadata"] = _encode_metadata(metadata)
   if distilled.hyper:
     arrays |= _flat(distilled.hyper, "hyper", "hyper")
   if whitening is not None:
     arrays |= _flat(whitening._asdict(), "whitening", "whitening")
   if init_params is not None:
     arrays |= _flat(init_params, "init", "init_params")
-  write_atomically(path, lambda file: np.savez(file, **arrays))
+  return arrays
 
 
 def save_pool(path: str | os.PathLike, params: Params, metadata: dict[str, Any]) -> None:
   """Writes a pool of networks, nested dicts of arrays `[P, ...]`; errors as of `save`."""
   arrays = _flat(params, "params", "params")
   _check_pool("params", arrays)
-  arrays["metadata"] = _encode_metadata(metadata)
+  arrays["metadata"] = np.array(encode_metadata(metadata))
   write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
 
 
@@ -154,6 +160,17 @@ def load(path: str | os.PathLike) -> Artifact:
       its numbers are beyond the types that JAX is set to.
   """
   arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
+  return from_arrays(path, arrays, metadata)
+
+
+def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, Any]
+                ) -> Artifact:
+  """The inverse of `to_arrays`, checked; `path` begins the messages.
+
+  Raises:
+    ValueError: arrays that are missing, or that do not belong together.
+  """
+  _check_present(path, arrays, (*_FIELDS, "step_sizes"))
   arrays = {name: _canonical(f"{path}: {name}", array) for name, array in arrays.items()}
   fields = {name: arrays[name] for name in _FIELDS}
   _check_distilled(path, **fields)
@@ -220,9 +237,10 @@ def write_atomically(path: pathlib.Path, write) -> None:
     raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _encode_metadata(metadata):
+def encode_metadata(metadata: dict[str, Any] | None) -> str:
+  """JSON text of the metadata and of the format's version; ValueError for what JSON cannot hold."""
   try:
-    return np.array(json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION}))
+    return json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION})
   except TypeError as error:
     raise ValueError(f"metadata must be JSON: {error}") from error
 
@@ -311,21 +329,31 @@ def _read(path, kind, required):
   except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
     raise ValueError(f"{path} must be {kind}; it cannot be read: "
                      f"{' '.join(str(error).split())}") from error
-  missing = [name for name in required if name not in arrays]
-  if missing:
-    raise ValueError(f"{path} must hold {list(required)}; missing {missing}")
-  metadata = _decode_metadata(path, arrays.pop("metadata"))
+  _check_present(path, arrays, required)
+  text = arrays.pop("metadata")
+  if text.dtype.kind != "U" or text.ndim:
+    raise ValueError(f"{path} must hold metadata as text; got {text.dtype} {list(text.shape)}")
+  metadata = decode_metadata(path, str(text))
   for name, array in arrays.items():
     _numeric(array, f"{path} must hold {name!r} as an array")
   return arrays, metadata
 
 
-def _decode_metadata(path, array):
+def _check_present(path, arrays, required):
+  missing = [name for name in required if name not in arrays]
+  if missing:
+    raise ValueError(f"{path} must hold {list(required)}; missing {missing}")
+
+
+def decode_metadata(path: str | os.PathLike, text: str) -> dict[str, Any]:
+  """The metadata in a text of `encode_metadata`; `path` begins the messages.
+
+  Raises:
+    ValueError: it is not such a text, or of a newer version than this package reads.
+  """
   rule = f"{path} must hold metadata as a JSON object with its format_version"
-  if array.dtype.kind != "U" or array.ndim:
-    raise ValueError(f"{rule}; got {array.dtype} {list(array.shape)}")
   try:
-    metadata = json.loads(str(array))
+    metadata = json.loads(text)
     version = metadata.pop("format_version")
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
     raise ValueError(f"{rule}; got {type(error).__name__}: {error}") from error

@@ -7,13 +7,13 @@ its `alexnet-owt-7be5be79.pth`, or the same arrays by the same names in a
 
 import os
 import pathlib
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import npz
+from dd_jax import torch_files
 from dd_jax.models import Model
 from dd_jax.types import Params
 
@@ -115,25 +115,12 @@ def _read_safetensors(path):
     from safetensors import numpy as safetensors
   except ImportError as error:
     raise ImportError(
-        'a .safetensors file needs safetensors: pip install "dd_jax[experiments]"') from error
+        'a .safetensors file needs safetensors: pip install "dd_jax[export]"') from error
   return safetensors.load_file(path)
 
 
 def _read_pth(path):
-  try:
-    import torch
-  except ImportError as error:
-    raise ImportError("a .pth file needs PyTorch 2.6 or newer: pip install torch, or take the "
-                      "same weights as .safetensors or .npz") from error
-  # Before 2.6 a crafted file could run code in spite of weights_only (CVE-2025-32434).
-  if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-    raise ImportError(f"a .pth file needs PyTorch 2.6 or newer; got {torch.__version__}")
-  if zipfile.is_zipfile(path):  # PyTorch leaves the checksums unread.
-    with zipfile.ZipFile(path) as archive:
-      if damaged := archive.testzip():
-        raise ValueError(f"another checksum of {damaged}")
-  stored = torch.load(path, map_location="cpu", weights_only=True)
-  return {name: tensor.detach().numpy() for name, tensor in stored.items()}
+  return {name: tensor.detach().numpy() for name, tensor in torch_files.read(path).items()}
 
 
 _READERS = {".safetensors": _read_safetensors, ".npz": npz.read, ".pth": _read_pth}

@@ -29,7 +29,8 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
   Args:
     path: the distilled.npz of any run.
     network: text for `make_network`. None: the network of the run.
-    init: "stored", a name of `WEIGHT_INITS`, or the path of a pool (.npz). None: that of the run.
+    init: "stored", a name of `WEIGHT_INITS`, or the path of a pool (.npz). None: that of the run,
+      its stored weights for its own network.
     data_dir: where the dataset's files lie, one of the user's own too; None as in `datasets.load`.
     download: whether the network may be used to fetch them.
     num_networks: how many. None: 1 of stored weights; of others as many as the run tested, at least
@@ -49,6 +50,8 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
   shape = artifact.distilled.images.shape[2:]
   model = (application.network(artifact) if network is None else
            make_network(network, dataset.num_classes, shape, "--network"))
+  if init is None and network is None and artifact.init_params is not None:
+    init = "stored"
   distribution, name, largest = _make_init(artifact, model, init)
   if num_networks is None:
     num_networks = min(largest, max(_NUM_NETWORKS, artifact.metadata.get("num_eval_inits", 1)))
@@ -86,13 +89,14 @@ def load_dataset(artifact: dd_jax.Artifact, data_dir: str | None, *, download: b
 
 def _make_init(artifact, model, init):
   """The distribution, its name, and how many networks it has to draw from."""
-  if init is None and artifact.init_params is None:
-    return application.init_distribution(artifact, model), artifact.metadata["init"], np.inf
-  if init in (None, "stored"):
+  if init is None:
+    return (application.init_distribution(artifact, model), artifact.metadata["init"]["weights"],
+            np.inf)
+  if init == "stored":
     params = application.stored_params(artifact)
     models.check_params(model, params, where="the file",
                         rule="--init=stored must go with the network of the run")
-    return init_distributions.fixed_init(params), "stored", 1
+    return init_distributions.fixed_init(params), init, 1
   if init.endswith(".npz"):
     pool = artifacts.load_pool(init).params
     models.check_params(model, jax.tree.map(lambda leaf: leaf[0], pool), where=init,

@@ -244,8 +244,8 @@ def test_a_pth_file_of_something_else(tmp_path, content):
 
 @pytest.mark.parametrize("suffix, module, stand_in, text", [
     (".safetensors", "safetensors", None,
-     'a .safetensors file needs safetensors: pip install "dd_jax[experiments]"'),
-    (".pth", "torch", None, "a .pth file needs PyTorch 2.6 or newer: pip install torch, or take"),
+     'a .safetensors file needs safetensors: pip install "dd_jax[export]"'),
+    (".pth", "torch", None, 'a .pth file needs PyTorch 2.6 or newer: pip install "dd_jax[export]"'),
     (".pth", "torch", types.SimpleNamespace(__version__="2.5.1+cpu"),
      "a .pth file needs PyTorch 2.6 or newer; got 2.5.1+cpu"),
 ])

@@ -1,0 +1,39 @@
+"""Reading PyTorch's files without running what a pickle can hold; PyTorch is imported when needed."""
+
+import os
+import pathlib
+from typing import Any
+import zipfile
+
+
+def import_torch(suffix: str):
+  """The module torch.
+
+  Raises:
+    ImportError: it is not installed, or too old.
+  """
+  rule = f"a {suffix} file needs PyTorch 2.6 or newer"
+  try:
+    import torch
+  except ImportError as error:
+    raise ImportError(f'{rule}: pip install "dd_jax[export]"') from error
+  # Before 2.6 a crafted file could run code in spite of weights_only (CVE-2025-32434).
+  if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    raise ImportError(f"{rule}; got {torch.__version__}")
+  return torch
+
+
+def read(path: str | os.PathLike) -> Any:
+  """What `torch.save` wrote: tensors, on the CPU, in lists, tuples and dicts.
+
+  Raises:
+    ImportError: as of `import_torch`.
+    Exception: nearly any, for a file that is damaged or holds code.
+  """
+  path = pathlib.Path(path)
+  torch = import_torch(path.suffix)
+  if zipfile.is_zipfile(path):  # PyTorch leaves the checksums unread.
+    with zipfile.ZipFile(path) as archive:
+      if damaged := archive.testzip():
+        raise ValueError(f"another checksum of {damaged}")
+  return torch.load(path, map_location="cpu", weights_only=True)

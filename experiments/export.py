@@ -1,0 +1,32 @@
+"""Writes a file of distilled data in the layout of another project.
+
+    python -m experiments.export --distilled=runs/NAME/distilled.npz --to=png --out=FOLDER
+
+safetensors and tensors (.pt) hold everything; steps (.pth) what the authors' release saves; png a
+folder of pictures that Hugging Face's datasets load as an imagefolder. dd_jax/exports.py describes
+them, and reads them back.
+"""
+
+from absl import flags
+
+from experiments import commands
+
+_FORMATS = ("png", "safetensors", "steps", "tensors")
+_DISTILLED = flags.DEFINE_string("distilled", None, "The distilled.npz of any run.", required=True)
+_TO = flags.DEFINE_enum("to", None, _FORMATS, "The layout.", required=True)
+
+
+def _run():
+  from dd_jax import artifacts
+  from dd_jax import exports
+  artifact = artifacts.load(_DISTILLED.value)
+  out = flags.FLAGS.out
+  exports.save(out, artifact, _TO.value)
+  num_steps, batch = artifact.distilled.images.shape[:2]
+  return {"out": out, "format": _TO.value, "num_distilled_images": num_steps * batch}
+
+
+if __name__ == "__main__":
+  # Here: other commands have an --out of their own.
+  flags.DEFINE_string("out", None, "The file or folder to write.", required=True)
+  commands.run(_run)

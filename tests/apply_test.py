@@ -1,0 +1,188 @@
+"""experiments.apply: a file gives in another process what its run reported."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import dd_jax
+from dd_jax import artifacts
+from dd_jax import datasets
+from experiments import applications
+from experiments import problem
+from experiments import recipe
+from experiments import train
+from experiments.configs import digits_fixed_init
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_FIGURES = [f"accuracy{before}_{statistic}" for before in ("", "_before")
+            for statistic in ("mean", "std")]
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+def _run(module, *arguments):
+  return subprocess.run([sys.executable, "-m", f"experiments.{module}", *arguments], cwd=_ROOT,
+                        capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+  """The directory of a launched run of a fixed init."""
+  workdir = tmp_path_factory.mktemp("fixed")
+  process = _run("main", "--config=experiments/configs/digits_fixed_init.py:smoke",
+                 f"--workdir={workdir}")
+  assert process.returncode == 0, process.stderr
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+  """The directory of a run with many ingredients, on the user's own data and fresh networks."""
+  workdir = tmp_path_factory.mktemp("poisoned")
+  digits = datasets.load("digits")
+  np.savez(workdir / "own.npz", **{
+      name: getattr(digits, name)[:, 8:20, 8:20] if "images" in name else getattr(digits, name)
+      for name in ("train_images", "train_labels", "test_images", "test_labels")})
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({
+      "data.name": str(workdir / "own.npz"), "data.whitening": .1, "model.name": "convnet",
+      "model.width": 3, "model.depth": 1, "model.norm": "group", "init.name": "random",
+      "init.weights": "kaiming_fan_in", "objective.name": "poisoning",
+      "objective.attack_class": 3, "distill.labels": "soft", "distill.num_steps": 2,
+      "inner.optimizer": "momentum", "inner.augmentation": "shift", "outer.num_inits": 2,
+      "eval.num_inits": 25, "validation.num_inits": 2, "seed": 5})
+  with jax.numpy_dtype_promotion("standard"):
+    train.distill_and_evaluate(config, workdir)
+  return workdir
+
+
+def _result(workdir):
+  return json.loads((workdir / "result.json").read_text())
+
+
+def test_a_fixed_init_gives_its_accuracy_in_another_process(launched):
+  process = _run("apply", f"--distilled={launched / 'distilled.npz'}")
+  assert process.returncode == 0, process.stderr
+  line, last = process.stdout.splitlines()
+  found, expected = json.loads(last), _result(launched)
+  assert found["num_networks"] == 1 and found["network"] == "lenet" and found["init"] == "stored"
+  assert found["num_test"] == 500 and found["dataset"] == "digits"
+  np.testing.assert_allclose([found[name] for name in _FIGURES],
+                             [expected[name] for name in _FIGURES], atol=1e-3)
+  before, after = (f"{100 * expected[f'accuracy{name}_mean']:.1f}" for name in ("_before", ""))
+  assert line == f"accuracy: {before} ± 0.0 % before, {after} ± 0.0 % after, of 1 networks"
+
+
+def test_train_on_gives_the_weights_of_the_launched_run(launched):
+  """Those of its trajectory, by the functions of the run, and its accuracy."""
+  artifact = artifacts.load(launched / "distilled.npz")
+  config = digits_fixed_init.get_config("smoke")
+  data = datasets.load("digits")
+  training = recipe.make_training(config, problem.make_model(config, data))
+  expected, _ = training.trajectory(training.inner_loss, artifact.init_params, artifact.distilled,
+                                    optimizer=training.optimizer)
+  params = dd_jax.train_on(artifact)
+  jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-5, 1e-6), params, expected)
+  logits = dd_jax.network(artifact).apply(params, artifact.normalize(data.test_images))
+  accuracy = np.mean(np.argmax(logits, -1) == data.test_labels)
+  np.testing.assert_allclose(accuracy, _result(launched)["accuracy_mean"], atol=1e-3)
+
+
+def test_the_run_s_own_networks_are_drawn_again(poisoned):
+  """Whitening, augmentation, momentum, options of the network: all as the file says."""
+  found, expected = applications.apply_file(poisoned / "distilled.npz"), _result(poisoned)
+  names = _FIGURES + [f"{name}{before}_{statistic}" for before in ("", "_before")
+                      for statistic in ("mean", "std")
+                      for name in ("attack_success", "others_accuracy")]
+  np.testing.assert_allclose([found[name] for name in names], [expected[name] for name in names],
+                             atol=1e-3)
+  assert found["num_networks"] == 25 and found["init"] == "kaiming_fan_in"
+  assert found["accuracy_std"] > 0
+  assert [line.split(":")[0] for line in applications.describe(found).splitlines()] == [
+      "accuracy", "attack success", "others accuracy"]
+
+
+def test_the_metadata_describe_the_run(poisoned):
+  metadata = artifacts.load(poisoned / "distilled.npz").metadata
+  expected = {
+      "num_train": 1097, "num_validation": 200, "num_test": 500, "num_classes": 10,
+      "image_shape": [12, 12, 1], "pixel_scale": 255, "whitening": .1, "model": "convnet",
+      "model_options": {"width": 3, "depth": 1, "norm": "group"}, "inner_siamese": False,
+      "inner_optimizer": "momentum", "trajectory": "inner_trajectory", "seed": 5,
+      "objective": {"name": "poisoning", "attack_class": 3, "target_class": 1},
+      "precision": "highest", "jax_version": jax.__version__,
+      "dd_jax_version": dd_jax.__version__}
+  assert {name: metadata[name] for name in expected} == expected
+  assert metadata["init"]["weights"] == "kaiming_fan_in" and metadata["init"]["scale"] is None
+  result = _result(poisoned)
+  for name in (*_FIGURES, "attack_success_mean", "device", "num_eval_inits", "outer_steps"):
+    assert metadata[name] == result[name]
+
+
+def test_another_network_another_init_and_data_that_moved(poisoned, tmp_path):
+  """The dataset of the file is looked for in data_dir."""
+  (tmp_path / "own.npz").write_bytes((poisoned / "own.npz").read_bytes())
+  artifact = artifacts.load(poisoned / "distilled.npz")
+  artifacts.save(tmp_path / "a.npz", artifact.distilled, whitening=artifact.whitening,
+                 metadata={**artifact.metadata, "dataset": "/another/machine/own.npz"})
+  found = applications.apply_file(tmp_path / "a.npz", network="mlp", init="orthogonal",
+                                  data_dir=str(tmp_path), num_networks=2, seed=1)
+  assert (found["network"], found["init"], found["num_networks"]) == ("mlp", "orthogonal", 2)
+  with pytest.raises((FileNotFoundError, ValueError), match="/another/machine/own.npz"):
+    applications.apply_file(tmp_path / "a.npz")
+
+
+def test_a_pool_of_the_stored_network_gives_its_accuracy(launched, tmp_path):
+  params = artifacts.load(launched / "distilled.npz").init_params
+  artifacts.save_pool(tmp_path / "pool.npz", jax.tree.map(lambda x: np.stack([x] * 3), params), {})
+  found = applications.apply_file(launched / "distilled.npz", init=str(tmp_path / "pool.npz"))
+  assert found["num_networks"] == 3
+  np.testing.assert_allclose([found["accuracy_mean"], found["accuracy_std"]],
+                             [_result(launched)["accuracy_mean"], 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"init": "he"}, r"--init must be stored, one of \['kaiming_fan_in', .*; got 'he'"),
+    ({"init": "nowhere.npz"}, "nowhere.npz"),
+    ({"network": "resnet"}, r"--network must be one of \['alexcifarnet', .*; got 'resnet'"),
+    ({"network": "alexnet"}, r"--network must be .* images \(28, 28, 1\); got 'alexnet' \(image_sh"),
+    ({"network": "mlp", "init": "stored"},
+     r"--init=stored must go with the network of the run with Conv_0/bias absent; in the file it "
+     r"is \(6,\)"),
+    ({"num_networks": 0}, "--num_networks must be positive; got 0"),
+    ({"num_networks": 2}, "num_inits must be 1 for a fixed init; got 2"),
+])
+def test_what_does_not_fit_is_named(launched, arguments, message):
+  with pytest.raises((ValueError, OSError), match=message):
+    applications.apply_file(launched / "distilled.npz", **arguments)
+
+
+@pytest.mark.parametrize("metadata, message", [
+    ({"dataset": "mnist"}, "mnist: nothing found in "),
+    ({"dataset": "cifar10"}, "cifar10: nothing found in "),
+    ({}, "metadata must hold 'dataset'; the file has"),
+])
+def test_a_file_without_its_dataset_is_one_line(tmp_path, metadata, message):
+  distilled = dd_jax.DistilledData(np.zeros((1, 2, 28, 28, 1), np.float32),
+                                   np.array([[0, 1]], np.int32), np.zeros((1, 1), np.float32))
+  artifacts.save(tmp_path / "a.npz", distilled, metadata=metadata)
+  process = _run("apply", f"--distilled={tmp_path / 'a.npz'}", f"--data_dir={tmp_path}")
+  assert process.returncode == 1 and process.stdout == ""
+  assert re.match(rf"error: [^\n]*{message}[^\n]*\n\Z", process.stderr), process.stderr
+
+
+def test_a_run_from_a_pool_needs_to_be_told_which(launched, tmp_path):
+  artifact = artifacts.load(launched / "distilled.npz")
+  init = {**artifact.metadata["init"], "name": "pretrained"}
+  artifacts.save(tmp_path / "a.npz", artifact.distilled,
+                 metadata={**artifact.metadata, "init": init})
+  with pytest.raises(ValueError, match="init must be given: .* its networks are 'pretrained'"):
+    applications.apply_file(tmp_path / "a.npz")
+  with pytest.raises(ValueError, match="the file holds no weights"):
+    applications.apply_file(tmp_path / "a.npz", init="stored")

@@ -1,0 +1,323 @@
+"""dd_jax.exports: what goes out comes back, and reads as other projects read it."""
+
+import csv
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+import dd_jax
+from dd_jax import artifacts
+from dd_jax import exports
+from dd_jax import whitening
+from tests.artifacts_test import assert_identical
+from tests.artifacts_test import normal
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_PATHS = {"safetensors": "a.safetensors", "tensors": "a.pt", "steps": "a.pth", "png": "folder"}
+
+
+def _artifact(channels=1, soft=False, full=True):
+  """With S=2, B=3, E=4; where `full`, with all that a file can hold."""
+  images = normal(2, 3, 4, 5, channels)
+  labels = normal(2, 3, 3, seed=3) if soft else jnp.asarray([[0, 1, 2], [2, 1, 0]], jnp.int32)
+  metadata = {"mean": [.25] * channels, "std": [.5] * channels, "pixel_scale": 255, "note": "é",
+              "seed": 3, "init": {"name": "fixed", "scale": None}}
+  if not full:
+    return dd_jax.Artifact(dd_jax.DistilledData(images, labels, normal(4, 2, seed=1)), None,
+                           metadata)
+  distilled = dd_jax.DistilledData(images, labels, normal(4, 2, seed=1),
+                                   {"decay": jnp.float32(.875)})
+  params = {"Conv_0": {"kernel": normal(3, 3, 1, 2), "bias": jnp.zeros(2)}, "scale": jnp.float32(2)}
+  fitted = whitening.fit(np.asarray(normal(50, 4, 5, channels, seed=2)))
+  return dd_jax.Artifact(distilled, params, metadata, fitted)
+
+
+def _export(tmp_path, format, artifact):
+  pytest.importorskip({"safetensors": "safetensors", "png": "PIL"}.get(format, "torch"))
+  path = tmp_path / _PATHS[format]
+  exports.save(path, artifact, format)
+  return path
+
+
+def _assert_same(actual, expected):
+  assert_identical(actual.distilled._asdict(), expected.distilled._asdict())
+  assert actual.metadata == expected.metadata
+  assert_identical(actual.init_params or {}, expected.init_params or {})
+  assert (actual.whitening is None) == (expected.whitening is None)
+  if expected.whitening is not None:
+    assert_identical(actual.whitening._asdict(), expected.whitening._asdict())
+
+
+@pytest.mark.parametrize("format", ["safetensors", "tensors"])
+@pytest.mark.parametrize("options", [
+    {}, {"soft": True, "channels": 3}, {"full": False}, {"full": False, "soft": True}])
+def test_everything_comes_back_to_the_bit(tmp_path, format, options):
+  artifact = _artifact(**options)
+  path = _export(tmp_path, format, artifact)
+  _assert_same(exports.load(path, format), artifact)
+  assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_steps_come_back_with_their_order(tmp_path, soft, channels):
+  artifact = _artifact(channels, soft, full=False)
+  path = _export(tmp_path, "steps", artifact)
+  back = exports.load(path, "steps", metadata=artifact.metadata)
+  assert back.metadata == artifact.metadata
+  assert_identical(back.distilled.images, artifact.distilled.images)
+  assert_identical(back.distilled.labels, artifact.distilled.labels)
+  np.testing.assert_allclose(back.distilled.step_sizes, artifact.distilled.step_sizes, rtol=1e-6)
+  artifacts.save(tmp_path / "again.npz", back.distilled, metadata=back.metadata)
+  assert_identical(artifacts.load(tmp_path / "again.npz").distilled.images, back.distilled.images)
+
+
+def test_steps_are_what_the_authors_release_saves(tmp_path):
+  """T = E S tuples of tensors, channels first; training goes through them one by one."""
+  torch = pytest.importorskip("torch")
+  artifact = _artifact(3, full=False)
+  distilled = artifact.distilled
+  steps = torch.load(_export(tmp_path, "steps", artifact), weights_only=True)
+  assert len(steps) == 8
+  for t, (images, labels, step_size) in enumerate(steps):
+    e, s = divmod(t, 2)
+    assert images.shape == (3, 3, 4, 5) and labels.dtype == torch.int64 and step_size.shape == (1,)
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), distilled.images[s])
+    np.testing.assert_array_equal(labels, distilled.labels[s])
+    np.testing.assert_array_equal(step_size[0], distilled.step_sizes[e, s])
+
+
+@pytest.mark.parametrize("identical, shape", [(False, (1, 6)), (True, (6, 1))])
+def test_steps_of_other_projects(tmp_path, identical, shape):
+  """Six steps of their own, or one minibatch six times."""
+  torch = pytest.importorskip("torch")
+  images = torch.randn(6, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+  steps = [(images[0 if identical else t], torch.tensor([0, 1]), torch.tensor([.1 * (t + 1)]))
+           for t in range(6)]
+  torch.save(steps, tmp_path / "results.pth")
+  distilled = exports.load(tmp_path / "results.pth", "steps").distilled
+  assert distilled.step_sizes.shape == shape
+  np.testing.assert_allclose(distilled.step_sizes.reshape(-1), .1 * np.arange(1, 7), rtol=1e-6)
+  for s in range(shape[1]):
+    np.testing.assert_array_equal(distilled.images[s], images[s].permute(0, 2, 3, 1))
+
+
+def test_tensors_are_a_set_of_images_and_labels(tmp_path):
+  torch = pytest.importorskip("torch")
+  artifact = _artifact(3)
+  content = torch.load(_export(tmp_path, "tensors", artifact), weights_only=True)
+  ((images, labels),) = content["data"]
+  assert images.shape == (6, 3, 4, 5) and labels.dtype == torch.int64
+  np.testing.assert_array_equal(images.permute(0, 2, 3, 1),
+                                artifact.distilled.images.reshape(6, 4, 5, 3))
+  np.testing.assert_array_equal(labels, artifact.distilled.labels.reshape(-1))
+
+
+def test_safetensors_metadata_are_json_texts(tmp_path):
+  safetensors = pytest.importorskip("safetensors")
+  with safetensors.safe_open(_export(tmp_path, "safetensors", _artifact()), "numpy") as file:
+    metadata = file.metadata()
+    assert set(file.keys()) >= {"images", "labels", "step_sizes", "hyper/decay", "whitening/mean",
+                                "init/Conv_0/kernel"}
+  assert metadata["format_version"] == str(artifacts.FORMAT_VERSION)
+  assert json.loads(metadata["init"]) == {"name": "fixed", "scale": None}
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_come_back_at_8_bits(tmp_path, channels, soft):
+  artifact = _artifact(channels, soft)._replace(whitening=None)
+  path = _export(tmp_path, "png", artifact)
+  back = exports.load(path, "png")
+  low, high = json.loads((path / "metadata.json").read_text())["pixel_range"]
+  assert low < 0 and high > 1
+  np.testing.assert_allclose(back.distilled.images, artifact.distilled.images,
+                             atol=1.01 * (high - low) / 510 / .5)
+  for name in ("labels", "raw_step_sizes", "hyper"):
+    assert_identical(getattr(back.distilled, name), getattr(artifact.distilled, name))
+  assert back.metadata == artifact.metadata and back.init_params is None
+
+
+def test_pictures_within_0_and_1_are_their_pixels(tmp_path):
+  artifact = _artifact(3, full=False)
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3)).astype(np.uint8)
+  images = jnp.asarray((np.float32(pixels) / 255 - .25) / .5)
+  artifact = artifact._replace(distilled=artifact.distilled._replace(images=images))
+  path = _export(tmp_path, "png", artifact)
+  names = sorted(entry.name for entry in path.glob("*.png"))
+  assert names[:4] == ["step000-image0000-class000.png", "step000-image0001-class001.png",
+                       "step000-image0002-class002.png", "step001-image0000-class002.png"]
+  for name, expected in zip(names, pixels.reshape(6, 4, 5, 3)):
+    np.testing.assert_array_equal(np.asarray(Image.open(path / name)), expected)
+  content = json.loads((path / "metadata.json").read_text())
+  np.testing.assert_array_equal(np.float32(content["step_sizes"]), artifact.distilled.step_sizes)
+  with (path / "metadata.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["file_name"] for row in rows] == names
+  assert [int(row["label"]) for row in rows] == [0, 1, 2, 2, 1, 0]
+  np.testing.assert_allclose(exports.load(path, "png").distilled.images, images, atol=1e-5)
+
+
+def test_hugging_face_s_datasets_load_the_folder(tmp_path):
+  datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+  path = _export(tmp_path, "png", _artifact(3, full=False))
+  loaded = datasets.load_dataset("imagefolder", data_dir=str(path), split="train",
+                                 cache_dir=str(tmp_path / "cache"))
+  assert len(loaded) == 6 and loaded["label"] == [0, 1, 2, 2, 1, 0]
+  assert loaded[0]["image"].size == (5, 4)
+
+
+def test_whitened_pictures_are_to_look_at_alone(tmp_path):
+  artifact = _artifact(3)
+  path = _export(tmp_path, "png", artifact)
+  low, high = json.loads((path / "metadata.json").read_text())["pixel_range"]
+  first = np.asarray(Image.open(path / "step000-image0000-class000.png")) / 255 * (high - low) + low
+  np.testing.assert_allclose(first, artifact.pixels(clip=False)[0, 0], atol=(high - low) / 500)
+  with pytest.raises(ValueError, match="must be of images that are not whitened"):
+    exports.load(path, "png")
+
+
+# Errors
+
+
+@pytest.mark.parametrize("path, format, message", [
+    ("a.npz", "npz", r"format must be one of \['png', 'safetensors', 'steps', 'tensors'\]; "
+                     "got 'npz'"),
+    ("a.pt", "steps", "path must end in .pth for the format steps; got .*a.pt"),
+    ("a.npz", "safetensors", "path must end in .safetensors .*; got .*a.npz"),
+    (".", "png", "path must be a new or an empty folder"),
+])
+def test_where_it_cannot_be_written(tmp_path, path, format, message):
+  (tmp_path / "mine").touch()
+  with pytest.raises(ValueError, match=message):
+    exports.save(tmp_path / path, _artifact(), format)
+  assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_a_format_cannot_hold(tmp_path):
+  with pytest.raises(ValueError, match="1 or 3 channels for the format png; got 2"):
+    exports.save(tmp_path / "folder", _artifact(2, full=False), "png")
+  with pytest.raises(ValueError, match="metadata must hold 'mean'"):
+    exports.save(tmp_path / "folder", _artifact(full=False)._replace(metadata={}), "png")
+  with pytest.raises(ValueError, match="must be of data for plain gradient descent"):
+    exports.save(tmp_path / "a.pth", _artifact(), "steps")
+  with pytest.raises(OSError, match="nowhere"):
+    exports.save(tmp_path / "nowhere/folder", _artifact(), "png")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["safetensors", "tensors", "png"])
+def test_a_newer_version(tmp_path, format, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(artifacts, "FORMAT_VERSION", 99)
+    path = _export(tmp_path, format, _artifact())
+  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} has format version 99; .*newer"):
+    exports.load(path, format)
+
+
+@pytest.mark.parametrize("format", sorted(_PATHS))
+def test_a_missing_or_damaged_file(tmp_path, format):
+  pytest.importorskip("torch")
+  path = tmp_path / _PATHS[format]
+  with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
+    exports.load(path, format)
+  path.write_bytes(b"no such thing")
+  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} must be .*cannot be read") as error:
+    exports.load(path, format)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content, format, message", [
+    (lambda torch: {"data": [[torch.zeros(2, 1, 3, 3), torch.tensor([0, 1])]]}, "tensors",
+     r"missing \['raw_step_sizes', 'metadata'\]: files of other projects hold no step sizes"),
+    (lambda torch: [], "steps", "must hold a list of"),
+    (lambda torch: {"w": torch.zeros(2)}, "steps", "must hold a list of .*got dict"),
+    (lambda torch: [(torch.zeros(2, 1, 3, 3), torch.tensor([0, 1]), torch.tensor([-1.]))], "steps",
+     r"one positive step size .*got \[1, 1\] of -1\.0"),
+    (lambda torch: [(torch.full((2, 1, 3, 3), torch.nan), torch.tensor([0, 1]),
+                     torch.tensor([1.]))], "steps", "images must be finite"),
+])
+def test_torch_files_that_lack_something(tmp_path, content, format, message):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / _PATHS[format]
+  torch.save(content(torch), path)
+  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))}.*{message}"):
+    exports.load(path, format)
+
+
+def test_a_pickle_runs_nothing(tmp_path):
+  torch = pytest.importorskip("torch")
+
+  class Trap:
+    def __reduce__(self):
+      return pathlib.Path.touch, (tmp_path / "sprung",)
+
+  for name, format in (("a.pt", "tensors"), ("a.pth", "steps")):
+    torch.save([Trap()], tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read"):
+      exports.load(tmp_path / name, format)
+  assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda path: (path / "step000-image0001-class001.png").unlink(),
+     "a picture for every label; missing step000-image0001-class001.png"),
+    (lambda path: Image.new("L", (2, 2)).save(path / "step000-image0001-class001.png"),
+     "pictures of one size"),
+    (lambda path: (path / "metadata.json").unlink(), "folder with a metadata.json"),
+    (lambda path: (path / "metadata.json").write_text('{"labels": []}'),
+     r"missing \['metadata', 'raw_step_sizes', 'step_sizes', 'pixel_range', 'whitened'\]"),
+])
+def test_a_folder_that_lacks_something(tmp_path, damage, message):
+  path = _export(tmp_path, "png", _artifact(full=False))
+  damage(path)
+  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))}.*{message}"):
+    exports.load(path, "png")
+
+
+@pytest.mark.parametrize("format, module", [("safetensors", "safetensors"), ("tensors", "torch"),
+                                            ("steps", "torch")])
+def test_a_package_that_is_not_installed(tmp_path, monkeypatch, format, module):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(ImportError, match=r'pip install "dd_jax\[export\]"'):
+    exports.save(tmp_path / _PATHS[format], _artifact(full=False), format)
+  assert not list(tmp_path.iterdir())
+
+
+# The command
+
+
+def _command(*arguments):
+  return subprocess.run([sys.executable, "-m", "experiments.export", *arguments], cwd=_ROOT,
+                        capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_writes_the_format(tmp_path):
+  artifact = _artifact()._replace(whitening=None)
+  artifacts.save(tmp_path / "a.npz", artifact.distilled, init_params=artifact.init_params,
+                 metadata=artifact.metadata)
+  out = tmp_path / "out"
+  process = _command(f"--distilled={tmp_path / 'a.npz'}", "--to=png", f"--out={out}")
+  assert process.returncode == 0, process.stderr
+  assert json.loads(process.stdout) == {"out": str(out), "format": "png", "num_distilled_images": 6}
+  assert exports.load(out, "png").metadata == artifact.metadata
+  again = _command(f"--distilled={tmp_path / 'a.npz'}", "--to=png", f"--out={out}")
+  assert again.returncode == 1 and again.stdout == ""
+  assert re.match(r"error: path must be a new or an empty folder[^\n]*\n\Z", again.stderr)
+
+
+def test_the_command_lists_the_formats():
+  process = _command("--distilled=a.npz", "--to=zip", "--out=b")
+  assert process.returncode == 1 and len(process.stderr.splitlines()) == 1
+  for format in exports.FORMATS:
+    assert format in process.stderr
