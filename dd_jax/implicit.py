@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax.inner_loop import inner_trajectory
+from dd_jax.models import Model
 from dd_jax.types import Array, DistilledData, Params
 
 SOLVERS = ("conjugate_gradient", "neumann")
@@ -116,6 +117,20 @@ def ridge_trajectory(features: Callable, num_classes: int, *, regularization: fl
     return {**params, "head": head}, error[None]
 
   return trajectory
+
+
+def ridge_model(features: Model, num_features: int, num_classes: int) -> Model:
+  """A network of features with a head that `ridge_trajectory` solves; it starts at zero.
+
+  Args:
+    features: the network whose `num_features` F outputs are the features.
+    num_features: F.
+    num_classes: K.
+  """
+  def init(key):
+    return {"features": features.init(key), "head": jnp.zeros((num_features, num_classes))}
+
+  return Model(init, ridge_apply(features.apply))
 
 
 def ridge_apply(features: Callable) -> Callable:

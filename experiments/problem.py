@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import dd_jax
 from dd_jax import augmentation
 from dd_jax import datasets
+from dd_jax import implicit
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import whitening
@@ -56,9 +57,9 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
   layout = make_layout(config) if layout is None else layout
   data = load_data(config, layout)
   num_classes = data.dataset.num_classes
-  model = make_model(config, data.dataset)
+  model = make_network(config, data.dataset)
   inits = make_inits(config, model, data.dataset, layout, keys["init"])
-  training = recipe.make_training(config, model)
+  training = recipe.make_training(config, model, num_classes)
   learned = recipe.make_parametrization(config, data.train, num_classes)
   window = recipe.make_window(config, training, inits.train.sample)
 
@@ -157,6 +158,19 @@ def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
                        f"option; got {value!r}")
   return make(num_classes=dataset.num_classes, image_shape=dataset.train_images.shape[1:],
               **options)
+
+
+def make_network(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
+  """The network that is trained: the model, or its features with a ridge regression on top."""
+  if config.inner.hypergradient != "ridge":
+    return make_model(config, dataset)
+  size = config.inner.num_features
+  check_positive("inner.num_features", size)
+  if config.inner.augmentation is not None:
+    raise ValueError("inner.augmentation must be left out for inner.hypergradient='ridge'; "
+                     f"got {config.inner.augmentation!r}")
+  return implicit.ridge_model(make_model(config, dataset._replace(num_classes=size)), size,
+                              dataset.num_classes)
 
 
 def model_options(model: ConfigDict) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
@@ -32,7 +33,7 @@ class Training(NamedTuple):
   trajectory: Callable
 
 
-def make_training(config: ConfigDict, model: dd_jax.Model) -> Training:
+def make_training(config: ConfigDict, model: dd_jax.Model, num_classes: int) -> Training:
   """The inner loss, optimizer and trajectory that `config.inner` names."""
   inner_loss = losses.classification(model.apply)
   if config.inner.augmentation is not None:
@@ -43,9 +44,17 @@ def make_training(config: ConfigDict, model: dd_jax.Model) -> Training:
       "implicit": lambda: functools.partial(
           implicit.implicit_trajectory, solver=config.inner.solver,
           num_terms=config.inner.num_terms, damping=config.inner.damping),
+      "ridge": lambda: implicit.ridge_trajectory(
+          functools.partial(_features, model, config.inner.num_features), num_classes,
+          regularization=config.inner.regularization),
   }, config.inner.hypergradient, "inner.hypergradient")()
   optimizer = choose(inner_optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
   return Training(inner_loss, optimizer, config.inner.augmentation is not None, trajectory)
+
+
+def _features(model, num_features, params, images):
+  """Of `implicit.ridge_model`: what it gives with each feature for itself as head."""
+  return model.apply({"features": params, "head": jnp.eye(num_features, dtype=images.dtype)}, images)
 
 
 def trajectory_options(config: ConfigDict) -> dict[str, str]:

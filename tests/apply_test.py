@@ -84,7 +84,7 @@ def test_train_on_gives_the_weights_of_the_launched_run(launched):
   artifact = artifacts.load(launched / "distilled.npz")
   config = digits_fixed_init.get_config("smoke")
   data = datasets.load("digits")
-  training = recipe.make_training(config, problem.make_model(config, data))
+  training = recipe.make_training(config, problem.make_model(config, data), 10)
   expected, _ = training.trajectory(training.inner_loss, artifact.init_params, artifact.distilled,
                                     optimizer=training.optimizer)
   params = dd_jax.train_on(artifact)

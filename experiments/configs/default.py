@@ -71,10 +71,14 @@ def get_config() -> ConfigDict:
   inner.learned = False  # Whether these numbers are learned too.
   inner.augmentation = config_dict.placeholder(str)  # Of distilled images: "crop,flip"; None.
   inner.siamese = False  # Whether all images of a step are changed alike.
-  inner.hypergradient = "unrolled"  # Or implicit: of the optimum that training should reach.
+  # Or implicit: of the optimum that training should reach; or ridge: only a last layer is trained, by
+  # ridge regression on the features of fresh weights.
+  inner.hypergradient = "unrolled"
   inner.solver = "conjugate_gradient"  # Of implicit; or neumann.
   inner.num_terms = 20
   inner.damping = 0.0
+  inner.num_features = 128  # Of ridge: outputs of the model, below that layer.
+  inner.regularization = 1e-3
 
   config.window = window = ConfigDict()
   # The stretch of the trajectory that is differentiated: last, random, adaptive, or warm (where

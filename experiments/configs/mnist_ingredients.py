@@ -31,6 +31,7 @@ INGREDIENTS = {
     "adaptive_window": {"window.start": "adaptive", "window.length": 15},
     "warm_start": {"window.start": "warm", "window.length": 15},
     "implicit": {"inner.hypergradient": "implicit"},
+    "ridge": {"inner.hypergradient": "ridge"},
     "all": {"distill.labels": "soft", "distill.images": "upsampled", "distill.images_per_class": 4,
             "data.whitening": 0.1, "window.start": "random", "window.length": 15, **_MOMENTUM,
             **_AUGMENTATION},
