@@ -1,8 +1,10 @@
 """experiments.apply: a file gives in another process what its run reported."""
 
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -136,6 +138,66 @@ def test_another_network_another_init_and_data_that_moved(poisoned, tmp_path):
   assert (found["network"], found["init"], found["num_networks"]) == ("mlp", "orthogonal", 2)
   with pytest.raises((FileNotFoundError, ValueError), match="/another/machine/own.npz"):
     applications.apply_file(tmp_path / "a.npz")
+
+
+def _blocks(path, language):
+  return re.findall(rf"```{language}\n(.*?)```", (_ROOT / path).read_text(), re.DOTALL)
+
+
+def _python(code, directory, *arguments):
+  return subprocess.run([sys.executable, "-c", code, *arguments], cwd=directory, text=True,
+                        capture_output=True, timeout=300,
+                        env={**os.environ, "PYTHONPATH": str(_ROOT)})
+
+
+def test_the_readme_s_blocks_run_on_a_run_s_file(launched, tmp_path):
+  (block,) = (block for block in _blocks("README.md", "python") if "train_on" in block)
+  (tmp_path / "runs").mkdir()
+  shutil.copytree(launched, tmp_path / "runs/digits")
+  process = _python(block + "\nprint((logits.argmax(-1) == datasets.load('digits').test_labels)"
+                    ".mean())", tmp_path)
+  assert process.returncode == 0, process.stderr
+  np.testing.assert_allclose(float(process.stdout), _result(launched)["accuracy_mean"], atol=1e-3)
+
+  (block,) = re.findall(r"<!-- apply -->\n```bash\n(.*?)```", (_ROOT / "README.md").read_text(),
+                        re.DOTALL)
+  process = subprocess.run(
+      ["bash", "-euc", block.replace(".venv/bin/python", sys.executable)], cwd=tmp_path, text=True,
+      capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+  assert process.returncode == 0, process.stderr
+  first, written, last = map(json.loads, re.findall(r"^\{.*", process.stdout, re.MULTILINE))
+  assert first["accuracy_mean"] == pytest.approx(_result(launched)["accuracy_mean"], abs=1e-3)
+  assert written["num_distilled_images"] == 10
+  assert last["network"] == "convnet:width=16:depth=2" and last["num_networks"] == 5
+  assert len(list((tmp_path / "runs/png").glob("*.png"))) == 10
+
+
+def test_the_document_s_script_reads_a_file_with_numpy_alone(poisoned):
+  (script,) = _blocks("docs/format.md", "python")
+  assert len(script.splitlines()) <= 15
+  assert set(re.findall(r"^import (\w+)", script, re.MULTILINE)) == {"json", "sys", "numpy"}
+  distilled = artifacts.load(poisoned / "distilled.npz").distilled
+  process = _python(script, poisoned, str(poisoned / "distilled.npz"))
+  assert process.returncode == 0, process.stderr
+  first, *lines = process.stdout.splitlines()
+  assert first.startswith("images (2, 10, 12, 12, 1) of ")
+  found = [re.fullmatch(r"epoch (\d), step (\d): step size (\S+), labels (.*)", line).groups()
+           for line in lines]
+  assert [(int(e), int(s)) for e, s, *_ in found] == list(np.ndindex(distilled.step_sizes.shape))
+  for e, s, step_size, labels in found:
+    np.testing.assert_allclose(float(step_size), distilled.step_sizes[int(e), int(s)], atol=6e-5)
+    np.testing.assert_array_equal(np.float32(json.loads(labels)), distilled.labels[int(s)])
+
+
+def test_the_document_explains_every_field(launched, poisoned):
+  text = (_ROOT / "docs/format.md").read_text()
+  for workdir in (launched, poisoned):
+    with np.load(workdir / "distilled.npz") as file:
+      names = set(file) | set(json.loads(str(file["metadata"])))
+    for name in names:
+      name = re.sub(r"^(accuracy_before|attack_success|others_accuracy)_.*", r"\1_...", name)
+      name = re.sub(r"^init/.*", "init/LAYER/NAME", re.sub("^hyper/.*", "hyper/NAME", name))
+      assert f"`{name}`" in text, name
 
 
 def test_a_pool_of_the_stored_network_gives_its_accuracy(launched, tmp_path):

@@ -24,7 +24,7 @@ def _run(code):
 
 
 def test_the_readme_s_python_blocks_run_and_say_the_right_shapes():
-  first, second = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+  first, _, second = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
   process = _run(first + "\nprint(distilled.images.shape, distilled.step_sizes.shape, state.step)\n"
                  + second)
   assert process.returncode == 0, process.stderr
