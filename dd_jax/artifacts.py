@@ -15,12 +15,13 @@ docs/format.md explains every field. A pool of pre-trained networks is such a fi
 metadata. The image grids for looking at distilled data are here as well.
 """
 
+from collections.abc import Callable
 import json
 import math
 import os
 import pathlib
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from flax import traverse_util
 import jax
@@ -144,7 +145,16 @@ def to_arrays(artifact: Artifact) -> dict[str, np.ndarray]:
 
 
 def save_pool(path: str | os.PathLike, params: Params, metadata: dict[str, Any]) -> None:
-  """Writes a pool of networks, nested dicts of arrays `[P, ...]`; errors as of `save`."""
+  """Writes a pool of networks, whole or not at all.
+
+  Args:
+    path: ends in .npz.
+    params: weights of P networks, nested dicts of arrays `[P, ...]`.
+    metadata: anything JSON can hold.
+
+  Raises:
+    ValueError: as of `save`, or weights without one leading axis.
+  """
   arrays = _flat(params, "params", "params")
   _check_pool("params", arrays)
   arrays["metadata"] = np.array(encode_metadata(metadata))
@@ -217,7 +227,7 @@ def image_grid(images: np.ndarray, *, gap: int = 1) -> np.ndarray:
   return grid
 
 
-def write_atomically(path: pathlib.Path, write) -> None:
+def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
   """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place.
 
   Raises:

@@ -35,8 +35,8 @@ def random_real(seed: int, images: Array, labels: Array, *, num_classes: int, nu
     ValueError: an argument that does not fit, or a class of fewer than M images.
   """
   rng = _generator(seed)
-  images, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
-  return images[_draw(rng, members, num_steps, images_per_class)]
+  arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
+  return arrays[_draw(rng, members, num_steps, images_per_class)]
 
 
 def optimized_real(seed: int, images: Array, labels: Array, *, num_classes: int, num_steps: int,
@@ -59,15 +59,19 @@ def optimized_real(seed: int, images: Array, labels: Array, *, num_classes: int,
     raise ValueError(f"num_sets must be at least num_best, and num_best at least 1; "
                      f"got num_sets={num_sets}, num_best={num_best}")
   rng = _generator(seed)
-  images, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
+  arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
   drawn = np.stack([_draw(rng, members, num_steps, images_per_class) for _ in range(num_sets)])
-  scores = np.array([float(score(images[chosen])) for chosen in drawn])
-  return images[drawn[_best(scores, num_best, "num_sets")]], scores
+  scores = np.array([float(score(arrays[chosen])) for chosen in drawn])
+  return arrays[drawn[_best(scores, num_best, "num_sets")]], scores
 
 
 def average_real(images: Array, labels: Array, *, num_classes: int, num_steps: int,
                  images_per_class: int) -> np.ndarray:
-  """The mean image of each class, M times -> `[S, B, H, W, C]`; arguments as in `random_real`."""
+  """The mean image of each class, M times -> `[S, B, H, W, C]`; arguments as in `random_real`.
+
+  Raises:
+    ValueError: an argument that does not fit, or a class without an image.
+  """
   images, members = _by_class(images, labels, num_classes, num_steps, images_per_class, needed=1)
   means = np.stack([images[chosen].mean(0, dtype=np.float64) for chosen in members])
   return _lay_out(np.repeat(means.astype(images.dtype)[:, None], num_steps * images_per_class, 1),

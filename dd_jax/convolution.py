@@ -19,6 +19,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import numpy as np
 
 from dd_jax import pooling
@@ -36,7 +37,7 @@ def _like_lax(convolve: Callable) -> Callable:
   def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
                            rhs_dilation=None, dimension_numbers=None, feature_group_count=1,
                            batch_group_count=1, precision=None, preferred_element_type=None, *,
-                           pool: int = 1):
+                           pool=1):
     if not _is_plain(lhs, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
                      batch_group_count):
       return _pooled(lax.conv_general_dilated(
@@ -189,7 +190,7 @@ def _product(x, matrix, **precision):
 
 
 def _is_plain(lhs, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
-              batch_group_count) -> bool:
+              batch_group_count):
   numbers = lax.conv_dimension_numbers(lhs.shape, lhs.shape, dimension_numbers)
   channels_last = lax.conv_dimension_numbers(lhs.shape, lhs.shape, ("NHWC", "HWIO", "NHWC")
                                              ) if lhs.ndim == 4 else None
@@ -225,7 +226,7 @@ def _windows(images, kernel_size, strides):
           for i in range(kernel_size[0]) for j in range(kernel_size[1])]
 
 
-def _offsets(size: int, span: int, tile: int, pool: int, dtype) -> np.ndarray:
+def _offsets(size: int, span: int, tile: int, pool: int, dtype: DTypeLike) -> np.ndarray:
   """`[size, span, tile, tile / pool, pool]`: 1 where an input meets kernel tap k of an output."""
   tap, pixel, out = np.ogrid[:size, :span * tile, :tile]
   return (pixel == out + tap).astype(dtype).reshape(size, span, tile, tile // pool, pool)

@@ -13,7 +13,13 @@ from dd_jax.types import Array, OuterInfo, OuterState
 
 def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation, carry: Any = ()
                      ) -> OuterState:
-  """The state before the first outer step; `carry` is the pool of warm starts, where wanted."""
+  """The state before the first outer step.
+
+  Args:
+    trainable: what `decode` takes, from the `init` of a parametrization.
+    optimizer: the one of `make_outer_step`.
+    carry: the pool of warm starts, where there is one.
+  """
   return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32), carry)
 
 

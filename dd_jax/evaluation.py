@@ -29,7 +29,12 @@ class EvalResult(NamedTuple):
 
 def poisoning_metrics(confusion: Array, *, attack_class: int, target_class: int
                       ) -> tuple[Array, Array]:
-  """How well networks are poisoned, from their confusion matrices `[N, K, K]` (section 3.6).
+  """How well networks are poisoned, from their confusion matrices (section 3.6).
+
+  Args:
+    confusion: counts `[N, K, K]`, true class by predicted class.
+    attack_class: the class that is to be mistaken.
+    target_class: what for.
 
   Returns:
     Share of the attack class that is predicted as the target class `[N]`, and

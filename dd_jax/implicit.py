@@ -5,6 +5,7 @@ Each function here stands in for `inner_trajectory`, as `trajectory` of `make_ou
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ SOLVERS = ("conjugate_gradient", "neumann")
 
 def implicit_trajectory(inner_loss: Callable, params: Params, distilled: DistilledData, *,
                         solver: str = "conjugate_gradient", num_terms: int = 20,
-                        damping: float = 0.0, **options) -> tuple[Params, Array]:
+                        damping: float = 0.0, **options: Any) -> tuple[Params, Array]:
   """Trains as `inner_trajectory`; the gradient is that of the optimum it is taken to have reached.
 
   At an optimum of the mean inner loss over the S minibatches the implicit function theorem gives

@@ -25,22 +25,22 @@ class InitDistribution(NamedTuple):
   sample: Callable[..., Params]
 
 
-def xavier_normal(gain: float = 1.0):
+def xavier_normal(gain: float = 1.0) -> initializers.Initializer:
   """Normal, not truncated, of std gain * sqrt(2 / (fan_in + fan_out))."""
   return initializers.variance_scaling(gain ** 2, "fan_avg", "normal")
 
 
-def xavier_uniform(gain: float = 1.0):
+def xavier_uniform(gain: float = 1.0) -> initializers.Initializer:
   """Uniform in +- gain * sqrt(6 / (fan_in + fan_out))."""
   return initializers.variance_scaling(gain ** 2, "fan_avg", "uniform")
 
 
-def kaiming_fan_in(slope: float = 0.0):
+def kaiming_fan_in(slope: float = 0.0) -> initializers.Initializer:
   """Normal, not truncated, of std sqrt(2 / (1 + slope^2) / fan_in)."""
   return initializers.variance_scaling(2 / (1 + slope ** 2), "fan_in", "normal")
 
 
-def kaiming_fan_out(slope: float = 0.0):
+def kaiming_fan_out(slope: float = 0.0) -> initializers.Initializer:
   """Normal, not truncated, of std sqrt(2 / (1 + slope^2) / fan_out)."""
   return initializers.variance_scaling(2 / (1 + slope ** 2), "fan_out", "normal")
 
@@ -119,7 +119,20 @@ def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistributio
 
 
 def pool_rows(key: Array, size: int, num_inits: int, rows: Array | None = None) -> Array:
-  """Which of a pool's `size` networks a draw of N takes, `[N]`; those of `rows` alone, `[n]`."""
+  """Which of a pool's `size` networks a draw of N takes, without replacement.
+
+  Args:
+    key: consumed by the draw.
+    size: networks of the pool.
+    num_inits: N.
+    rows: `[n]`, the networks of the draw that are asked for. None: all N.
+
+  Returns:
+    Indices `[N]`, or `[n]` of `rows`.
+
+  Raises:
+    ValueError: N below 1 or above the size of the pool.
+  """
   _check_num_inits(num_inits)
   if num_inits > size:
     raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")

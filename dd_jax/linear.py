@@ -20,7 +20,13 @@ from dd_jax.types import Array, DistilledData
 
 
 def loss(params: Array, images: Array, labels: Array) -> Array:
-  """1/(2M) ||d theta - t||^2 of theta `[D]`, d `[M, D]`, t `[M]` -> `[]`; inner or real loss."""
+  """1/(2M) ||d theta - t||^2 -> `[]`; the inner or the real loss.
+
+  Args:
+    params: theta `[D]`.
+    images: points d `[M, D]`.
+    labels: targets t `[M]`.
+  """
   return .5 * jnp.mean((images @ params - labels) ** 2)
 
 
@@ -111,6 +117,12 @@ def expected_residual(distilled: DistilledData, theta_star: Array, *, mean: Arra
   """E ||theta_1 - theta*||^2 over theta_0 ~ N(mean, std^2 I), of any data of one step -> `[]`.
 
   ||A mean + b - theta*||^2 + std^2 ||A||_F^2; with M points at least std^2 (D - M).
+
+  Args:
+    distilled: M points `[1, M, D]` with their targets `[1, M]` and one step size.
+    theta_star: theta* `[D]`.
+    mean: of theta_0, `[D]`.
+    std: of every component of theta_0.
 
   Raises:
     ValueError: data of more than one step.

@@ -43,6 +43,15 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
               ) -> Callable:
   """Mean cross-entropy with every label `attack_class` read as `target_class` (section 3.6).
 
+  Args:
+    apply: `(params, images, *, key=None) -> logits [n, K]`.
+    attack_class: the class that is to be mistaken.
+    target_class: what for.
+    num_classes: K.
+
+  Returns:
+    `loss(params, images, labels, key=None) -> []`.
+
   Raises:
     ValueError: equal classes, or one that is not in 0..K-1.
   """

@@ -18,7 +18,7 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], sample: Callable, in
                     chunk_size: int | None = None, split_inits: Callable | None = None,
                     split_images: Callable | None = None, window: Callable | None = None,
                     keyed: bool = False, trajectory: Callable = inner_trajectory,
-                    optimizer: Any = None, **options) -> Callable:
+                    optimizer: Any = None, **options: Any) -> Callable:
   """The expectation over p(theta_0) of the real loss at theta_T (section 3.2, eq. 3).
 
   Args:

@@ -38,7 +38,7 @@ def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:
 
 def split(mesh: jax.sharding.Mesh) -> dict[str, Callable]:
   """The arguments of `make_outer_loss` that share its networks and real images over the mesh."""
-  shared = {"split_inits": functools.partial(over_mesh, mesh=mesh, axis=INITS)}
+  shared: dict[str, Callable] = {"split_inits": functools.partial(over_mesh, mesh=mesh, axis=INITS)}
   if mesh.shape[IMAGES] > 1:
     shared["split_images"] = functools.partial(over_mesh, mesh=mesh, axis=IMAGES)
   return shared
@@ -94,8 +94,13 @@ def over_mesh(loss: Callable, mesh: jax.sharding.Mesh, axis: str) -> Callable:
   Every device gets its own copy of `variable`, so that gradients are summed over the devices
   once, at the end, and not in every step of a scan.
 
-  Raises (when traced):
-    ValueError: a number of examples that the axis does not divide.
+  Args:
+    loss: `(variable, examples, *constants) -> []`, a mean over the examples.
+    mesh: from `make_mesh`.
+    axis: `INITS` or `IMAGES`.
+
+  Raises:
+    ValueError: when traced, a number of examples that the axis does not divide.
   """
   spread = _spread(loss, mesh, axis)
 
@@ -110,8 +115,8 @@ def over_pmap(loss: Callable) -> Callable:
   """The mean with the examples split over the devices of `pmap`; value and gradient are averaged
   over them by one `pmean`.
 
-  Raises (when traced):
-    ValueError: a number of examples that the devices do not divide.
+  Raises:
+    ValueError: when traced, a number of examples that the devices do not divide.
   """
   def mean(function, variable, examples, *constants):
     parts = _split(examples, lax.psum(1, INITS), INITS)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from dd_jax.types import Array, DistilledData
 
@@ -31,7 +32,7 @@ class Part(NamedTuple):
 
 
 def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
-         dtype=jnp.float32) -> Parametrization:
+         dtype: DTypeLike = jnp.float32) -> Parametrization:
   """The parametrization whose trainable holds the learned parts by these names.
 
   Args:
@@ -56,7 +57,7 @@ def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None
 
 
 def paper(labels: Array, image_shape: tuple[int, ...], *, num_epochs: int, step_size: float,
-          step_size_scale: str = "softplus", dtype=jnp.float32) -> Parametrization:
+          step_size_scale: str = "softplus", dtype: DTypeLike = jnp.float32) -> Parametrization:
   """The paper's choice: every pixel and every step size is learned, labels are not.
 
   Args:
@@ -146,7 +147,16 @@ def upsampled(shape: tuple[int, ...], factor: int) -> Part:
 
 
 def class_labels(num_steps: int, num_classes: int, images_per_class: int) -> Array:
-  """Hard labels `[S, B]`, class-sorted and the same in every step; B = K * images_per_class."""
+  """Hard labels `[S, B]`, class-sorted and the same in every step.
+
+  Args:
+    num_steps: S.
+    num_classes: K, at least 2.
+    images_per_class: B / K.
+
+  Raises:
+    ValueError: a number that is too small.
+  """
   check_at_least("num_steps", num_steps, 1)
   check_at_least("num_classes", num_classes, 2)
   check_at_least("images_per_class", images_per_class, 1)
@@ -156,6 +166,11 @@ def class_labels(num_steps: int, num_classes: int, images_per_class: int) -> Arr
 
 def few_labels(num_steps: int, num_classes: int, batch: int) -> Array:
   """Soft labels `[S, B, K]` of fewer images than classes: image b stands for a run of classes.
+
+  Args:
+    num_steps: S.
+    num_classes: K.
+    batch: B, at most K.
 
   Raises:
     ValueError: B out of 1..K.
@@ -243,22 +258,37 @@ def step_sizes(num_epochs: int, num_steps: int, start: float, *, scale: str = "s
   return Part(lambda key: jnp.full(shape, encoded), decode)
 
 
-def fixed_step_sizes(num_epochs: int, num_steps: int, value: float, dtype=jnp.float32) -> Part:
-  """Step sizes that are not learned, all of them `value`."""
+def fixed_step_sizes(num_epochs: int, num_steps: int, value: float,
+                     dtype: DTypeLike = jnp.float32) -> Part:
+  """Step sizes `[E, S]` that are not learned, all of them `value`.
+
+  Args:
+    num_epochs: E.
+    num_steps: S.
+    value: positive.
+    dtype: of the raw step sizes.
+
+  Raises:
+    ValueError: an argument out of range, named with its rule and value.
+  """
   check_at_least("num_epochs", num_epochs, 1)
   check_at_least("num_steps", num_steps, 1)
   raw = jnp.full((num_epochs, num_steps), encode_step_size(value, "softplus", dtype))
   return Part(lambda key: (), lambda learned: raw)
 
 
-def encode_step_size(step_size: float, scale: str, dtype=jnp.float32) -> Array:
-  """What `step_sizes` learns for one positive step size -> `[]`."""
+def encode_step_size(step_size: float, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
+  """What `step_sizes` learns for one positive `step_size` -> `[]`; `scale` as there.
+
+  Raises:
+    ValueError: another scale, or a step size that is not positive.
+  """
   if scale not in STEP_SIZE_SCALES:
     raise ValueError(f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {scale!r}")
   if not step_size > 0:
     raise ValueError(f"step_size must be positive; got {step_size}")
-  step_size = jnp.asarray(step_size, dtype)
-  return jnp.log(step_size) if scale == "log" else inverse_softplus(step_size)
+  value = jnp.asarray(step_size, dtype)
+  return jnp.log(value) if scale == "log" else inverse_softplus(value)
 
 
 def shares(start: dict[str, float]) -> Part:
@@ -282,6 +312,6 @@ def fixed_hyper(values: dict[str, float]) -> Part:
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
-  """A ValueError that names the argument, unless it is large enough."""
+  """A ValueError that names the argument `name`, unless `value` is at least `least`."""
   if value < least:
     raise ValueError(f"{name} must be at least {least}; got {value}")

@@ -8,12 +8,20 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax.types import Array
 
-def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: int = 0):
-  """Maximum over windows of `x` `[n, H, W, C]`, padded with -inf -> `[n, H', W', C]`.
+
+def max_pool(x: Array, window: Sequence[int], strides: Sequence[int], padding: int = 0) -> Array:
+  """Maximum over windows of `x` `[n, H, W, C]` -> `[n, H', W', C]`.
 
   A maximum of slices: its gradients of any order are selects, where the one of
   `lax.reduce_window` is slow. At a tie one pixel gets the whole gradient.
+
+  Args:
+    x: `[n, H, W, C]`.
+    window: its height and width in pixels.
+    strides: down and right, in pixels.
+    padding: pixels of -inf on each of the four sides.
   """
   window, strides = tuple(window), tuple(strides)
   if padding:
@@ -26,7 +34,7 @@ def max_pool(x, window: Sequence[int], strides: Sequence[int], padding: int = 0)
   return x
 
 
-def strided_slices(x, size: int, stride: int, count: int, axis: int) -> list:
+def strided_slices(x: Array, size: int, stride: int, count: int, axis: int) -> list[Array]:
   """`x[i::stride]` along `axis` for i < size, `count` entries of each.
 
   Splits a reshaped axis: its transpose is a concatenation, where that of a
@@ -44,7 +52,7 @@ def strided_slices(x, size: int, stride: int, count: int, axis: int) -> list:
                            i // stride + count, axis=axis) for i in range(size)]
 
 
-def avg_pool(x, window: int):
+def avg_pool(x: Array, window: int) -> Array:
   """Mean over non-overlapping windows of `x` `[n, H, W, C]`; a remainder is dropped."""
   n, height, width, channels = x.shape
   rows, columns = height // window, width // window
@@ -52,7 +60,7 @@ def avg_pool(x, window: int):
   return x.reshape(n, rows, window, columns, window, channels).mean(axis=(2, 4))
 
 
-def local_response_norm(x, *, size: int = 4, alpha: float = 0.001 / 9):
+def local_response_norm(x: Array, *, size: int = 4, alpha: float = 0.001 / 9) -> Array:
   """x / (1 + alpha / size * sum of x^2 over channels c - 2 .. c + 1)^0.75.
 
   The window of AlexCifarNet (method of arXiv 1811.10959, appendix): zero
@@ -68,13 +76,13 @@ def local_response_norm(x, *, size: int = 4, alpha: float = 0.001 / 9):
 
 
 @jax.custom_jvp
-def max_of_groups(x):
+def max_of_groups(x: Array) -> Array:
   """Maximum over the middle axis of `[n, group, features]` -> `[n, features]`."""
   return functools.reduce(jnp.maximum, [x[:, i] for i in range(x.shape[1])])
 
 
 @max_of_groups.defjvp
-def max_of_groups_jvp(primals, tangents):
+def _max_of_groups_jvp(primals, tangents):
   (x,), (tangent,) = primals, tangents
   largest = max_of_groups(x)
   # The first of equal members gets the whole gradient; the last one what is left over.

@@ -10,9 +10,10 @@ from ml_collections import config_flags
 from experiments import commands
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file of experiments/configs, with :smoke for a tiny run.",
+    "config", None, "The experiment: a file of experiments/configs, with :smoke for a tiny run. "
+    "--config.FIELD=VALUE sets one of its fields, which experiments/configs/default.py explains.",
     lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; created where missing.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, DIR above; created where missing.")
 
 
 def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
@@ -22,6 +23,8 @@ def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
     run: imports what it needs itself, so that --help and a mistaken flag answer at once.
     fields: a config with every field that may be set.
   """
+  for name in ("config", "workdir"):  # --help shows the flags of the launched module alone.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   flags.mark_flags_as_required(["config", "workdir"])
   commands.run(lambda: run(_CONFIG.value, _WORKDIR.value),
                lambda argv: _parse_flags(argv, field_names(fields)))

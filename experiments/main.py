@@ -2,7 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/digits_fixed_init.py --workdir=DIR
 
-Any field of the config can be set on the command line: --config.outer.num_steps=100.
+Any field of the config can be set on the command line: --config.outer.num_steps=100. DIR then holds
+distilled.npz, result.json, pictures and checkpoints.
 Running the same command again continues an interrupted run. The last line on
 standard output is the content of DIR/result.json. Several processes, on one machine or many, share
 a run that is started once in each, with --coordinator, --num_processes and --process_id.

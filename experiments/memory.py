@@ -25,7 +25,8 @@ from experiments import machine
 _OUT = flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.",
                            required=True)
 _LENGTHS = flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
-_NETWORK = flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"], "")
+_NETWORK = flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"],
+                             "Whose trajectory is measured.")
 _MEMORY = flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
 _GRADIENT = flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
 

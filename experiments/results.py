@@ -17,6 +17,7 @@ import csv
 import json
 import pathlib
 
+from absl import app
 import numpy as np
 
 _HERE = pathlib.Path(__file__).parent
@@ -241,10 +242,11 @@ def _markdown(rows):
   return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
-def main():
+def main(argv):
+  del argv
   path = _HERE / "README.md"
   path.write_text(render(path.read_text()))
 
 
 if __name__ == "__main__":
-  main()
+  app.run(main)

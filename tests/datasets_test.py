@@ -318,9 +318,10 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_unknown_name():
   with raises(ValueError, "name must be one of digits, mnist, fashion_mnist, kmnist, usps, "
-                          "svhn_cropped, svhn_small, cifar10, voc, cub200 or the path of a .npz "
-                          "file; got 'imagenet'"):
-    datasets.load("imagenet")
+                          "svhn_cropped, svhn_small, cifar10, voc, cub200, the path of a .npz "
+                          "file, or that of a prepared tensorflow-datasets directory "
+                          "nowhere/NAME/VERSION; got 'imagenet'"):
+    datasets.load("imagenet", "nowhere")
 
 
 def test_own_npz(tmp_path, monkeypatch):
@@ -423,6 +424,17 @@ def test_prepared_directory(prepared):
         in_order(arrays[f"{split}_images"], arrays[f"{split}_labels"]))
   assert dataset.train_images.dtype == np.uint8
   np.testing.assert_array_equal([dataset.mean, dataset.std], np.float32([[.1307], [.3081]]))
+
+
+@array_record
+def test_prepared_directory_of_another_name(prepared):
+  """Any image set of tensorflow-datasets, with the mean and std of its own training images."""
+  data_dir = prepared.parents[1]
+  shutil.copytree(prepared, data_dir / "letters/script/3.0.1")
+  letters, mnist = datasets.load("letters/script", data_dir), datasets.load("mnist", data_dir)
+  assert letters.name == "letters/script"
+  np.testing.assert_array_equal(letters.train_images, mnist.train_images)
+  np.testing.assert_allclose(letters.mean, [mnist.train_images.mean() / 255], rtol=1e-6)
 
 
 def change_file(directory, pattern, change):

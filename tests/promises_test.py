@@ -9,6 +9,7 @@ import sys
 import dd_jax
 
 _ROOT = pathlib.Path(__file__).parent.parent
+_PACKAGE = pathlib.Path(dd_jax.__file__).parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["types", "npz", "torch_files", "datasets", "pooling", "convolution", "models", "imagenet_weights",
@@ -42,8 +43,8 @@ def test_the_readme_names_files_that_exist_and_has_its_two_marked_commands():
 def test_imports_point_one_way():
   """Down the order in which data flows; and nothing in the library knows experiments."""
   seen = set()
-  for path in (_ROOT / "dd_jax").glob("**/*.py"):
-    module = path.relative_to(_ROOT / "dd_jax").parts[0].removesuffix(".py")
+  for path in _PACKAGE.glob("**/*.py"):
+    module = path.relative_to(_PACKAGE).parts[0].removesuffix(".py")
     seen.add(module)
     for node in ast.walk(ast.parse(path.read_text())):
       names = []

@@ -6,6 +6,7 @@ Letters: n images, H W C height, width and channels, K classes.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Dataset(NamedTuple):
@@ -21,8 +22,9 @@ class Dataset(NamedTuple):
   std: np.ndarray  # [C] float32, positive
 
 
-def from_arrays(train_images, train_labels, test_images, test_labels, *,
-                num_classes=None, name="arrays", mean=None, std=None) -> Dataset:
+def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: ArrayLike,
+                test_labels: ArrayLike, *, num_classes: int | None = None, name: str = "arrays",
+                mean: ArrayLike | None = None, std: ArrayLike | None = None) -> Dataset:
   """Checks the user's arrays and makes a `Dataset` of them.
 
   Args:
@@ -75,7 +77,7 @@ def from_arrays(train_images, train_labels, test_images, test_labels, *,
                  int(num_classes), mean, std)
 
 
-def reframe(dataset, image_shape):
+def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
   """Brings a set to the image shape of another: a zero border, and grey repeated as three channels.
 
   Mean and std stay those of the set as it was: a border is not part of its statistics.
@@ -108,7 +110,8 @@ def reframe(dataset, image_shape):
       mean=per_channel(dataset.mean), std=per_channel(dataset.std))
 
 
-def split_validation(dataset, num_validation, *, seed):
+def split_validation(dataset: Dataset, num_validation: int, *, seed: int
+                     ) -> tuple[Dataset, np.ndarray, np.ndarray]:
   """Sets aside a class-stratified share of the training split.
 
   Every class keeps at least one image on either side; `mean`, `std` and the test split stay.
@@ -132,8 +135,15 @@ def split_validation(dataset, num_validation, *, seed):
   return rest, dataset.train_images[chosen], labels[chosen]
 
 
-def stratified_indices(labels, num_validation, *, num_classes, seed):
-  """Sorted indices `[num_validation]` into `labels [n]`, each class in proportion.
+def stratified_indices(labels: np.ndarray, num_validation: int, *, num_classes: int, seed: int
+                       ) -> np.ndarray:
+  """Sorted indices `[num_validation]` into `labels`, each class in proportion.
+
+  Args:
+    labels: `[n]` integers.
+    num_validation: how many to choose.
+    num_classes: K.
+    seed: the choice is a function of it.
 
   Raises:
     ValueError: some class cannot have one image chosen and one left.
@@ -159,8 +169,17 @@ def stratified_indices(labels, num_validation, *, num_classes, seed):
       for label, count in enumerate(take)]))
 
 
-def normalize(images, mean, std):
-  """`(pixels - mean) / std` as float32 `[n, H, W, C]`; uint8 images are divided by 255 first."""
+def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
+  """`(pixels - mean) / std`, the space in which images are distilled.
+
+  Args:
+    images: `[n, H, W, C]`; uint8 is divided by 255 first.
+    mean: `[C]`, of a `Dataset`.
+    std: `[C]`, of a `Dataset`.
+
+  Returns:
+    float32 `[n, H, W, C]`.
+  """
   images = np.asarray(images)
   pixels = images.astype(np.float32)
   if images.dtype == np.uint8:
@@ -168,8 +187,16 @@ def normalize(images, mean, std):
   return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def denormalize(images, mean, std, *, clip=True):
-  """Undoes `normalize`: float32 `[..., H, W, C]`, for a picture clipped to 0..1."""
+def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True
+                ) -> np.ndarray:
+  """Undoes `normalize` -> float32 `[..., H, W, C]` in units of pixels / 255.
+
+  Args:
+    images: `[..., H, W, C]` in normalised space.
+    mean: `[C]`.
+    std: `[C]`.
+    clip: to 0..1, for a picture.
+  """
   pixels = np.asarray(images, np.float32) * np.asarray(std, np.float32)
   pixels += np.asarray(mean, np.float32)
   return np.clip(pixels, 0, 1) if clip else pixels

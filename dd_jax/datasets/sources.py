@@ -81,10 +81,11 @@ _NUM_CLASSES = {"voc": len(directories.VOC_CLASSES), "cub200": 200}  # the other
 NAMES = ("digits", *_IMAGE_SHAPES)
 
 
-def load(name, data_dir=None, *, download=False):
+def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
+         download: bool = False) -> dataset.Dataset:
   """Loads a set by its name, or the user's own from a npz file.
 
-  `digits` comes with scikit-learn. The others are looked for in this order: a prepared
+  `digits` comes with scikit-learn. The other `NAMES` are looked for in this order: a prepared
   tensorflow-datasets directory `data_dir/NAME/VERSION`; the original files in `data_dir/NAME` or
   `data_dir`; `NAME.npz` in either; with `download=True`, the network.
 
@@ -99,8 +100,10 @@ def load(name, data_dir=None, *, download=False):
   kB each.
 
   Args:
-    name: one of `NAMES`, or the path of a .npz file that holds `train_images`, `train_labels`,
-      `test_images` and `test_labels` (see `from_arrays`; nothing is unpickled).
+    name: one of `NAMES`; the name of any other image set that tensorflow-datasets has prepared in
+      `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or the path of a
+      .npz file that holds `train_images`, `train_labels`, `test_images` and `test_labels` (see
+      `from_arrays`; nothing is unpickled).
     data_dir: where to look; None means the environment variable DD_JAX_DATA, else
       `~/dd_jax_data`.
     download: whether to fetch the original files into `data_dir/NAME` when nothing is found.
@@ -117,13 +120,12 @@ def load(name, data_dir=None, *, download=False):
   if name.endswith(".npz"):
     path = pathlib.Path(name).expanduser()
     return _checked(path, formats.read_npz(path), name=path.stem)
-  if name not in NAMES:
-    raise ValueError(f"name must be one of {', '.join(NAMES)} or the path of a .npz file; "
-                     f"got {name!r}")
   if name == "digits":
     return _digits()
   data_dir = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
   data_dir = data_dir.expanduser()
+  if name not in NAMES:
+    return _load_prepared(name, data_dir)
   found = _find(name, data_dir)
   if found is None and download and name not in _NOT_DOWNLOADED:
     filenames, _ = _LAYOUTS[name][0]
@@ -143,6 +145,16 @@ def load(name, data_dir=None, *, download=False):
   mean, std = _MEAN_STD.get(name, (None, None))
   return _checked(path, (train_images, train_labels, test_images, test_labels), name=name,
                   num_classes=_NUM_CLASSES.get(name, 10), mean=mean, std=std)
+
+
+def _load_prepared(name, data_dir):
+  """A set of tensorflow-datasets that has no entry here."""
+  path = tfds_source.prepared_directory(data_dir, name)
+  if path is None:
+    raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of a .npz file, or that of "
+                     f"a prepared tensorflow-datasets directory {data_dir}/NAME/VERSION; "
+                     f"got {name!r}")
+  return _checked(path, tfds_source.read_prepared(path), name=name)
 
 
 def _find(name, data_dir):

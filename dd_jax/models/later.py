@@ -47,7 +47,14 @@ def resnet18(*, num_classes: int, image_shape: tuple[int, int, int], width: int 
   """ResNet-18 for small images: 11,173,962 parameters in colour at 10 classes.
 
   He et al., 2016 (arXiv 1512.03385), with a first convolution of 3x3 and no max-pool; four stages
-  of two blocks with `width` times 1, 2, 4 and 8 features. Other arguments as in `convnet`.
+  of two blocks with `width` times 1, 2, 4 and 8 features.
+
+  Args:
+    num_classes: K.
+    image_shape: (H, W, C), square.
+    width: features of the first stage.
+    norm: as in `convnet`.
+    convolution: as in `convnet`.
   """
   check_arguments(num_classes, image_shape, "resnet18")
   _check_sizes(norm, width=width)
@@ -80,7 +87,13 @@ def vit(*, num_classes: int, image_shape: tuple[int, int, int], patch: int = 4, 
 
 def mlp(*, num_classes: int, image_shape: tuple[int, ...],
         hidden: tuple[int, ...] = (128, 128)) -> Model:
-  """A multi-layer perceptron with ReLU on the flattened input."""
+  """A multi-layer perceptron with ReLU on the flattened input: images, table rows, embeddings.
+
+  Args:
+    num_classes: K.
+    image_shape: (H, W, C), of any size; (1, 1, D) for D columns of a table.
+    hidden: units of every hidden layer.
+  """
   check_classes(num_classes)
   return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
 

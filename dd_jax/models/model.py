@@ -114,12 +114,22 @@ def _refuse_state(names, module_name):
         "layer norm, or batch norm on the current batch alone, instead of running statistics")
 
 
-def check_classes(num_classes):
+def check_classes(num_classes: int) -> None:
+  """A ValueError unless there are two classes or more."""
   if num_classes < 2:
     raise ValueError(f"num_classes must be at least 2; got {num_classes}")
 
 
-def check_arguments(num_classes, image_shape, name, sizes=None):
+def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
+                    sizes: tuple[int, ...] | None = None) -> None:
+  """A ValueError unless the network called `name` can be made for these arguments.
+
+  Args:
+    num_classes: K, at least 2.
+    image_shape: (H, W, C), square.
+    name: of the network, for the message.
+    sizes: what H may be. None: anything.
+  """
   check_classes(num_classes)
   if len(image_shape) != 3:
     raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")

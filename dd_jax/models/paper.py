@@ -18,6 +18,11 @@ def lenet(*, num_classes: int, image_shape: tuple[int, int, int],
 
   conv 6 k5 (padded by 2 at 28 pixels), ReLU, max-pool 2; conv 16 k5, ReLU,
   max-pool 2; 120, 84 and K units.
+
+  Args:
+    num_classes: K.
+    image_shape: (28, 28, C) or (32, 32, C).
+    convolution: one of `convolution.CONVOLUTIONS`; None: the fastest on this backend.
   """
   check_arguments(num_classes, image_shape, "lenet", sizes=(28, 32))
   return from_flax(_LeNet(num_classes, padding=(32 - image_shape[0]) // 2,
@@ -26,7 +31,13 @@ def lenet(*, num_classes: int, image_shape: tuple[int, int, int],
 
 def alexcifarnet(*, num_classes: int, image_shape: tuple[int, int, int],
                  convolution: str | None = None) -> Model:
-  """AlexCifarNet for 32 pixels; 1,756,426 parameters at 3 channels and 10 classes."""
+  """AlexCifarNet for 32 pixels; 1,756,426 parameters at 3 channels and 10 classes.
+
+  Args:
+    num_classes: K.
+    image_shape: (32, 32, C).
+    convolution: one of `convolution.CONVOLUTIONS`; None: the fastest on this backend.
+  """
   check_arguments(num_classes, image_shape, "alexcifarnet", sizes=(32,))
   return from_flax(_AlexCifarNet(num_classes, convolve=conv.resolve(convolution)), image_shape)
 
