@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -48,6 +49,8 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
                            state.step + 1, carry)
+    # Else the scan over outer steps would not compile, and a resumed state would be another.
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     return _select(finite, new_state, state), OuterInfo(loss, norm, finite)
 
