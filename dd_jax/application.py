@@ -5,7 +5,8 @@ What is read of the metadata, all optional but where a network has to be built:
   inner_optimizer     name in `inner_optimizers`; gradient descent where absent
   inner_augmentation  names for `augmentation.compose`, or null; inner_siamese beside it
   inner_loss          the mean cross-entropy of a minibatch, the only one there is
-  trajectory          inner_trajectory or implicit_trajectory, which take the same steps
+  trajectory          inner_trajectory or implicit_trajectory, which take the same steps; or
+                      ridge_trajectory, with its num_features and regularization
   precision           of float32 products on an accelerator; highest where absent
   model, model_options, num_classes
                       the network
@@ -13,6 +14,7 @@ What is read of the metadata, all optional but where a network has to be built:
 """
 
 from collections.abc import Callable
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ import jax
 
 from dd_jax import augmentation
 from dd_jax import evaluation
+from dd_jax import implicit
 from dd_jax import init_distributions
 from dd_jax import inner_optimizers
 from dd_jax import losses
@@ -31,7 +34,8 @@ from dd_jax.inner_loop import inner_trajectory
 from dd_jax.types import Array, Params
 
 INNER_LOSS = "mean cross-entropy of images[s]"
-_TRAJECTORIES = ("inner_trajectory", "implicit_trajectory")
+_RIDGE = "ridge_trajectory"
+_TRAJECTORIES = ("inner_trajectory", "implicit_trajectory", _RIDGE)
 
 
 def train_on(artifact: Artifact, params: Params | None = None, apply: Callable | None = None, *,
@@ -45,7 +49,7 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
     artifact: what `artifacts.load` returns.
     params: initial weights theta_0. None: those that the file holds, of a fixed init.
     apply: `(params, images [n, H, W, C], *, key=None) -> logits [n, K]`. None: the network that
-      the metadata name.
+      the metadata name. Of data for a ridge regression it is that of an `implicit.ridge_model`.
     key: consumed by the augmentation of the distilled images, where the run had one.
 
   Returns:
@@ -53,7 +57,7 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
 
   Raises:
     ValueError: no weights, a network that cannot be built or has other weights, a key that is
-      missing or not used, or training that was not that of `inner_trajectory`.
+      missing or not used, or training that this package does not know.
   """
   training = _training(artifact, apply)
   if (key is not None) != training.keyed:
@@ -66,8 +70,8 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
     models.check_params(network(artifact), params, where="params",
                         rule=f"params must be weights of {artifact.metadata['model']}")
   with _precision(artifact):
-    trained, _ = inner_trajectory(training.inner_loss, params, artifact.distilled,
-                                  optimizer=training.optimizer, key=key, memory="plain")
+    trained, _ = training.trajectory(training.inner_loss, params, artifact.distilled,
+                                     optimizer=training.optimizer, key=key)
   return trained
 
 
@@ -92,15 +96,30 @@ def evaluate_on(key: Array, artifact: Artifact, init: InitDistribution, apply: C
                                **training._asdict(), **options)
 
 
-def network(artifact: Artifact) -> models.Model:
+def network(artifact: Artifact, make: Callable[[int], models.Model] | None = None) -> models.Model:
   """The network that the run distilled for.
+
+  Args:
+    artifact: what `artifacts.load` returns.
+    make: `number of outputs -> Model`, of another network to train in the same way: data for a ridge
+      regression need its features with the regression as last layer. None: that of the metadata.
 
   Raises:
     ValueError: the metadata name none, or none of this package.
   """
+  make = functools.partial(_model, artifact) if make is None else make
+  num_classes = artifact.field("num_classes")
+  if artifact.metadata.get("trajectory") != _RIDGE:
+    return make(num_classes)
+  num_features = artifact.field("num_features")
+  return implicit.ridge_model(make(num_features), num_features, num_classes)
+
+
+def _model(artifact, num_outputs):
+  """What the metadata name."""
   name, options = artifact.field("model"), artifact.field("model_options")
   shape = tuple(artifact.distilled.images.shape[2:])
-  arguments = {"num_classes": artifact.field("num_classes"), "image_shape": shape}
+  arguments = {"num_classes": num_outputs, "image_shape": shape}
   if name not in models.MODELS:
     raise ValueError(f"model of the metadata must be one of {sorted(models.MODELS)}, or apply be "
                      f"given; got {name!r}")
@@ -154,6 +173,7 @@ class _Training(NamedTuple):
   inner_loss: Callable
   optimizer: Callable
   keyed: bool
+  trajectory: Callable
 
 
 def _training(artifact, apply):
@@ -174,8 +194,13 @@ def _training(artifact, apply):
   if augment is not None:
     inner_loss = augmentation.augmented(
         inner_loss, augmentation.compose(augment, siamese=artifact.field("inner_siamese")))
+  trajectory = inner_trajectory
+  if metadata.get("trajectory") == _RIDGE:
+    trajectory = implicit.ridge_trajectory(
+        implicit.ridge_features(apply, artifact.field("num_features")),
+        artifact.field("num_classes"), regularization=artifact.field("regularization"))
   return _Training(apply, inner_loss, inner_optimizers.INNER_OPTIMIZERS[optimizer],
-                   augment is not None)
+                   augment is not None, trajectory)
 
 
 def _precision(artifact):

@@ -134,6 +134,23 @@ def ridge_model(features: Model, num_features: int, num_classes: int) -> Model:
   return Model(init, ridge_apply(features.apply))
 
 
+def ridge_features(apply: Callable, num_features: int) -> Callable:
+  """The features below the head of a `ridge_model`, from its `apply`: what an identity as head gives.
+
+  Args:
+    apply: that of the model.
+    num_features: F.
+
+  Returns:
+    `(params["features"], images) -> [n, F]`.
+  """
+  def features(params, images):
+    head = jnp.eye(num_features, dtype=images.dtype)
+    return apply({"features": params, "head": head}, images)
+
+  return features
+
+
 def ridge_apply(features: Callable) -> Callable:
   """`apply(params, images, *, key=None) -> logits [n, K]` of what `ridge_trajectory` trains."""
   def apply(params, images, *, key=None):

@@ -48,8 +48,8 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
   artifact = artifacts.load(path)
   dataset = load_dataset(artifact, data_dir, download=download)
   shape = artifact.distilled.images.shape[2:]
-  model = (application.network(artifact) if network is None else
-           make_network(network, dataset.num_classes, shape, "--network"))
+  model = (application.network(artifact) if network is None else application.network(
+      artifact, lambda num_outputs: make_network(network, num_outputs, shape, "--network")))
   if init is None and network is None and artifact.init_params is not None:
     init = "stored"
   distribution, name, largest = _make_init(artifact, model, init)

@@ -5,7 +5,6 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
@@ -45,16 +44,11 @@ def make_training(config: ConfigDict, model: dd_jax.Model, num_classes: int) -> 
           implicit.implicit_trajectory, solver=config.inner.solver,
           num_terms=config.inner.num_terms, damping=config.inner.damping),
       "ridge": lambda: implicit.ridge_trajectory(
-          functools.partial(_features, model, config.inner.num_features), num_classes,
+          implicit.ridge_features(model.apply, config.inner.num_features), num_classes,
           regularization=config.inner.regularization),
   }, config.inner.hypergradient, "inner.hypergradient")()
   optimizer = choose(inner_optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
   return Training(inner_loss, optimizer, config.inner.augmentation is not None, trajectory)
-
-
-def _features(model, num_features, params, images):
-  """Of `implicit.ridge_model`: what it gives with each feature for itself as head."""
-  return model.apply({"features": params, "head": jnp.eye(num_features, dtype=images.dtype)}, images)
 
 
 def trajectory_options(config: ConfigDict) -> dict[str, str]:

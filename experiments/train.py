@@ -275,6 +275,8 @@ def make_metadata(dataset: datasets.Dataset, config: ConfigDict, result: dict) -
       "trajectory": {"unrolled": "inner_trajectory",
                      "implicit": "implicit_trajectory",
                      "ridge": "ridge_trajectory"}[config.inner.hypergradient],
+      **({name: config.inner[name] for name in ("num_features", "regularization")}
+         if config.inner.hypergradient == "ridge" else {}),
       "model": config.model.name, "model_options": model_options(config.model),
       "init": config.init.to_dict(), "objective": objective,
       "precision": config.precision, "seed": config.seed,

@@ -72,6 +72,20 @@ def test_it_takes_the_steps_of_the_inner_trajectory(optax_promotion, name, hyper
   _assert_close(dd_jax.train_on(artifact._replace(init_params=_params())), expected)
 
 
+def test_data_for_a_ridge_regression_solve_a_last_layer():
+  """The head is that of the normal equations, on the features of the weights as they are."""
+  artifact = _artifact(trajectory="ridge_trajectory", num_features=4, regularization=.1)
+  model = dd_jax.network(artifact)
+  params = model.init(jax.random.key(2))
+  trained = dd_jax.train_on(artifact, params)
+  _assert_close(trained["features"], params["features"])
+  features = models.mlp(num_classes=4, image_shape=_SHAPE, **_OPTIONS)
+  x = np.asarray(features.apply(params["features"], artifact.distilled.images.reshape(6, *_SHAPE)))
+  y = np.eye(3)[np.asarray(artifact.distilled.labels).reshape(-1)] - 1 / 3
+  expected = np.linalg.solve(x.T @ x + 6 * .1 * np.eye(4), x.T @ y)
+  np.testing.assert_allclose(trained["head"], expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("siamese", [False, True])
 def test_augmentation_takes_the_key(siamese):
   artifact = _artifact(inner_augmentation="flip,shift", inner_siamese=siamese)
@@ -108,8 +122,9 @@ def test_evaluate_on_is_train_on_of_every_network():
      "key must be given where .*inner_augmentation='flip', got key=None"),
     ({}, {"key": 0}, "key must be given where .* got key=0"),
     ({"inner_augmentation": "flip"}, {"key": 0}, "metadata must hold 'inner_siamese'"),
-    ({"trajectory": "ridge_trajectory"}, {},
-     r"trajectory of the metadata must be one of \['inner_trajectory', .*; got 'ridge_trajectory'"),
+    ({"trajectory": "matching"}, {},
+     r"trajectory of the metadata must be one of \['inner_trajectory', .*; got 'matching'"),
+    ({"trajectory": "ridge_trajectory"}, {}, "metadata must hold 'num_features'"),
     ({"inner_loss": "hinge"}, {}, "inner_loss .*; got 'hinge'"),
     ({"inner_optimizer": "lion"}, {}, "inner_optimizer .*; got 'lion'"),
     ({"inner_optimizer": "adam"}, {}, "must hold hyper/b1 of .* adam"),

@@ -110,6 +110,21 @@ def test_the_run_s_own_networks_are_drawn_again(poisoned):
       "accuracy", "attack success", "others accuracy"]
 
 
+def test_a_ridge_regression_of_the_run_is_solved_again(tmp_path):
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({
+      "inner.hypergradient": "ridge", "inner.num_features": 16, "model.name": "mlp",
+      "init.name": "random", "eval.num_inits": 20, "outer.num_steps": 2,
+      "distill.start": "real"})
+  with jax.numpy_dtype_promotion("standard"):
+    expected = train.distill_and_evaluate(config, tmp_path)
+  found = applications.apply_file(tmp_path / "distilled.npz")
+  np.testing.assert_allclose([found[name] for name in _FIGURES],
+                             [expected[name] for name in _FIGURES], atol=1e-3)
+  other = applications.apply_file(tmp_path / "distilled.npz", network="mlp", num_networks=2)
+  assert other["accuracy_mean"] > .2  # A regression on random features of ten real images.
+
+
 def test_the_metadata_describe_the_run(poisoned):
   metadata = artifacts.load(poisoned / "distilled.npz").metadata
   expected = {
