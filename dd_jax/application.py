@@ -101,8 +101,8 @@ def network(artifact: Artifact, make: Callable[[int], models.Model] | None = Non
 
   Args:
     artifact: what `artifacts.load` returns.
-    make: `number of outputs -> Model`, of another network to train in the same way: data for a ridge
-      regression need its features with the regression as last layer. None: that of the metadata.
+    make: `number of outputs -> Model`, of another network to train in the same way: for a ridge
+      regression it gives the features, and the head is added. None: that of the metadata.
 
   Raises:
     ValueError: the metadata name none, or none of this package.

@@ -11,8 +11,8 @@
   whitening/...   mean [D], directions [D, D], scales [D] where images are whitened, D = H W C
   init/...        arrays           weights theta_0 of a fixed init, by path
 
-docs/format.md explains every field. A pool of pre-trained networks is such a file too: `params/...` `[P, ...]` and
-metadata. The image grids for looking at distilled data are here as well.
+docs/format.md explains every field. A pool of pre-trained networks is such a file too:
+`params/...` `[P, ...]` and metadata. The image grids for looking at distilled data are here as well.
 """
 
 from collections.abc import Callable

@@ -190,8 +190,8 @@ def _read_steps(path):
   content = torch_files.read(path)
   if not (isinstance(content, list) and content
           and all(isinstance(step, (tuple, list)) and len(step) == 3 for step in content)):
-    raise ValueError(f"{path} must hold a list of (images [B, C, H, W], labels, step size), one for "
-                     f"each inner step; got {type(content).__name__}")
+    raise ValueError(f"{path} must hold a list of (images [B, C, H, W], labels, step size), one "
+                     f"for each inner step; got {type(content).__name__}")
   steps = [tuple(tensor.detach().numpy() for tensor in step) for step in content]
   images, labels, step_sizes = map(np.stack, zip(*steps))
   if step_sizes[0].size != 1 or not (step_sizes > 0).all():

@@ -1,4 +1,4 @@
-"""Reading PyTorch's files without running what a pickle can hold; PyTorch is imported when needed."""
+"""Reading PyTorch's files without running what a pickle can hold; torch is imported when needed."""
 
 import os
 import pathlib

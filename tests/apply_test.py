@@ -228,7 +228,7 @@ def test_a_pool_of_the_stored_network_gives_its_accuracy(launched, tmp_path):
     ({"init": "he"}, r"--init must be stored, one of \['kaiming_fan_in', .*; got 'he'"),
     ({"init": "nowhere.npz"}, "nowhere.npz"),
     ({"network": "resnet"}, r"--network must be one of \['alexcifarnet', .*; got 'resnet'"),
-    ({"network": "alexnet"}, r"--network must be .* images \(28, 28, 1\); got 'alexnet' \(image_sh"),
+    ({"network": "alexnet"}, r"--network must be .* \(28, 28, 1\); got 'alexnet' \(image_shape"),
     ({"network": "mlp", "init": "stored"},
      r"--init=stored must go with the network of the run with Conv_0/bias absent; in the file it "
      r"is \(6,\)"),

@@ -232,7 +232,8 @@ def test_a_missing_or_damaged_file(tmp_path, format):
   with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
     exports.load(path, format)
   path.write_bytes(b"no such thing")
-  with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} must be .*cannot be read") as error:
+  message = rf"\A{re.escape(str(path))} must be .*cannot be read"
+  with pytest.raises(ValueError, match=message) as error:
     exports.load(path, format)
   assert "\n" not in str(error.value)
 
