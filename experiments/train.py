@@ -22,11 +22,14 @@ from dd_jax import parametrization
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
 from experiments import accuracies
+from experiments import boards
 from experiments import figures
 from experiments import interruptions
 from experiments import layouts
 from experiments import machine
 from experiments import processes
+from experiments import reports
+from experiments import snapshots
 from experiments import workdirs
 from experiments.checkpoints import Checkpoints
 from experiments.inits import ONE_NETWORK
@@ -55,6 +58,7 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
     Interrupted: SIGTERM or SIGINT came; the state is kept.
   """
   started = time.time()
+  boards.check(config.tensorboard)
   problem = build(config)
   workdirs.check_same_config(config)
   workdir = pathlib.Path(workdir)
@@ -67,10 +71,11 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   evaluated = jax.block_until_ready(
       problem.test_on(problem.layout.place(problem.decode(state.trainable)),
                       problem.inits.test.state, *problem.data.test))
-  result = summarize(problem, config, state, layouts.to_host(evaluated), metrics, timing,
+  evaluated = layouts.to_host(evaluated)
+  result = summarize(problem, config, state, evaluated, metrics, timing,
                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
   processes.on_first(
-      lambda: write_outputs(problem, config, workdir, state, metrics, result))
+      lambda: write_outputs(problem, config, workdir, state, evaluated, metrics, result))
   return result
 
 
@@ -85,7 +90,8 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
   initial = layouts.to_host(problem.state)
   like = jax.tree.map(np.zeros_like, initial)
   with (Checkpoints(workdir / "checkpoints", json.loads(config.to_json()), config.checkpoints_kept)
-        if first else contextlib.nullcontext() as checkpoints, interruptions.deferred() as signals):
+        if first else contextlib.nullcontext() as checkpoints, interruptions.deferred() as signals,
+        contextlib.closing(boards.Board(workdir, first and config.tensorboard)) as board):
 
     def resume():
       """The newest state, or the first; the metrics up to it."""
@@ -94,8 +100,15 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
       metrics = processes.on_first(lambda: figures.read_metrics(metrics_path, int(state.step)))
       if first:
         workdirs.write_lines(metrics_path, metrics)
+        board.begin(int(state.step))
+        if state.step == 0:
+          keep_images(state)
         print(f"begins at outer step {int(state.step)}", file=sys.stderr)
       return problem.layout.place(state), metrics
+
+    def keep_images(state):
+      board.add_images(int(state.step), snapshots.save_images(
+          workdir, int(state.step), problem.data, problem.decode(state.trainable)))
 
     state, metrics = resume()
     timing = {"earlier_seconds": metrics[-1]["seconds"] if metrics else 0.0}
@@ -130,7 +143,10 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
         metrics.append(line)
         stopping = step < num_steps and processes.any_of(bool(signals))
         if first:
+          if snapshots.is_due(before, step, num_steps):
+            keep_images(now)
           workdirs.append_line(metrics_path, line)
+          board.add_line(line)
           if (stopping or step % config.checkpoint_every == 0 or step == num_steps
               or line.get("validation_accuracy", 0.) > best):
             checkpoints.save(now, line.get("validation_accuracy"))
@@ -229,8 +245,9 @@ def summarize(problem: Problem, config: ConfigDict, state: dd_jax.OuterState,
 
 
 def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
-                  state: dd_jax.OuterState, metrics: list[dict], result: dict) -> None:
-  """distilled.npz and the pictures; result.json last, as it marks the run as finished."""
+                  state: dd_jax.OuterState, evaluated: dd_jax.EvalResult, metrics: list[dict],
+                  result: dict) -> None:
+  """distilled.npz, pictures and report; result.json last, as it marks the run as finished."""
   artifact = artifacts.Artifact(
       problem.decode(state.trainable),
       layouts.to_host(problem.inits.test.state) if config.init.name in ONE_NETWORK else None,
@@ -248,6 +265,8 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
         f"{config.data.name}, {config.model.name}, {config.init.name} init: test accuracy "
         f"{accuracy} % after {distilled.raw_step_sizes.size} steps of gradient descent")
   figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
+  snapshots.save_evaluation(workdir, evaluated)
+  reports.write(workdir / "report.html", [reports.read_run(workdir, result)])
   workdirs.write_json(workdir / "result.json", result)
 
 

@@ -78,13 +78,14 @@ def append_line(path: pathlib.Path, content) -> None:
 
 def _differences(first, second, where_first, where_second):
   """The fields that differ, in words; empty where none does."""
-  first, second = _flatten(first), _flatten(second)
+  first, second = flatten(first), flatten(second)
   return ", ".join(f"{name} is {first.get(name)!r} {where_first} and {value!r} {where_second}"
                    for name, value in second.items() if first.get(name) != value)
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree, prefix=""):
+  """`{"section.field": value}` of nested dicts."""
   if not isinstance(tree, dict):
     return {prefix[:-1]: tree}
   return {name: leaf for key, value in tree.items()
-          for name, leaf in _flatten(value, f"{prefix}{key}.").items()}
+          for name, leaf in flatten(value, f"{prefix}{key}.").items()}

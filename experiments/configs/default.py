@@ -121,6 +121,7 @@ def get_config() -> ConfigDict:
   config.log_every = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
   config.checkpoint_every = 500  # Outer steps; a multiple of log_every.
   config.checkpoints_kept = 2  # The last ones; the best by validation is kept besides.
+  config.tensorboard = False  # Whether curves and images are written for TensorBoard too.
   return config
 
 

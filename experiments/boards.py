@@ -1,0 +1,56 @@
+"""The curves and the images of a run for TensorBoard."""
+
+import pathlib
+
+import numpy as np
+
+from dd_jax import artifacts
+
+_MAX_IMAGES = 10  # Of each distill step.
+
+
+def check(enabled: bool) -> None:
+  """An ImportError that says what to install, where the config asks for what is not there."""
+  if enabled:
+    _import()
+
+
+class Board:
+  """Event files in WORKDIR/tensorboard; one that is not enabled does nothing."""
+
+  def __init__(self, workdir: pathlib.Path, enabled: bool):
+    self._directory = str(workdir / "tensorboard") if enabled else None
+    self._writer = None
+
+  def begin(self, step: int) -> None:
+    """Continues after outer step `step`: later points, of an interrupted run, are hidden."""
+    self.close()
+    if self._directory is not None:
+      self._writer = _import().SummaryWriter(self._directory, purge_step=step + 1)
+
+  def add_line(self, line: dict[str, float]) -> None:
+    """The figures of one line of metrics.jsonl."""
+    if self._writer is not None:
+      for name, value in line.items():
+        if name != "step":
+          self._writer.add_scalar(name, value, line["step"])
+      self._writer.flush()
+
+  def add_images(self, step: int, pixels: np.ndarray) -> None:
+    """The first images of every distill step; pixels `[S, B, H, W, C]` in 0..255."""
+    if self._writer is not None and pixels.shape[-1] in (1, 3):
+      self._writer.add_image("distilled images", artifacts.image_grid(pixels[:, :_MAX_IMAGES] / 255.),
+                             step, dataformats="HWC")
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+def _import():
+  try:
+    import tensorboardX
+  except ImportError as error:
+    raise ImportError(
+        'tensorboard needs tensorboardX: pip install "dd_jax[tensorboard]"') from error
+  return tensorboardX

@@ -1,0 +1,30 @@
+"""One page about a run, or about several side by side; a single file that needs no network.
+
+    python -m experiments.report runs/digits
+    python -m experiments.report runs/one runs/two --out=two.html
+
+Every finished run has its report.html already; this makes it anew, or compares runs.
+"""
+
+from absl import flags
+
+from experiments import commands
+
+_OUT = flags.DEFINE_string("out", None, "The file to write; report.html in the directory of a "
+                           "single run.")
+
+
+def _parse_flags(argv):
+  program, *_directories[:] = commands.parse_flags(argv)
+  return [program]
+
+
+def _run():
+  from experiments import reports
+  return reports.report(_directories, _OUT.value)
+
+
+_directories: list[str] = []
+
+if __name__ == "__main__":
+  commands.run(_run, _parse_flags)

@@ -1,0 +1,289 @@
+"""From the files of finished runs to one page of HTML."""
+
+import base64
+import io
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jinja2
+from matplotlib.ticker import MaxNLocator
+import numpy as np
+from PIL import Image
+
+from dd_jax import artifacts
+from experiments import figures
+from experiments import snapshots
+from experiments import workdirs
+from experiments.configs import default
+
+_MAX_IMAGES = 400  # Shown of one run; a page of more is slow.
+_MAX_EVOLVING = 10
+_MAX_CLASSES = 25  # Of a confusion matrix that can still be read.
+_MEASURES = {"accuracy": "test accuracy", "attack_success": "attack class read as target",
+             "others_accuracy": "accuracy on the other classes"}
+
+
+class Run(NamedTuple):
+  """What a finished run left in its directory."""
+  name: str
+  config: dict[str, Any]
+  result: dict[str, Any]
+  metrics: list[dict[str, Any]]
+  artifact: artifacts.Artifact
+  evaluation: dict[str, np.ndarray] | None
+  snapshots: dict[int, dict[str, np.ndarray]]
+
+
+def report(directories: list[str], out: str | None) -> dict[str, str]:
+  """Writes the page about the runs in the directories; returns where it is.
+
+  Raises:
+    ValueError, OSError: no directory, one without a finished run, or a damaged file.
+  """
+  if not directories:
+    raise ValueError("at least one directory of a finished run must be given; got none")
+  if out is None and len(directories) > 1:
+    raise ValueError("--out must be given for several runs; got none")
+  path = pathlib.Path(directories[0], "report.html") if out is None else pathlib.Path(out)
+  write(path, [read_run(pathlib.Path(directory)) for directory in directories])
+  return {"report": str(path)}
+
+
+def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> Run:
+  """Reads a run; `result` stands for a result.json that is not written yet.
+
+  Raises:
+    ValueError: the directory does not hold a finished run, or a file of it is damaged.
+  """
+  if result is None:
+    if not (workdir / "result.json").is_file():
+      raise ValueError(f"{workdir} must hold a finished run; it has no result.json")
+    result = _read_json(workdir / "result.json")
+  try:
+    return Run(workdir.resolve().name, result["config"], result,
+               figures.read_metrics(workdir / "metrics.jsonl"),
+               artifacts.load(workdir / "distilled.npz"), snapshots.load_evaluation(workdir),
+               snapshots.load_images(workdir))
+  except (KeyError, TypeError) as error:
+    raise ValueError(f"{workdir}/result.json must be that of a run; missing {error}") from error
+
+
+def write(path: pathlib.Path, runs: list[Run]) -> None:
+  """One page: each run by itself and, of several, how they compare."""
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
+      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+  text = environment.get_template("report.html.jinja").render(
+      runs=[_view(run) for run in runs], comparison=_comparison(runs) if len(runs) > 1 else None)
+  artifacts.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _view(run):
+  """What the template shows of one run."""
+  result = run.result
+  validated = [line for line in run.metrics if "validation_accuracy" in line]
+  charts = [
+      _line_chart("Outer loss", "on real training images",
+                  {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
+      _line_chart("Accuracy while distilling", "% of validation images",
+                  {"validation": [(line["step"], 100 * line["validation_accuracy"])
+                                  for line in validated],
+                   f"test, at the end: {_percent(result['accuracy_mean'])} %":
+                       [(line["step"], 100 * result["accuracy_mean"]) for line in validated]})]
+  return {
+      "name": run.name, "title": _title(run), "result": result,
+      "accuracy": _mean_std(result, "accuracy"), "measures": _measures(run),
+      "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
+      "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
+      "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
+                   else _histogram(run.evaluation),
+      "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config),
+      "config": json.dumps(run.config, indent=2)}
+
+
+def _title(run):
+  config = run.config
+  return f"{config['data']['name']}, {config['model']['name']}, {config['init']['name']} init"
+
+
+def _percent(fraction):
+  return f"{100 * fraction:.1f}"
+
+
+def _mean_std(result, name):
+  text = _percent(result[f"{name}_mean"])
+  return (text if result["num_eval_inits"] == 1 else
+          f"{text} ± {_percent(result[f'{name}_std'])}")
+
+
+def _measures(run):
+  """Rows of name, before, after; of an adaptation, before is no adaptation."""
+  return [(label, _mean_std(run.result, f"{name}_before"), _mean_std(run.result, name))
+          for name, label in _MEASURES.items() if f"{name}_mean" in run.result]
+
+
+def _facts(run):
+  result = run.result
+  return [("images", result["num_distilled_images"]),
+          ("inner steps", run.artifact.distilled.raw_step_sizes.size),
+          ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
+          ("outer steps", f"{result['outer_steps']:,}"),
+          ("networks tested", result["num_eval_inits"]),
+          ("selection", result["selection"]), ("seed", result["seed"]),
+          ("device", result["device"]),
+          ("wall time", f"{result['wall_seconds'] / 60:.1f} minutes, compilation "
+                        f"{result['compile_seconds']:.0f} s"),
+          ("an outer step", f"{1000 * result['seconds_per_outer_step']:.1f} ms"),
+          ("peak memory", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"),
+          ("versions", f"dd_jax {result['dd_jax_version']}, JAX {result['jax_version']}")]
+
+
+def _changed(config):
+  """`(field, value, default)` of what differs from the default config."""
+  defaults = workdirs.flatten(json.loads(default.get_config().to_json()))
+  return [(name, value, defaults.get(name)) for name, value in workdirs.flatten(config).items()
+          if value != defaults.get(name)]
+
+
+# Images
+
+
+def _num_images(run):
+  return int(np.prod(run.artifact.distilled.images.shape[:2]))
+
+
+def _distilled_steps(run):
+  """Of each distill step: its step sizes by epoch, and its images with their labels."""
+  images = run.artifact.distilled.images
+  if images.shape[-1] not in (1, 3):
+    return []
+  pixels = np.round(255 * run.artifact.pixels()).astype(np.uint8)
+  labels = np.asarray(run.artifact.distilled.labels)
+  steps, shown = [], 0
+  for s, (batch, batch_labels) in enumerate(zip(pixels, labels)):
+    batch = batch[:max(0, _MAX_IMAGES - shown)]
+    shown += len(batch)
+    if len(batch):
+      steps.append({
+          "sizes": [f"{size:.3g}" for size in np.asarray(run.artifact.distilled.step_sizes)[:, s]],
+          "images": [(_png(image), *_label(label)) for image, label in zip(batch, batch_labels)]})
+  return steps
+
+
+def _label(label):
+  """Its class, and all of a soft label in words."""
+  if label.ndim == 0:
+    return str(label), f"class {label}"
+  order = np.argsort(-label)[:3]
+  return str(order[0]), "soft label, largest: " + ", ".join(f"{k} ({label[k]:.2f})" for k in order)
+
+
+def _evolution(run):
+  """Rows of outer step and one picture of a few images."""
+  if not run.snapshots or run.artifact.distilled.images.shape[-1] not in (1, 3):
+    return []
+  return [(step, _png(artifacts.image_grid(
+      found["pixels"].reshape(1, -1, *found["pixels"].shape[2:])[:, :_MAX_EVOLVING] / 255.)))
+          for step, found in run.snapshots.items()]
+
+
+def _png(pixels):
+  """A data URI; pixels `[H, W, C]` as uint8, or floats in 0..1."""
+  if pixels.dtype != np.uint8:
+    pixels = np.round(255 * pixels).astype(np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
+      buffer, "png", optimize=True)
+  return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _confusion(run):
+  """Mean share of each true class by predicted class, in %, over the networks tested."""
+  if run.evaluation is None or run.evaluation["after_confusion"].shape[-1] > _MAX_CLASSES:
+    return None
+  counts = run.evaluation["after_confusion"].sum(0)
+  return (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
+
+
+# Charts, in units of their view box
+
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 240, 50, 14, 12, 42
+
+
+def _axes(x_range, y_range):
+  """Functions from values to the view box, and the ticks of both axes."""
+  (x_low, x_high), (y_low, y_high) = x_range, y_range
+  x_ticks = MaxNLocator(6, integer=True).tick_values(*x_range)
+  y_ticks = MaxNLocator(5).tick_values(*y_range)
+  y_low, y_high = y_ticks[0], y_ticks[-1]
+
+  def x(value):
+    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - x_low) / ((x_high - x_low) or 1)
+
+  def y(value):
+    return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - y_low) / ((y_high - y_low) or 1)
+
+  ticks = {"x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
+           "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
+           "width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": _WIDTH - _RIGHT,
+           "bottom": _HEIGHT - _BOTTOM}
+  return x, y, ticks
+
+
+def _line_chart(title, unit, series, x_label="outer step"):
+  """Lines through points; `series` is `{name: [(x, y)]}`."""
+  points = [point for line in series.values() for point in line if np.isfinite(point).all()]
+  xs, ys = zip(*(points or [(0, 0)]))
+  x, y, ticks = _axes((min(xs), max(xs)), (min(ys), max(ys)))
+  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [], "lines": [
+      (name, " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line if np.isfinite((a, b)).all()))
+      for name, line in series.items()]}
+
+
+def _histogram(evaluation):
+  """How many networks reach which accuracy, before and after."""
+  values = {name: 100 * evaluation[f"{when}_accuracy"].astype(float)
+            for name, when in (("before", "before"), ("after training on the distilled data", "after"))}
+  everything = np.concatenate(list(values.values()))
+  edges = np.linspace(np.floor(everything.min()), np.ceil(everything.max()) or 1, 41)
+  counts = [np.histogram(of, edges)[0] for of in values.values()]
+  x, y, ticks = _axes((edges[0], edges[-1]), (0, max(map(np.max, counts))))
+  bars = [(i, x(low), y(count), x(high) - x(low), y(0) - y(count))
+          for i, of in enumerate(counts) for low, high, count in zip(edges, edges[1:], of) if count]
+  return {"title": "Networks never seen in training", "unit": "networks", **ticks, "bars": bars,
+          "x_label": "test accuracy, %", "lines": [(name, "") for name in values]}
+
+
+def _comparison(runs):
+  """The table and the charts that several runs share."""
+  configs = [workdirs.flatten(run.config) for run in runs]
+  fields = list(dict.fromkeys(name for config in configs for name in config))
+  names = [run.name if [r.name for r in runs].count(run.name) == 1 else f"{run.name} ({i + 1})"
+           for i, run in enumerate(runs)]
+  return {
+      "names": names,
+      "rows": [(label, [_mean_std(run.result, name) if f"{name}_mean" in run.result else ""
+                        for run in runs])
+               for name, label in _MEASURES.items()
+               if any(f"{name}_mean" in run.result for run in runs)]
+              + [(label, [dict(_facts(run))[label] for run in runs])
+                 for label in ("images", "inner steps", "outer steps", "networks tested",
+                               "wall time", "device")],
+      "differing": [(field, [config.get(field) for config in configs]) for field in fields
+                    if len({json.dumps(config.get(field)) for config in configs}) > 1],
+      "charts": [
+          _line_chart("Outer loss", "on real training images", {
+              name: [(line["step"], line["loss"]) for line in run.metrics]
+              for name, run in zip(names, runs)}),
+          _line_chart("Accuracy while distilling", "% of validation images", {
+              name: [(line["step"], 100 * line["validation_accuracy"]) for line in run.metrics
+                     if "validation_accuracy" in line] for name, run in zip(names, runs)})]}
+
+
+def _read_json(path):
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} must be JSON; it is damaged: {error}") from error

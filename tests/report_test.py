@@ -1,0 +1,181 @@
+"""The page about a run: what it says, in a real browser, and what it does not take."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import reports
+from experiments import snapshots
+from experiments import train
+from experiments.configs import digits_fixed_init
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_CHROMIUM = shutil.which("chromium")
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """A run of a few steps, with three networks and soft labels."""
+  import jax
+  workdir = tmp_path_factory.mktemp("runs") / "soft"
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({
+      "init.name": "random", "eval.num_inits": 3, "distill.labels": "soft",
+      "distill.num_steps": 2, "model.name": "mlp", "tensorboard": True})
+  with jax.numpy_dtype_promotion("standard"):
+    train.distill_and_evaluate(config, workdir)
+  return workdir
+
+
+def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(workdir):
+  found = snapshots.load_images(workdir)
+  assert list(found) == [0, 2, 4, 6]
+  run = reports.read_run(workdir)
+  pixels = np.round(255 * run.artifact.pixels()).astype(np.uint8)
+  np.testing.assert_array_equal(found[6]["pixels"], pixels)
+  assert (found[0]["pixels"] != pixels).any()
+  np.testing.assert_allclose(found[6]["step_sizes"], run.artifact.distilled.step_sizes)
+  evaluation = snapshots.load_evaluation(workdir)
+  for when, suffix in (("after", ""), ("before", "_before")):
+    assert evaluation[f"{when}_accuracy"].shape == (3,)
+    np.testing.assert_allclose(evaluation[f"{when}_accuracy"].mean(),
+                               run.result[f"accuracy{suffix}_mean"], rtol=1e-6)
+    confusion = evaluation[f"{when}_confusion"]
+    np.testing.assert_allclose(np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2)),
+                               evaluation[f"{when}_accuracy"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps, every, expected", [
+    (8000, 100, list(range(1000, 8001, 1000))), (6, 2, [2, 4, 6]), (100, 30, [30, 60, 90, 100])])
+def test_snapshots_are_evenly_spaced_and_include_the_last_step(num_steps, every, expected):
+  ends = [*range(0, num_steps, every), num_steps]
+  due = [end for begin, end in zip(ends, ends[1:]) if snapshots.is_due(begin, end, num_steps)]
+  assert due == expected and len(due) <= 8
+
+
+def test_the_page_of_a_run_says_what_its_files_say(workdir):
+  text = (workdir / "report.html").read_text()
+  result = json.loads((workdir / "result.json").read_text())
+  assert f"{100 * result['accuracy_mean']:.1f} ± {100 * result['accuracy_std']:.1f} %" in text
+  assert text.count('alt="distilled image of soft label') == 20
+  assert text.count('alt="the first images after outer step') == 4
+  assert result["selection"] in text and "&#34;num_inits&#34;" in text
+  assert "Networks never seen in training" in text and "What is taken for what" in text
+  changed = re.findall(r'<th scope="row">([\w.]+)</th><td>(.*?)</td><td class="soft">', text)
+  assert ("model.name", "mlp") in changed and "outer.beta2" not in dict(changed)
+  # Nothing is fetched: no address but those of data within the file.
+  assert not re.findall(r'(?:src|href)="(?!data:)', text) and "url(" not in text
+
+
+def test_poisoning_and_adaptation_have_their_rows(workdir, tmp_path):
+  run = reports.read_run(workdir)
+  config = {**run.config, "init": {**run.config["init"], "source": "usps"}}
+  result = {**run.result, "config": config}
+  for name, value in (("attack_success", .75), ("others_accuracy", .9)):
+    result |= {f"{name}_mean": value, f"{name}_std": .05, f"{name}_before_mean": .01,
+               f"{name}_before_std": .001}
+  reports.write(tmp_path / "page.html", [run._replace(result=result)])
+  text = (tmp_path / "page.html").read_text()
+  assert ("<th scope=\"row\">attack class read as target</th><td>1.0 ± 0.1</td><td>75.0 ± 5.0</td>"
+          in text)
+  assert "networks trained on usps alone" in text
+
+
+def test_names_and_values_are_escaped(workdir, tmp_path):
+  run = reports.read_run(workdir)
+  reports.write(tmp_path / "page.html", [run._replace(name="<script>alert(1)</script>")])
+  assert "<script" not in (tmp_path / "page.html").read_text()
+
+
+def test_several_runs_are_compared(workdir, tmp_path):
+  other = tmp_path / "other"
+  shutil.copytree(workdir, other)
+  result = json.loads((other / "result.json").read_text())
+  result["config"]["seed"], result["accuracy_mean"] = 7, .5
+  (other / "result.json").write_text(json.dumps(result))
+  out = tmp_path / "two.html"
+  process = subprocess.run(
+      [sys.executable, "-m", "experiments.report", str(workdir), str(other), f"--out={out}"],
+      cwd=_ROOT, capture_output=True, text=True, timeout=200)
+  assert process.returncode == 0, process.stderr
+  assert json.loads(process.stdout.splitlines()[-1]) == {"report": str(out)}
+  text = out.read_text()
+  assert re.search(r'<th scope="row">seed</th><td>0</td><td>7</td></tr>', text)
+  assert re.search(r'<th scope="row">test accuracy</th><td>[^<]*</td><td>50.0 ±', text)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda d: (d / "result.json").unlink(), "must hold a finished run; it has no result.json"),
+    (lambda d: (d / "result.json").write_text("{"), "result.json must be JSON; it is damaged"),
+    (lambda d: (d / "result.json").write_text("{}"), "result.json must be that of a run"),
+    (lambda d: (d / "evaluation.npz").write_bytes(b"x"), "evaluation.npz cannot be read"),
+    (lambda d: (d / "snapshots/2.npz").write_bytes(b""), "snapshots/2.npz cannot be read"),
+    (lambda d: (d / "distilled.npz").write_bytes(b"x"), "distilled.npz must be"),
+])
+def test_a_damaged_run_is_named(workdir, tmp_path, damage, message):
+  other = tmp_path / "other"
+  shutil.copytree(workdir, other)
+  (other / "report.html").unlink()
+  damage(other)
+  with pytest.raises(ValueError, match=message) as error:
+    reports.report([str(other)], None)
+  assert "\n" not in str(error.value) and not (other / "report.html").exists()
+
+
+def test_what_to_report_on_must_be_said(workdir):
+  with pytest.raises(ValueError, match="at least one directory"):
+    reports.report([], None)
+  with pytest.raises(ValueError, match="--out must be given for several runs"):
+    reports.report([str(workdir), str(workdir)], None)
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_nothing_overflows_and_the_console_is_silent(workdir, tmp_path, width):
+  """In a frame of that width, whose page says how wide it became."""
+  frame = tmp_path / "frame.html"
+  frame.write_text(f"""<!doctype html><iframe width={width} height=800 style="border:0"
+      src="file://{workdir}/report.html" onload="const d = this.contentDocument.documentElement;
+      document.title = d.scrollWidth + ' ' + d.clientWidth + ' '
+          + [...this.contentDocument.images].filter(i => i.naturalWidth > 0).length"></iframe>""")
+  process = subprocess.run(
+      [_CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+       "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", "--window-size=1400,900",
+       "--virtual-time-budget=5000", "--dump-dom", f"file://{frame}"],
+      capture_output=True, text=True, timeout=120)
+  scroll, client, images = map(int, re.search(r"<title>(.*?)</title>", process.stdout)[1].split())
+  assert width - 20 < client <= width and scroll <= client  # Less its scroll bar.
+  assert images == 20 + 4
+  assert "CONSOLE" not in process.stderr
+
+
+def test_tensorboard_shows_the_same_curves_and_the_images(workdir):
+  from tensorboardX.proto import event_pb2
+  (path,) = (workdir / "tensorboard").glob("events.*")
+  content, events = path.read_bytes(), []
+  while content:
+    length = int.from_bytes(content[:8], "little")
+    events.append(event_pb2.Event.FromString(content[12:12 + length]))
+    content = content[16 + length:]
+  values = [(event.step, value) for event in events for value in event.summary.value]
+  losses = {step: value.simple_value for step, value in values if value.tag == "loss"}
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert losses == pytest.approx({line["step"]: line["loss"] for line in lines})
+  assert [step for step, value in values if value.tag == "distilled images"] == [0, 2, 4, 6]
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_the_run(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  config = digits_fixed_init.get_config("smoke")
+  config.tensorboard = True
+  with pytest.raises(ImportError, match=r'pip install "dd_jax\[tensorboard\]"'):
+    train.distill_and_evaluate(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
