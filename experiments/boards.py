@@ -39,8 +39,8 @@ class Board:
   def add_images(self, step: int, pixels: np.ndarray) -> None:
     """The first images of every distill step; pixels `[S, B, H, W, C]` in 0..255."""
     if self._writer is not None and pixels.shape[-1] in (1, 3):
-      self._writer.add_image("distilled images", artifacts.image_grid(pixels[:, :_MAX_IMAGES] / 255.),
-                             step, dataformats="HWC")
+      grid = artifacts.image_grid(pixels[:, :_MAX_IMAGES] / 255.)
+      self._writer.add_image("distilled_images", grid, step, dataformats="HWC")
 
   def close(self) -> None:
     if self._writer is not None:

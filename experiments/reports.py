@@ -223,7 +223,8 @@ def _axes(x_range, y_range):
     return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - x_low) / ((x_high - x_low) or 1)
 
   def y(value):
-    return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - y_low) / ((y_high - y_low) or 1)
+    height = _HEIGHT - _TOP - _BOTTOM
+    return _HEIGHT - _BOTTOM - height * (value - y_low) / ((y_high - y_low) or 1)
 
   ticks = {"x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
            "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
@@ -244,8 +245,8 @@ def _line_chart(title, unit, series, x_label="outer step"):
 
 def _histogram(evaluation):
   """How many networks reach which accuracy, before and after."""
-  values = {name: 100 * evaluation[f"{when}_accuracy"].astype(float)
-            for name, when in (("before", "before"), ("after training on the distilled data", "after"))}
+  values = {"before": 100 * evaluation["before_accuracy"].astype(float),
+            "after training on the distilled data": 100 * evaluation["after_accuracy"].astype(float)}
   everything = np.concatenate(list(values.values()))
   edges = np.linspace(np.floor(everything.min()), np.ceil(everything.max()) or 1, 41)
   counts = [np.histogram(of, edges)[0] for of in values.values()]

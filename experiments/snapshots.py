@@ -1,4 +1,4 @@
-"""What a run keeps to be looked at later: its images on their way, and each network it was tested on."""
+"""What a run keeps to be looked at: its images on their way, every network it was tested on."""
 
 import io
 import pathlib
@@ -55,7 +55,8 @@ def save_evaluation(workdir: pathlib.Path, evaluated: dd_jax.EvalResult) -> None
 def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
   """What `save_evaluation` wrote, None where a run has none; ValueError for a damaged file."""
   path = workdir / "evaluation.npz"
-  names = [f"{when}_{name}" for when in dd_jax.EvalResult._fields for name in dd_jax.Metrics._fields]
+  names = [f"{when}_{name}" for when in dd_jax.EvalResult._fields
+           for name in dd_jax.Metrics._fields]
   return _load(path, names) if path.exists() else None
 
 

@@ -84,7 +84,7 @@ def test_poisoning_and_adaptation_have_their_rows(workdir, tmp_path):
                f"{name}_before_std": .001}
   reports.write(tmp_path / "page.html", [run._replace(result=result)])
   text = (tmp_path / "page.html").read_text()
-  assert ("<th scope=\"row\">attack class read as target</th><td>1.0 ± 0.1</td><td>75.0 ± 5.0</td>"
+  assert ('<th scope="row">attack class read as target</th><td>1.0 ± 0.1</td><td>75.0 ± 5.0</td>'
           in text)
   assert "networks trained on usps alone" in text
 
@@ -169,7 +169,7 @@ def test_tensorboard_shows_the_same_curves_and_the_images(workdir):
   losses = {step: value.simple_value for step, value in values if value.tag == "loss"}
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert losses == pytest.approx({line["step"]: line["loss"] for line in lines})
-  assert [step for step, value in values if value.tag == "distilled images"] == [0, 2, 4, 6]
+  assert [step for step, value in values if value.tag == "distilled_images"] == [0, 2, 4, 6]
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_the_run(tmp_path, monkeypatch):
