@@ -123,7 +123,7 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
       nested dicts of numpy arrays (cast bfloat16 to float32 first), or metadata that JSON cannot
       hold.
   """
-  arrays = to_arrays(Artifact(distilled, init_params, {}, whitening))
+  arrays: dict[str, Any] = to_arrays(Artifact(distilled, init_params, {}, whitening))
   arrays["metadata"] = np.array(encode_metadata(metadata))
   write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
 
@@ -182,7 +182,7 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   """
   _check_present(path, arrays, (*_FIELDS, "step_sizes"))
   arrays = {name: _canonical(f"{path}: {name}", array) for name, array in arrays.items()}
-  fields = {name: arrays[name] for name in _FIELDS}
+  fields: dict[str, Any] = {name: arrays[name] for name in _FIELDS}
   _check_distilled(path, **fields)
   raw = fields["raw_step_sizes"]
   precision = np.finfo(raw.dtype)

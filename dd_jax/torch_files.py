@@ -2,11 +2,12 @@
 
 import os
 import pathlib
+import types
 from typing import Any
 import zipfile
 
 
-def import_torch(suffix: str):
+def import_torch(suffix: str) -> types.ModuleType:
   """The module torch.
 
   Raises:
