@@ -12,7 +12,7 @@
   init/...        arrays           weights theta_0 of a fixed init, by path
 
 docs/format.md explains every field. A pool of pre-trained networks is such a file too:
-`params/...` `[P, ...]` and metadata. The image grids for looking at distilled data are here as well.
+`params/...` `[P, ...]` and metadata. Image grids for looking at distilled data are here too.
 """
 
 from collections.abc import Callable

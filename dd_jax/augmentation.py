@@ -74,7 +74,8 @@ def cutout(key: Array, image: Array) -> Array:
     distance = jnp.arange(image.shape[axis]) - (centre[axis] - length // 2)
     return (0 <= distance) & (distance < length)
 
-  return jnp.where(inside(0)[:, None, None] & inside(1)[None, :, None], jnp.zeros_like(image), image)
+  cut = inside(0)[:, None, None] & inside(1)[None, :, None]
+  return jnp.where(cut, jnp.zeros_like(image), image)
 
 
 AUGMENTATIONS: dict[str, Callable] = {
@@ -110,7 +111,7 @@ def compose(names: str, *, siamese: bool = False) -> Callable[[Array, Array], Ar
 
 
 def augmented(inner_loss: Callable, augment: Callable[[Array, Array], Array]) -> Callable:
-  """The inner loss `(params, images, labels, key)` on images that are changed anew in every step."""
+  """The inner loss `(params, images, labels, key)` on images that change anew in every step."""
   def loss(params, images, labels, key):
     augment_key, loss_key = jax.random.split(key)
     return inner_loss(params, augment(augment_key, images), labels, loss_key)

@@ -29,7 +29,7 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
   Args:
     inner_loss, params, distilled: as in `inner_trajectory`.
     solver: of H u = v. "conjugate_gradient", or "neumann": the series u = eta sum (I - eta H)^k v,
-      which is the hypergradient of `num_terms` steps of size eta at the optimum, with the last step size.
+      which is the hypergradient of `num_terms` steps at the optimum; eta is the last step size.
     num_terms: iterations or terms.
     damping: added to the diagonal of H.
     **options: optimizer, hyper and key of `inner_trajectory`.
@@ -95,8 +95,8 @@ def ridge_trajectory(features: Callable, num_classes: int, *, regularization: fl
     regularization: lambda; the loss is mean |features head - labels|^2 + lambda |head|^2.
 
   Returns:
-    A function of inner loss (not used), params `{"features", "head" [F, K]}` and distilled data; its
-    losses are the mean squared error `[1]`.
+    A function of inner loss (not used), params `{"features", "head" [F, K]}` and distilled data;
+    its losses are the mean squared error `[1]`.
 
   Raises:
     ValueError: a regularization that is not positive.
@@ -135,7 +135,7 @@ def ridge_model(features: Model, num_features: int, num_classes: int) -> Model:
 
 
 def ridge_features(apply: Callable, num_features: int) -> Callable:
-  """The features below the head of a `ridge_model`, from its `apply`: what an identity as head gives.
+  """The features below the head of a `ridge_model`, from its `apply`: those of an identity head.
 
   Args:
     apply: that of the model.

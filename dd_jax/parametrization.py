@@ -2,7 +2,7 @@
 
 The outer optimizer moves `trainable`, a dict of float arrays. `join` puts a pair of functions
 together, `init(key) -> trainable` and `decode(trainable) -> DistilledData`, from one part for each
-field of the distilled data. Whatever is not learned, such as hard labels, is closed over by its part.
+field of the distilled data. What is not learned, such as hard labels, is closed over by its part.
 """
 
 from collections.abc import Callable

@@ -32,11 +32,12 @@ class Checkpoints:
                        keep_checkpoints_without_metrics=False)])
     directory.mkdir(exist_ok=True)
     # One process alone writes and reads: the others hear of it through `processes`.
-    self._manager = ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(
-        preservation_policy=keep, create=False,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()},
-            barrier_sync_key_prefix=f"process{jax.process_index()}")))
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}")
+    self._manager = ocp.CheckpointManager(
+        directory.absolute(), options=ocp.CheckpointManagerOptions(
+            preservation_policy=keep, create=False, multiprocessing_options=alone))
 
   def __enter__(self):
     return self

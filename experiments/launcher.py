@@ -13,7 +13,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file of experiments/configs, with :smoke for a tiny run. "
     "--config.FIELD=VALUE sets one of its fields, which experiments/configs/default.py explains.",
     lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, DIR above; created where missing.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run, DIR above; created where missing.")
 
 
 def launch(run: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:

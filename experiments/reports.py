@@ -246,7 +246,7 @@ def _line_chart(title, unit, series, x_label="outer step"):
 def _histogram(evaluation):
   """How many networks reach which accuracy, before and after."""
   values = {"before": 100 * evaluation["before_accuracy"].astype(float),
-            "after training on the distilled data": 100 * evaluation["after_accuracy"].astype(float)}
+            "after training on distilled data": 100 * evaluation["after_accuracy"].astype(float)}
   everything = np.concatenate(list(values.values()))
   edges = np.linspace(np.floor(everything.min()), np.ceil(everything.max()) or 1, 41)
   counts = [np.histogram(of, edges)[0] for of in values.values()]

@@ -15,8 +15,9 @@ from absl import flags
 from experiments import launcher
 from experiments.configs import default
 
-_STUDY = flags.DEFINE_enum("study", "steps", ["steps", "epochs", "images", "shape", "inits", "ingredients"],
-                           "What varies.")
+_STUDY = flags.DEFINE_enum(
+    "study", "steps", ["steps", "epochs", "images", "shape", "inits", "ingredients"],
+    "What varies.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the config by default.")
 
 

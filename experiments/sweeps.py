@@ -33,8 +33,8 @@ _FIGURES = {"accuracy": "accuracy", "attack_success": "attack class read as targ
 def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: list[int]) -> dict:
   """Runs the study; returns its rows, as DIR/STUDY.csv holds them.
 
-  Of one seed a row has the mean and standard deviation over the held-out networks; of several, over the
-  seeds' means.
+  Of one seed a row has the mean and standard deviation over the held-out networks; of several,
+  over the seeds' means.
 
   Raises:
     ValueError, OSError, FloatingPointError: as of `train.distill_and_evaluate`.

@@ -171,7 +171,8 @@ def test_bad_options_are_named(options, message):
 
 
 @pytest.mark.parametrize("field, value, message", [
-    ("labels", jnp.zeros((3, 5), jnp.int32), r"labels must begin with \[S, B\] = \[3, 4\].*\[3, 5\]"),
+    ("labels", jnp.zeros((3, 5), jnp.int32),
+     r"labels must begin with \[S, B\] = \[3, 4\].*\[3, 5\]"),
     ("raw_step_sizes", jnp.zeros((2, 4)), r"raw_step_sizes must be \[E, S\] with S = 3.*\[2, 4\]"),
     ("raw_step_sizes", jnp.zeros(6), r"raw_step_sizes must be \[E, S\] with S = 3.*\[6\]"),
     ("images", jnp.zeros(3), r"images must be \[S, B, ...\].*\[3\]"),

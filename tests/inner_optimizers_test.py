@@ -93,6 +93,7 @@ def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilat
   for optimizer, found in (
       (optax.scale_by_adam(), r"not finite at a gradient of 0 \(Adam needs eps_root > 0\)"),
       (optax.GradientTransformation(lambda params: (), opaque_update), "ConcretizationTypeError")):
-    with pytest.raises(ValueError, match=f"optimizer must have an update .* got .*{found}") as error:
+    message = f"optimizer must have an update .* got .*{found}"
+    with pytest.raises(ValueError, match=message) as error:
       _outer_loss(_learned("adam"), problems.apply, problems.init, optimizer)
     assert "\n" not in str(error.value)

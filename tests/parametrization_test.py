@@ -133,7 +133,8 @@ def test_images_start_where_they_are_told():
   start = jnp.arange(8.).reshape(1, 2, 2, 2, 1)
   part = parametrization.pixels((1, 2, 2, 2, 1), start)
   np.testing.assert_array_equal(part.decode(part.init(jax.random.key(0))), start)
-  with pytest.raises(ValueError, match=r"start must be .* = \[1, 3, 2, 2, 1\]; got \[1, 2, 2, 2, 1\]"):
+  message = r"start must be .* = \[1, 3, 2, 2, 1\]; got \[1, 2, 2, 2, 1\]"
+  with pytest.raises(ValueError, match=message):
     parametrization.pixels((1, 3, 2, 2, 1), start)
 
 

@@ -28,6 +28,6 @@ MODELS: dict[str, Callable[..., Model]] = {
 }
 
 __all__ = [
-    "MODELS", "Model", "alexcifarnet", "alexnet", "check_params", "convnet", "from_flax", "from_nnx",
-    "lenet", "mlp", "resnet18", "vit",
+    "MODELS", "Model", "alexcifarnet", "alexnet", "check_params", "convnet", "from_flax",
+    "from_nnx", "lenet", "mlp", "resnet18", "vit",
 ]

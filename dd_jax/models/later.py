@@ -213,8 +213,9 @@ def _standardize(x, axes):
 def _affine(module, x):
   """A learned scale and shift of every feature."""
   shape = (1,) * (x.ndim - 1) + x.shape[-1:]
-  scale, bias = (module.param(name, start, x.shape[-1:], x.dtype).reshape(shape) for name, start in (
-      ("scale", nn.initializers.ones), ("bias", nn.initializers.zeros)))
+  starts = {"scale": nn.initializers.ones, "bias": nn.initializers.zeros}
+  scale, bias = (module.param(name, start, x.shape[-1:], x.dtype).reshape(shape)
+                 for name, start in starts.items())
   return x * scale + bias
 
 

@@ -2,8 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_fixed_init.py --workdir=DIR
 
-The real images are cropped and flipped as the authors do; an outer step takes a second or two on two
-CPU cores.
+The real images are cropped and flipped as the authors do; an outer step takes a second or two on
+two CPU cores.
 """
 
 from experiments.configs import default

@@ -71,8 +71,8 @@ def get_config() -> ConfigDict:
   inner.learned = False  # Whether these numbers are learned too.
   inner.augmentation = config_dict.placeholder(str)  # Of distilled images: "crop,flip"; None.
   inner.siamese = False  # Whether all images of a step are changed alike.
-  # Or implicit: of the optimum that training should reach; or ridge: only a last layer is trained, by
-  # ridge regression on the features of fresh weights.
+  # Or implicit: of the optimum that training should reach; or ridge: only a last layer is trained,
+  # by ridge regression on the features of fresh weights.
   inner.hypergradient = "unrolled"
   inner.solver = "conjugate_gradient"  # Of implicit; or neumann.
   inner.num_terms = 20
