@@ -3,7 +3,9 @@
 The modules, in the order in which data flows through them.
 """
 
+from dd_jax import types
 from dd_jax import datasets
+from dd_jax import convolution
 from dd_jax import models
 from dd_jax import imagenet_weights
 from dd_jax import init_distributions
@@ -43,9 +45,9 @@ from dd_jax.application import network, train_on
 __version__ = "0.1.0"
 
 __all__ = [
-    "datasets", "models", "imagenet_weights", "init_distributions", "parametrization",
-    "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers", "truncation",
-    "implicit", "parallel", "outer_objective", "hypergradient",
+    "types", "datasets", "convolution", "models", "imagenet_weights", "init_distributions",
+    "parametrization", "augmentation", "whitening", "losses", "inner_loop", "inner_optimizers",
+    "truncation", "implicit", "parallel", "outer_objective", "hypergradient",
     "distillation", "pretraining", "evaluation", "baselines", "linear", "artifacts",
     "application", "exports",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",

@@ -175,7 +175,7 @@ def load(path: str | os.PathLike) -> Artifact:
 
 def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, Any]
                 ) -> Artifact:
-  """The inverse of `to_arrays`, checked; `path` begins the messages.
+  """The inverse of `to_arrays`, checked, with its `metadata`; `path` begins the messages.
 
   Raises:
     ValueError: arrays that are missing, or that do not belong together.

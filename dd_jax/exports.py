@@ -44,8 +44,8 @@ _FOLDER_FIELDS = ("metadata", "labels", "raw_step_sizes", "step_sizes", "pixel_r
 class Format(NamedTuple):
   """How files of one kind are written and read."""
   suffix: str  # Empty for a folder.
-  write: Callable[[pathlib.Path, Artifact], None]
-  read: Callable[[pathlib.Path], Artifact]
+  write: Callable[[pathlib.Path, Artifact], None]  # As `save`.
+  read: Callable[[pathlib.Path], Artifact]  # As `load`.
 
 
 def save(path: str | os.PathLike, artifact: Artifact, format: str) -> None:

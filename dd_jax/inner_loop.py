@@ -17,8 +17,8 @@ GRADIENT_MODES = ("reverse", "forward_over_reverse")
 
 class InnerState(NamedTuple):
   """What changes along a trajectory."""
-  params: Params
-  opt_state: Any
+  params: Params  # The weights.
+  opt_state: Any  # Of the inner optimizer.
 
 
 def inner_step(inner_value_and_grad: Callable, optimizer: optax.GradientTransformation,

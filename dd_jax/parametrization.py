@@ -22,13 +22,13 @@ STEP_SIZE_SHARING = ("per_step", "per_epoch", "tied")
 class Parametrization(NamedTuple):
   """Where the learned numbers start, and what they stand for."""
   init: Callable[[Array], dict[str, Any]]  # key -> trainable
-  decode: Callable[[dict[str, Any]], DistilledData]
+  decode: Callable[[dict[str, Any]], DistilledData]  # trainable -> what it stands for
 
 
 class Part(NamedTuple):
   """One field of the distilled data; `init` gives `()` where nothing is learned."""
-  init: Callable[[Array], Any]
-  decode: Callable[[Any], Any]
+  init: Callable[[Array], Any]  # key -> what is learned
+  decode: Callable[[Any], Any]  # what is learned -> the field
 
 
 def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
@@ -278,7 +278,7 @@ def fixed_step_sizes(num_epochs: int, num_steps: int, value: float,
 
 
 def encode_step_size(step_size: float, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
-  """What `step_sizes` learns for one positive `step_size` -> `[]`; `scale` as there.
+  """What `step_sizes` learns for one positive `step_size` -> `[]`; `scale` and `dtype` as there.
 
   Raises:
     ValueError: another scale, or a step size that is not positive.

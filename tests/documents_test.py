@@ -87,7 +87,7 @@ def directory(tmp_path):
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.stem)
 def test_a_document_runs(path, directory, monkeypatch):
   if path.stem == "data":
-    small = {name: values[:80] for name, values in np.load(directory / "data/mnist.npz").items()}
+    small = {name: values[:120] for name, values in np.load(directory / "data/mnist.npz").items()}
     prepared = prepared_sets.write_array_record(directory / "tfds", small).parent
     prepared.rename(directory / "data/letters")
   notebook = nbformat.v4.new_notebook(cells=list(_cells(path.read_text())))
