@@ -58,7 +58,7 @@ WINDOWS: dict[str, Callable] = {
 
 
 def _window(length, draw_start):
-  def begin(key, inner_loss, params, distilled, **options):
+  def begin(key, inner_loss, params, distilled, /, **options):  # The options may have a key too.
     total = distilled.raw_step_sizes.size
     inner_loop.check_length(length, total)
 

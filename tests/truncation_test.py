@@ -73,6 +73,25 @@ def test_random_windows_occur_everywhere_and_one_program_serves_all(x64):
   assert min(map(len, reached.values())) >= 3
 
 
+@pytest.mark.parametrize("name", truncation.WINDOWS)
+def test_an_inner_loss_with_keys_sees_those_of_its_steps(name):
+  """A window of the whole trajectory is the trajectory, noise of every step included."""
+  trainable, decode = problems.trainable()
+
+  def noisy(params, images, labels, key):
+    return problems.inner_loss(params, images + jax.random.normal(key, images.shape), labels)
+
+  def gradient(window):
+    outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, noisy, problems.inner_loss,
+                                        num_inits=2, window=window, keyed=True)
+    return jax.jit(dd_jax.value_and_hypergrad(outer_loss))(
+        trainable, (), jax.random.key(3), *problems.real())
+
+  for actual, expected in zip(*map(jax.tree.leaves, (
+      gradient(truncation.WINDOWS[name](_TOTAL)), gradient(None)))):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_an_adaptive_window_prefers_where_the_inner_loss_changes():
   """Step sizes of zero everywhere but in the last two steps: only there the loss moves."""
   trainable, decode = problems.trainable()
