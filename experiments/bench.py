@@ -27,8 +27,6 @@ import numpy as np
 from dd_jax import artifacts
 from experiments import machine
 
-_OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
 
@@ -293,7 +291,7 @@ def main(argv):
   print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} "
         f"{'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7}")
   for name in _CHOSEN.value:
-    row = time_setting(name, SETTINGS[name], _PRECISION.value, _ROUNDS.value, with_torch,
+    row = time_setting(name, SETTINGS[name], _PRECISION.value, flags.FLAGS.rounds, with_torch,
                        report["machine"]["backend"])
     report["settings"].append(row)
     print(f"{name:<18} {row['seconds_ours']:>8.4f} {row.get('seconds_torch', np.nan):>8.4f} "
@@ -302,9 +300,12 @@ def main(argv):
           f"{row.get('torch_peak_bytes', np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
           f"{row['gflops'] / report['machine']['matmul_gflops']:>7.0%}", flush=True)
     text = json.dumps(report, indent=2)
-    artifacts.write_atomically(pathlib.Path(_OUT.value),
+    artifacts.write_atomically(pathlib.Path(flags.FLAGS.out),
                                lambda file, text=text: file.write(text.encode()))
 
 
 if __name__ == "__main__":
+  # Here: other commands have an --out and --rounds of their own.
+  flags.DEFINE_string("out", None, "JSON file to write.", required=True)
+  flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
   app.run(main)

@@ -19,14 +19,21 @@ class Board:
   """Event files in WORKDIR/tensorboard; one that is not enabled does nothing."""
 
   def __init__(self, workdir: pathlib.Path, enabled: bool):
-    self._directory = str(workdir / "tensorboard") if enabled else None
+    self._directory = workdir / "tensorboard" if enabled else None
     self._writer = None
 
   def begin(self, step: int) -> None:
-    """Continues after outer step `step`: later points, of an interrupted run, are hidden."""
+    """Continues after outer step `step`: later points, of an interrupted run, are hidden.
+
+    The images of step 0 are added on every return to it, so that the earlier ones are hidden too.
+    """
     self.close()
     if self._directory is not None:
-      self._writer = _import().SummaryWriter(self._directory, purge_step=step + 1)
+      # Files that were opened within the same second would have the same name.
+      number = len(list(self._directory.glob("events.*")))
+      self._writer = _import().SummaryWriter(
+          str(self._directory), purge_step=step + 1 if step else 0,
+          filename_suffix=f".{number:06d}")
 
   def add_line(self, line: dict[str, float]) -> None:
     """The figures of one line of metrics.jsonl."""

@@ -12,21 +12,21 @@ from absl import flags
 from experiments import commands
 
 _FORMATS = ("png", "safetensors", "steps", "tensors")
-_DISTILLED = flags.DEFINE_string("distilled", None, "The distilled.npz of any run.", required=True)
-_TO = flags.DEFINE_enum("to", None, _FORMATS, "The layout.", required=True)
 
 
 def _run():
   from dd_jax import artifacts
   from dd_jax import exports
-  artifact = artifacts.load(_DISTILLED.value)
-  out = flags.FLAGS.out
-  exports.save(out, artifact, _TO.value)
+  options = flags.FLAGS
+  artifact = artifacts.load(options.distilled)
+  exports.save(options.out, artifact, options.to)
   num_steps, batch = artifact.distilled.images.shape[:2]
-  return {"out": out, "format": _TO.value, "num_distilled_images": num_steps * batch}
+  return {"out": options.out, "format": options.to, "num_distilled_images": num_steps * batch}
 
 
 if __name__ == "__main__":
-  # Here: other commands have an --out of their own.
+  # Here: other commands have a --distilled and an --out of their own.
+  flags.DEFINE_string("distilled", None, "The distilled.npz of any run.", required=True)
+  flags.DEFINE_enum("to", None, _FORMATS, "The layout.", required=True)
   flags.DEFINE_string("out", None, "The file or folder to write.", required=True)
   commands.run(_run)

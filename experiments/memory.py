@@ -22,14 +22,6 @@ import numpy as np
 from dd_jax import artifacts
 from experiments import machine
 
-_OUT = flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.",
-                           required=True)
-_LENGTHS = flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
-_NETWORK = flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"],
-                             "Whose trajectory is measured.")
-_MEMORY = flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
-_GRADIENT = flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
-
 _NUM_STEPS = 10  # S
 _REAL_BATCH = 256
 _FIT_FROM = 100  # Shortest T that the exponent is fitted to.
@@ -85,10 +77,11 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
   matplotlib.use("agg")
   from matplotlib import pyplot
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  modes = list(dict.fromkeys(row["memory"] for row in rows))
   for (memory, gradient), group in _by_mode(rows):
     axes.loglog([row["T"] for row in group], [row["temporary_bytes"] / 1e6 for row in group],
                 marker="o", linestyle="-" if gradient == "reverse" else "--",
-                color=f"C{_MEMORY.value.index(memory)}", label=f"{memory}, {gradient}")
+                color=f"C{modes.index(memory)}", label=f"{memory}, {gradient}")
   axes.set(xlabel="inner steps T", ylabel="temporary memory (MB)",
            title=f"{rows[0]['network']}, N = 1, R = {_REAL_BATCH}")
   axes.grid(alpha=.3)
@@ -103,14 +96,14 @@ def _by_mode(rows):
 
 def main(argv):
   del argv
-  rows = []
+  options, rows = flags.FLAGS, []
   print(f"{'memory':<8} {'gradient':<22} {'T':>5} {'temporary MB':>12} {'call MB':>9} "
         f"{'compile s':>9} {'seconds':>8}")
-  for memory, gradient, length in itertools.product(_MEMORY.value, _GRADIENT.value,
-                                                    map(int, _LENGTHS.value)):
+  for memory, gradient, length in itertools.product(options.memory, options.gradient,
+                                                    map(int, options.lengths)):
     # A process serves one row, because the peak of a process never falls.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-      row = pool.apply(measure, (_NETWORK.value, length, memory, gradient))
+      row = pool.apply(measure, (options.network, length, memory, gradient))
     rows.append(row)
     print(f"{memory:<8} {gradient:<22} {length:>5} {row['temporary_bytes'] / 1e6:>12.1f} "
           f"{row['peak_bytes_of_call'] / 1e6:>9.1f} {row['compile_seconds']:>9.1f} "
@@ -120,11 +113,18 @@ def main(argv):
       if sum(row["T"] >= _FIT_FROM for row in group) > 1}}
   for mode, value in report["exponents"].items():
     print(f"exponent of T from {_FIT_FROM} on: {mode}: {value:.2f}")
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(flags.FLAGS.out)
   artifacts.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
+  # Here: other commands have an --out and a --network of their own.
+  flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.", required=True)
+  flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
+  flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"],
+                    "Whose trajectory is measured.")
+  flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
+  flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
   app.run(main)

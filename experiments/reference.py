@@ -17,8 +17,6 @@ from absl import flags
 
 import dd_jax
 
-_OUT = flags.DEFINE_string("out", None, "Directory of the pages.", required=True)
-
 
 def modules() -> list[ModuleType]:
   """The public modules, in the order of the package."""
@@ -61,8 +59,10 @@ def write(out: pathlib.Path) -> None:
 
 def main(argv):
   del argv
-  write(pathlib.Path(_OUT.value))
+  write(pathlib.Path(flags.FLAGS.out))
 
 
 if __name__ == "__main__":
+  # Here: other commands have an --out of their own.
+  flags.DEFINE_string("out", None, "Directory of the pages.", required=True)
   app.run(main)

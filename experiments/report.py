@@ -10,9 +10,6 @@ from absl import flags
 
 from experiments import commands
 
-_OUT = flags.DEFINE_string("out", None, "The file to write; report.html in the directory of a "
-                           "single run.")
-
 
 def _parse_flags(argv):
   program, *_directories[:] = commands.parse_flags(argv)
@@ -21,10 +18,13 @@ def _parse_flags(argv):
 
 def _run():
   from experiments import reports
-  return reports.report(_directories, _OUT.value)
+  return reports.report(_directories, flags.FLAGS.out)
 
 
 _directories: list[str] = []
 
 if __name__ == "__main__":
+  # Here: other commands have an --out of their own.
+  flags.DEFINE_string("out", None,
+                      "The file to write; report.html in the directory of a single run.")
   commands.run(_run, _parse_flags)

@@ -22,6 +22,10 @@ _MAX_EVOLVING = 10
 _MAX_CLASSES = 25  # Of a confusion matrix that can still be read.
 _MEASURES = {"accuracy": "test accuracy", "attack_success": "attack class read as target",
              "others_accuracy": "accuracy on the other classes"}
+_NUMBERS = ("accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std",
+            "num_eval_inits", "num_distilled_images", "outer_steps", "seed", "wall_seconds",
+            "compile_seconds", "seconds_per_outer_step", "peak_memory_bytes")
+_TEXTS = ("selection", "device", "dd_jax_version", "jax_version")
 
 
 class Run(NamedTuple):
@@ -60,13 +64,11 @@ def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> Run
     if not (workdir / "result.json").is_file():
       raise ValueError(f"{workdir} must hold a finished run; it has no result.json")
     result = _read_json(workdir / "result.json")
-  try:
-    return Run(workdir.resolve().name, result["config"], result,
-               figures.read_metrics(workdir / "metrics.jsonl"),
-               artifacts.load(workdir / "distilled.npz"), snapshots.load_evaluation(workdir),
-               snapshots.load_images(workdir))
-  except (KeyError, TypeError) as error:
-    raise ValueError(f"{workdir}/result.json must be that of a run; missing {error}") from error
+  _check_result(workdir / "result.json", result)
+  return Run(workdir.resolve().name, result["config"], result,
+             _read_metrics(workdir / "metrics.jsonl", result["outer_steps"]),
+             artifacts.load(workdir / "distilled.npz"), snapshots.load_evaluation(workdir),
+             snapshots.load_images(workdir))
 
 
 def write(path: pathlib.Path, runs: list[Run]) -> None:
@@ -281,6 +283,28 @@ def _comparison(runs):
           _line_chart("Accuracy while distilling", "% of validation images", {
               name: [(line["step"], 100 * line["validation_accuracy"]) for line in run.metrics
                      if "validation_accuracy" in line] for name, run in zip(names, runs)})]}
+
+
+def _check_result(path, result):
+  if not isinstance(result, dict):
+    raise ValueError(f"{path} must be that of a run; got {type(result).__name__}")
+  missing = [f"config.{section}.name" for section in ("data", "model", "init")
+             if not isinstance(result.get("config", {}).get(section, {}).get("name"), str)]
+  missing += [name for name in _NUMBERS if not isinstance(result.get(name), (int, float))]
+  missing += [name for name in _TEXTS if not isinstance(result.get(name), str)]
+  if missing:
+    raise ValueError(f"{path} must be that of a run; missing, or of another type: {missing}")
+
+
+def _read_metrics(path, last_step):
+  """The lines, which end at the last outer step; of each, what the charts need."""
+  lines = figures.read_metrics(path)
+  found = lines[-1]["step"] if lines else "nothing"
+  if found != last_step:
+    raise ValueError(f"{path} must end at outer step {last_step}; it ends at {found}")
+  if not all(isinstance(line.get("loss"), float) for line in lines):
+    raise ValueError(f"{path} must have a loss in every line")
+  return lines
 
 
 def _read_json(path):

@@ -41,7 +41,11 @@ def save_images(workdir: pathlib.Path, step: int, data: Data, distilled: dd_jax.
 
 def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
   """`{outer step: {pixels, step_sizes}}` in their order; ValueError for a damaged file."""
-  paths = {int(path.stem): path for path in (workdir / "snapshots").glob("*.npz")}
+  paths = {}
+  for path in (workdir / "snapshots").glob("*.npz"):
+    if not path.stem.isdecimal():
+      raise ValueError(f"{path} must be named by its outer step, like 100.npz")
+    paths[int(path.stem)] = path
   return {step: _load(paths[step], ("pixels", "step_sizes")) for step in sorted(paths)}
 
 

@@ -373,3 +373,13 @@ def test_a_pool_that_was_tampered_with(pools, tmp_path, change, message):
   artifacts.save_pool(tmp_path / "train.npz", params, metadata)
   with pytest.raises(ValueError, match=message):
     train.build(_pretrained_config((tmp_path,)))
+
+
+def test_no_command_defines_a_flag_of_another():
+  """All of them in one process, as a test suite imports them."""
+  names = [path.stem for path in (_ROOT / "experiments").glob("*.py")
+           if path.stem != "torch_reference"]
+  program = "; ".join(f"import experiments.{name}" for name in sorted(names))
+  process = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, capture_output=True,
+                           text=True, timeout=100)
+  assert process.returncode == 0, process.stderr

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import boards
 from experiments import reports
 from experiments import snapshots
 from experiments import train
@@ -112,10 +113,26 @@ def test_several_runs_are_compared(workdir, tmp_path):
   assert re.search(r'<th scope="row">test accuracy</th><td>[^<]*</td><td>50.0 ±', text)
 
 
+def _without(path, name):
+  result = json.loads(path.read_text())
+  del result[name]
+  path.write_text(json.dumps(result))
+
+
+def _cut(path):
+  path.write_bytes(path.read_bytes()[:-9])
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda d: (d / "result.json").unlink(), "must hold a finished run; it has no result.json"),
     (lambda d: (d / "result.json").write_text("{"), "result.json must be JSON; it is damaged"),
-    (lambda d: (d / "result.json").write_text("{}"), "result.json must be that of a run"),
+    (lambda d: (d / "result.json").write_text("[]"), "result.json must be that of a run; got list"),
+    (lambda d: (d / "result.json").write_text("{}"), r"missing, or of another type: \['config.data"),
+    (lambda d: _without(d / "result.json", "accuracy_mean"), r"another type: \['accuracy_mean'\]"),
+    (lambda d: (d / "metrics.jsonl").unlink(), "must end at outer step 6; it ends at nothing"),
+    (lambda d: _cut(d / "metrics.jsonl"), "must end at outer step 6; it ends at 4"),
+    (lambda d: (d / "metrics.jsonl").write_text('{"step": 6}'), "a loss in every line"),
+    (lambda d: (d / "snapshots/x.npz").write_bytes(b""), "snapshots/x.npz must be named by its"),
     (lambda d: (d / "evaluation.npz").write_bytes(b"x"), "evaluation.npz cannot be read"),
     (lambda d: (d / "snapshots/2.npz").write_bytes(b""), "snapshots/2.npz cannot be read"),
     (lambda d: (d / "distilled.npz").write_bytes(b"x"), "distilled.npz must be"),
@@ -157,15 +174,39 @@ def test_in_a_browser_nothing_overflows_and_the_console_is_silent(workdir, tmp_p
   assert "CONSOLE" not in process.stderr
 
 
-def test_tensorboard_shows_the_same_curves_and_the_images(workdir):
+def _events(directory):
+  """The events of the files in their order; each record is length, its check, data, its check."""
   from tensorboardX.proto import event_pb2
-  (path,) = (workdir / "tensorboard").glob("events.*")
-  content, events = path.read_bytes(), []
-  while content:
-    length = int.from_bytes(content[:8], "little")
-    events.append(event_pb2.Event.FromString(content[12:12 + length]))
-    content = content[16 + length:]
-  values = [(event.step, value) for event in events for value in event.summary.value]
+  events = []
+  for path in sorted(directory.glob("events.*")):
+    content = path.read_bytes()
+    while content:
+      length = int.from_bytes(content[:8], "little")
+      events.append(event_pb2.Event.FromString(content[12:12 + length]))
+      content = content[16 + length:]
+  return events
+
+
+def test_tensorboard_forgets_what_is_done_again(tmp_path):
+  board = boards.Board(tmp_path, enabled=True)
+  for begin, loss in ((0, 1.), (0, 2.), (5, 3.)):  # All of them within one second.
+    board.begin(begin)
+    if begin == 0:
+      board.add_images(0, np.zeros((1, 2, 4, 4, 1), np.uint8))
+    board.add_line({"step": 5 if begin == 0 else 10, "loss": loss})
+  board.close()
+  shown = {}
+  for event in _events(tmp_path / "tensorboard"):
+    if event.session_log.status == event.session_log.START:  # TensorBoard's rule for a restart.
+      shown = {key: seen for key, seen in shown.items() if key[0] < event.step}
+    for value in event.summary.value:
+      shown.setdefault((event.step, value.tag), []).append(value.simple_value)
+  assert shown == {(0, "distilled_images"): [0.], (5, "loss"): [2.], (10, "loss"): [3.]}
+
+
+def test_tensorboard_shows_the_same_curves_and_the_images(workdir):
+  values = [(event.step, value) for event in _events(workdir / "tensorboard")
+            for value in event.summary.value]
   losses = {step: value.simple_value for step, value in values if value.tag == "loss"}
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert losses == pytest.approx({line["step"]: line["loss"] for line in lines})
