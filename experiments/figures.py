@@ -85,7 +85,8 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
   for label, means_and_stds in measured.items():
     means, stds = 100 * np.array(means_and_stds).T
-    axis.errorbar(range(len(values)), means, stds, marker="o", capsize=3, label=label)
+    axis.errorbar(range(len(values)), means, stds, marker="o", capsize=3, label=label,
+                  linestyle="-" if isinstance(values[0], (int, float)) else "none")
   axis.set_xticks(range(len(values)), values,
                   rotation=90 if max(len(str(value)) for value in values) > 7 else 0)
   axis.set_xlabel(axis_label)
