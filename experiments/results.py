@@ -4,7 +4,7 @@
     cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
     cp runs/baselines/baselines.json experiments/results/baselines/mnist_random_init.json
     cp runs/transfer/transfer.json experiments/results/transfers/mnist_random_soft_labels.json
-    cp runs/ingredients/ingredients.csv \
+    cp runs/ingredients/ingredients.csv \\
       experiments/measurements/studies/mnist_ingredients-ingredients.csv
     python -m experiments.results
 

@@ -55,8 +55,9 @@ def _run(command, **options):
 def archives(tmp_path_factory):
   """The directory of a wheel and an sdist, built from a copy of the files that belong to it."""
   source = tmp_path_factory.mktemp("source") / "checkout"
-  shutil.copytree(_ROOT, source, ignore=shutil.ignore_patterns(
-      ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "pools"))
+  others = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+  shutil.copytree(_ROOT, source, ignore=lambda directory, names: {
+      *others(directory, names), *(("runs", "pools") if directory == str(_ROOT) else ())})
   out = tmp_path_factory.mktemp("dist")
   # Without isolation setuptools is the installed one, so that no index is needed.
   _run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source])
