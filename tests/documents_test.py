@@ -35,7 +35,8 @@ _SMALLER = [
     (r"(-m experiments\.memory)\b", r"\1 --lengths=30 --memory=remat --gradient=reverse"),
     (r"(-m experiments\.devices)\b", r"\1 --rounds=1"),
     (r"--times=\d+", "--times=1"),
-    (r"(-m experiments\.study)\b", r"\1 --config.distill.num_epochs=1 --config.model.name=mlp"),
+    (r"(--study=(?s:.*?)--config=\S+)",
+     r"\1 --config.distill.num_epochs=1 --config.model.name=mlp"),
 ]
 
 
