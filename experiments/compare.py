@@ -19,6 +19,7 @@ from experiments import accuracies
 from experiments import problem
 from experiments import workdirs
 
+_NAMES = ("random_real", "optimized_real", "kmeans", "average_real")
 _NUM_SETS = 10  # Sets of a random baseline; each trains its share of the held-out networks.
 _NUM_CANDIDATES = 50  # Random sets of which `optimized_real` keeps the best _NUM_SETS.
 _NUM_SCORING = 4  # Networks whose mean accuracy scores a set or a step size.
@@ -66,8 +67,10 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     return float(np.mean(list(figures.values())))
 
   seed = int(jax.random.randint(set_key, (), 0, 2 ** 31 - 1 - _NUM_SETS))
-  figures = {}
-  for name, sets, step_size in _sets(config, described, seed, score):
+  finished = workdirs.reopen_lines(workdir / "rows.jsonl", "baseline")
+  figures = {line.pop("baseline"): line for line in finished}
+  for name in _NAMES[len(figures):]:
+    sets, step_size = _sets(name, config, described, seed, score, figures)
     figures[name] = _figures(config, [
         evaluate(networks, distilled(images, step_size), *described.data.test)
         for images, networks in zip(sets, _shares(heldout, len(sets)), strict=True)])
@@ -78,7 +81,9 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
           num_classes=described.data.dataset.num_classes) for images in sets])
       figures[name] |= {"nearest_neighbor_mean": accuracy.mean(),
                         "nearest_neighbor_std": accuracies.std(accuracy)}
-    print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
+    line = {"baseline": name, **figures[name]}
+    workdirs.append_line(workdir / "rows.jsonl", line)
+    print(json.dumps(line), file=sys.stderr, flush=True)
   result = {"baselines": figures, "num_eval_inits": config.eval.num_inits,
             "num_distilled_images": labels.size, "wall_seconds": time.time() - started,
             **workdirs.provenance(config)}
@@ -86,27 +91,24 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   return result
 
 
-def _sets(config, described, seed, score):
-  """Yields the name, the sets `[S, B, H, W, C]` and the step size of every baseline."""
+def _sets(name, config, described, seed, score, figures):
+  """The sets `[S, B, H, W, C]` of one baseline and its step size, given those before it."""
   images, labels = map(np.asarray, described.data.train)
   layout = {"num_classes": described.data.dataset.num_classes,
             "num_steps": config.distill.num_steps,
             "images_per_class": config.distill.images_per_class}
-
-  def best_step_size(images):
-    return baselines.search_step_size(functools.partial(score, images), _STEP_SIZES)[0]
-
-  sets = [baselines.random_real(seed + i, images, labels, **layout) for i in range(_NUM_SETS)]
-  step_size = best_step_size(sets[0])
-  yield "random_real", sets, step_size
-  sets, _ = baselines.optimized_real(
-      seed + _NUM_SETS, images, labels, **layout, num_sets=_NUM_CANDIDATES, num_best=_NUM_SETS,
-      score=functools.partial(score, step_size=step_size))
-  yield "optimized_real", sets, step_size
-  sets = [baselines.kmeans(seed + i, images, labels, **layout) for i in range(_NUM_SETS)]
-  yield "kmeans", sets, best_step_size(sets[0])
-  sets = [baselines.average_real(images, labels, **layout)]
-  yield "average_real", sets, best_step_size(sets[0])
+  if name == "optimized_real":
+    step_size = figures["random_real"]["step_size"]
+    sets, _ = baselines.optimized_real(
+        seed + _NUM_SETS, images, labels, **layout, num_sets=_NUM_CANDIDATES, num_best=_NUM_SETS,
+        score=functools.partial(score, step_size=step_size))
+    return sets, step_size
+  if name == "average_real":
+    sets = [baselines.average_real(images, labels, **layout)]
+  else:
+    choice = {"random_real": baselines.random_real, "kmeans": baselines.kmeans}[name]
+    sets = [choice(seed + i, images, labels, **layout) for i in range(_NUM_SETS)]
+  return sets, baselines.search_step_size(functools.partial(score, sets[0]), _STEP_SIZES)[0]
 
 
 def _make_evaluate(config, described):

@@ -1,7 +1,6 @@
 """Pictures of a run: the distilled images with their step sizes, and its curves."""
 
 import io
-import json
 import pathlib
 
 import matplotlib
@@ -10,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dd_jax import artifacts
+from experiments import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
 
@@ -99,16 +99,8 @@ def study(path: pathlib.Path, axis_label: str, values: list,
 
 def read_metrics(path: pathlib.Path, last_step: int | None = None) -> list[dict]:
   """The whole lines of a metrics.jsonl, up to a step; none of a file that is not there."""
-  lines = []
-  for text in path.read_bytes().splitlines() if path.exists() else ():
-    try:
-      line = json.loads(text.decode())
-      step = line["step"]
-    except (ValueError, TypeError, KeyError):  # Cut off, or zeros, when its machine was stopped.
-      break
-    if last_step is None or step <= last_step:
-      lines.append(line)
-  return lines
+  return [line for line in workdirs.read_lines(path, "step")
+          if last_step is None or line["step"] <= last_step]
 
 
 def _save(figure, path):

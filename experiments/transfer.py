@@ -4,7 +4,8 @@
       --config.distilled=runs/NAME/distilled.npz --config.data.dir=DIR --workdir=DIR
 
 For each network: the distilled images with their labels, the same with hard labels, and random real
-images and k-means centres of at most as many bytes. DIR/transfer.json.
+images and k-means centres of at most as many bytes. DIR/transfer.json; the same command continues
+an interrupted comparison.
 """
 
 from experiments import launcher

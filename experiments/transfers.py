@@ -1,5 +1,6 @@
 """Networks of every kind trained from scratch on one file of distilled data, and on real images."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
 from dd_jax import losses
+from experiments import accuracies
 from experiments import applications
 from experiments import problem
 from experiments import workdirs
@@ -55,16 +57,16 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     return json.loads(path.read_text())
 
   test = artifact.normalize(dataset.test_images), dataset.test_labels
-  rows = []
-  for name, model in networks.items():
-    for set_name, (images, labels) in sets.items():
-      key = jax.random.key(config.seed)  # The same networks for every set.
-      accuracy = np.asarray(_make_evaluate(config, model, len(images))(
-          key, images, labels, *test), np.float64)
-      rows.append({"network": name, "set": set_name, "num_images": len(images),
-                   "accuracy_mean": accuracy.mean(),
-                   "accuracy_std": accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0})
-      print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+  rows = workdirs.reopen_lines(workdir / "rows.jsonl", "accuracy_mean")
+  for name, set_name in list(itertools.product(networks, sets))[len(rows):]:
+    images, labels = sets[set_name]
+    key = jax.random.key(config.seed)  # The same networks for every set.
+    accuracy = np.asarray(_make_evaluate(config, networks[name], len(images))(
+        key, images, labels, *test), np.float64)
+    rows.append({"network": name, "set": set_name, "num_images": len(images),
+                 "accuracy_mean": accuracy.mean(), "accuracy_std": accuracies.std(accuracy)})
+    workdirs.append_line(workdir / "rows.jsonl", rows[-1])
+    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
   result = {"rows": rows, "dataset": dataset.name, "distilled_with": artifact.metadata["model"],
             "num_eval_inits": config.eval.num_inits, "wall_seconds": time.time() - started,
             **workdirs.provenance(config)}

@@ -76,6 +76,27 @@ def append_line(path: pathlib.Path, content) -> None:
     raise OSError(error.errno, f"{path} cannot be written: {error.strerror}") from error
 
 
+def read_lines(path: pathlib.Path, field: str) -> list[dict]:
+  """The whole lines of such a file, each with this field; none of a file that is not there."""
+  lines = []
+  for text in path.read_bytes().splitlines() if path.exists() else ():
+    try:
+      line = json.loads(text.decode())
+      line[field]
+    except (ValueError, TypeError, KeyError):  # Cut off, or zeros, when its machine was stopped.
+      break
+    lines.append(line)
+  return lines
+
+
+def reopen_lines(path: pathlib.Path, field: str) -> list[dict]:
+  """The same, and the file holds just these from now on."""
+  lines = read_lines(path, field)
+  if lines:
+    write_lines(path, lines)
+  return lines
+
+
 def _differences(first, second, where_first, where_second):
   """The fields that differ, in words; empty where none does."""
   first, second = flatten(first), flatten(second)

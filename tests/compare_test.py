@@ -28,7 +28,7 @@ def small(monkeypatch):
   monkeypatch.setattr(compare, "_STEP_SIZES", [.05, .3, 30.])
 
 
-def test_baselines_of_a_fixed_init(small, tmp_path):
+def test_baselines_of_a_fixed_init(small, monkeypatch, tmp_path):
   config = digits_fixed_init.get_config("smoke")
   result = compare.compare_baselines(config, tmp_path)
   assert json.loads((tmp_path / "baselines.json").read_text()) == result
@@ -54,8 +54,14 @@ def test_baselines_of_a_fixed_init(small, tmp_path):
                            axis=-1).argmin(-1)
   np.testing.assert_allclose(figures["nearest_neighbor_mean"], np.mean(nearest == test_labels),
                              atol=1e-6)
-  # Finished baselines are not repeated.
+  # Finished baselines are not repeated, of an interrupted comparison either.
   assert compare.compare_baselines(config, tmp_path) == result
+  lines = (tmp_path / "rows.jsonl").read_bytes().splitlines(keepends=True)
+  (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+  (tmp_path / "baselines.json").unlink()
+  monkeypatch.setattr(baselines, "random_real", None)
+  assert compare.compare_baselines(config, tmp_path)["baselines"] == result["baselines"]
+  assert (tmp_path / "rows.jsonl").read_bytes() == b"".join(lines)
 
 
 @pytest.mark.slow

@@ -149,6 +149,11 @@ def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
   assert all(0 <= row["accuracy_mean"] <= 1 for row in result["rows"])
   assert transfers.compare_networks(config, tmp_path) == json.loads(
       (tmp_path / "transfer.json").read_text())
+  lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+  (tmp_path / "rows.jsonl").write_text("".join(lines[:6]))
+  (tmp_path / "transfer.json").unlink()
+  assert transfers.compare_networks(config, tmp_path)["rows"] == result["rows"]
+  assert (tmp_path / "rows.jsonl").read_text() == "".join(lines)
 
 
 @pytest.mark.slow
