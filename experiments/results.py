@@ -121,9 +121,8 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
              for baseline in _BASELINES]
     cells += [_mean_std(figures[baseline], "nearest_neighbor")
               for baseline in ("random_real", "kmeans")]
-    distilled = ("; ".join(_over_seeds(runs[name], measure) for measure in measures)
-                 if name in runs else "not run")
-    rows.append((_link(config, note), result["num_distilled_images"], f"**{distilled}**", *cells,
+    rows.append((_link(config, note), result["num_distilled_images"],
+                 _distilled(runs, name, result["num_distilled_images"], measures), *cells,
                  result["num_eval_inits"]))
     if config in _PAPER_BASELINES:
       rows.append(("the paper", "", _ROWS[config][1], *_PAPER_BASELINES[config], 200))
@@ -216,6 +215,16 @@ def _obtained(results, pools):
     text += (f"; full target {100 * full:.1f}: {(adapted - none) / (full - none):.2f} of the gap "
              "closed")
   return text
+
+
+def _distilled(runs, name, num_images, measures):
+  """Figures of the runs of a name; where there are none, of a noted run of as many images."""
+  for run, results in sorted(runs.items(), key=lambda item: item[0] != name):
+    config, note = _config_and_note(run)
+    if run == name or config == name and results[0]["num_distilled_images"] == num_images:
+      figures = "; ".join(_over_seeds(results, measure) for measure in measures)
+      return ", ".join([f"**{figures}**", *(note if run != name else [])])
+  return "not run"
 
 
 def _over_seeds(results, measure, *, before=False):

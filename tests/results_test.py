@@ -90,6 +90,15 @@ def test_baselines_stand_beside_the_distilled_data(lines):
   assert f"| 100 | **80.0 ± 2.0** | {cells} | 200 |" in text
   assert "| the paper |  | 79.5 ± 8.1 | 68.6 ± 9.8 |" in text
 
+  # Where there is no full run, a reduced one of as many images.
+  few = {**_RESULT, "num_distilled_images": 10, "accuracy_mean": .3}
+  text = "\n".join(lines(**{"cifar10_random_init-10_images-seed0": few,
+                            "cifar10_random_init-300_steps-seed0": _RESULT,
+                            "baselines/cifar10_random_init": baselines,
+                            "baselines/cifar10_fixed_init": baselines}))
+  assert f"| 100 | **80.0 ± 2.0**, 300_steps | {cells} | 200 |" in text
+  assert f"(configs/cifar10_fixed_init.py) | 100 | not run | {cells} | 200 |" in text
+
 
 def test_an_ingredient_and_a_transfer_are_a_row_each(lines):
   sets = {"distilled": .8, "random real": .6, "k-means": .7}
