@@ -211,7 +211,7 @@ def _confusion(run):
 # Charts, in units of their view box
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 240, 50, 14, 12, 42
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 240, 50, 26, 12, 42
 
 
 def _axes(x_range, y_range):
