@@ -21,8 +21,8 @@ def get_config(variant: str = ""):
   data.download = False  # Whether the network may be used to fetch them.
 
   config.train = train = ConfigDict()
-  train.num_epochs = 500
-  train.batch_size = 100  # At most all images of a set.
+  train.num_epochs = 200
+  train.batch_size = 20  # At most all images of a set.
   train.optimizer = "adamw"  # Or sgd: with momentum 0.9. Both along a cosine.
   train.learning_rate = 1e-3
   train.weight_decay = 1e-2
