@@ -88,6 +88,8 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
   if not 1 <= batch_size <= num_images:
     raise ValueError(f"batch_size must lie in 1..{num_images} (the real images); got {batch_size}")
   batches_per_epoch = num_images // batch_size
+  # NumPy arrays cannot be indexed inside the scan.
+  train_images, train_labels = jnp.asarray(train_images), jnp.asarray(train_labels)
   step_root, data_root, augment_root = jax.random.split(root_key, 3)
 
   def order_of(epoch):

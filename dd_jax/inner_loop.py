@@ -125,8 +125,10 @@ def _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state, grad
     transformation = transformation(distilled.hyper if hyper is None else hyper)
   if opt_state is None:
     opt_state = transformation.init(params)
-  num_steps = distilled.images.shape[0]
-  step_sizes = distilled.step_sizes.reshape(-1)
+  # NumPy arrays cannot be indexed by a step of the scan.
+  images, labels = jnp.asarray(distilled.images), jnp.asarray(distilled.labels)
+  step_sizes = jnp.asarray(distilled.step_sizes).reshape(-1)
+  num_steps = images.shape[0]
 
   def inputs(positions):
     keys = () if key is None else (jax.vmap(jax.random.fold_in, (None, 0))(key, positions),)
@@ -134,7 +136,7 @@ def _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state, grad
 
   def step(state, inputs):
     position, step_size, *step_key = inputs
-    batch = (distilled.images[position % num_steps], distilled.labels[position % num_steps])
+    batch = images[position % num_steps], labels[position % num_steps]
     return inner_step(value_and_grad, transformation, state, (*batch, *step_key), step_size)
 
   return step, inputs, InnerState(params, opt_state)

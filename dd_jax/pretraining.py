@@ -42,6 +42,8 @@ def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: 
     if value is not None and value < 1:
       raise ValueError(f"{name} must be at least 1; got {value}")
   num_batches = num_images // batch_size
+  # NumPy arrays cannot be indexed inside the scan.
+  images, labels = jnp.asarray(images), jnp.asarray(labels)
 
   def train_one(network: tuple[Params, Array]) -> Params:
     params, key = network

@@ -43,9 +43,9 @@ def _normalized(x, axes, params):
 
 
 @pytest.mark.parametrize("norm, axes", [
-    ("instance", (1, 2)), ("batch", (0, 1, 2)), ("layer", (1, 2, 3)), ("group", (1, 2))])
+    ("instance", (1, 2)), ("batch", (0, 1, 2)), ("layer", (1, 2, 3))])
 def test_every_norm_takes_its_axes(x64, norm, axes):
-  """A ConvNet of one block with a kernel that copies its input; four features are four groups."""
+  """A ConvNet of one block with a kernel that copies its input."""
   model = models.convnet(num_classes=2, image_shape=(4, 4, 4), width=4, depth=1, norm=norm,
                          convolution="lax")
   params = _random(model)
@@ -60,17 +60,18 @@ def test_every_norm_takes_its_axes(x64, norm, axes):
   np.testing.assert_allclose(model.apply(params, jnp.asarray(images)), expected, rtol=1e-10)
 
 
-def test_groups_of_features():
-  """64 features make 32 groups of two."""
-  model = models.convnet(num_classes=2, image_shape=(4, 4, 1), width=64, depth=1, norm="group")
+@pytest.mark.parametrize("width", [4, 64])
+def test_groups_of_features(width):
+  """4 features make two groups of two, 64 make 32."""
+  model = models.convnet(num_classes=2, image_shape=(4, 4, 1), width=width, depth=1, norm="group")
   params, images = _random(model), np.random.default_rng(1).standard_normal((2, 4, 4, 1))
   swapped = jax.tree.map(lambda leaf: leaf, params)
   kernel = np.array(params["Conv_0"]["kernel"], np.float32)
   kernel[..., 1] *= 5  # Changes the statistics of features 0 and 1 alone.
   swapped["Conv_0"] = {**params["Conv_0"], "kernel": jnp.asarray(kernel)}
   for p in (params, swapped):
-    p["Dense_0"] = {"kernel": jnp.zeros((256, 2)).at[2::64, 0].set(1.).at[0::64, 1].set(1.),
-                    "bias": jnp.zeros(2)}
+    p["Dense_0"] = {"kernel": jnp.zeros((4 * width, 2)).at[2::width, 0].set(1.)
+                               .at[::width, 1].set(1.), "bias": jnp.zeros(2)}
   params, swapped = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, swapped))
   before, after = (model.apply(p, jnp.asarray(images, jnp.float32)) for p in (params, swapped))
   np.testing.assert_allclose(before[:, 0], after[:, 0], rtol=1e-5)

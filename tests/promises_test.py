@@ -6,7 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import optax
+
 import dd_jax
+from tests import problems
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGE = pathlib.Path(dd_jax.__file__).parent
@@ -76,3 +81,29 @@ loaded = {"tensorflow", "tensorflow_datasets", "torch", "safetensors", "matplotl
 assert not loaded, loaded
 """)
   assert process.returncode == 0, process.stderr
+
+
+def test_numpy_arrays_and_no_jit_change_nothing():
+  """As in a notebook: data as they were loaded, functions called as they are."""
+  trainable, decode = problems.trainable()
+  loss, init, optimizer = problems.inner_loss, dd_jax.random_init(problems.init), optax.sgd(.1)
+  outer_step = dd_jax.make_outer_step(
+      dd_jax.make_outer_loss(decode, init.sample, loss, loss, num_inits=2), optimizer)
+  params = init.sample(init.state, jax.random.key(0), 2)
+
+  def run(trainable, params, images, labels):
+    key, distilled = jax.random.key(1), decode(trainable)
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    return (
+        dd_jax.inner_trajectory(loss, one, distilled)[0],
+        dd_jax.evaluate(key, distilled, init, problems.apply, images, labels, num_inits=2,
+                        inner_loss=loss).after.loss,
+        dd_jax.pretrain(key, params, loss, images, labels, optimizer=optimizer, num_epochs=1,
+                        batch_size=4),
+        dd_jax.run_outer_steps(outer_step, key, dd_jax.init_outer_state(trainable, optimizer),
+                               init.state, images, labels, batch_size=4, num_steps=3)[0].trainable)
+
+  arguments = trainable, params, *problems.real()
+  expected, actual = jax.jit(run)(*arguments), run(*jax.tree.map(np.asarray, arguments))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual,
+               expected)

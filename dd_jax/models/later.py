@@ -30,8 +30,9 @@ def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int =
     image_shape: (H, W, C), square.
     width: features of every block.
     depth: blocks, at most log2 of H.
-    norm: over each image and channel ("instance"), group of up to 32 ("group"), image ("layer"), or
-      over the current batch and each channel ("batch", which keeps no running statistics); "none".
+    norm: over each image and channel ("instance"), one of up to 32 groups of two channels or more
+      ("group"), image ("layer"), or over the current batch and each channel ("batch", which keeps
+      no running statistics); "none".
     convolution: one of `convolution.CONVOLUTIONS`; None: the fastest on this backend.
   """
   check_arguments(num_classes, image_shape, "convnet")
@@ -108,7 +109,7 @@ class _Norm(nn.Module):
       return x
     channels = x.shape[-1]
     groups = {"instance": channels, "batch": channels, "layer": 1,
-              "group": math.gcd(32, channels)}[self.kind]
+              "group": max(1, math.gcd(64, channels) // 2)}[self.kind]
     grouped = x.reshape(*x.shape[:-1], groups, channels // groups)
     axes = (0, 1, 2, 4) if self.kind == "batch" else (1, 2, 4)
     return _affine(self, _standardize(grouped, axes).reshape(x.shape))
