@@ -64,28 +64,34 @@ def shard_pool(pool: Params, mesh: jax.sharding.Mesh) -> InitDistribution:
 def in_chunks(loss: Callable, chunk_size: int) -> Callable:
   """The mean over chunks of `chunk_size` examples, one after the other; the last may be short.
 
-  The gradient by `variable` comes from the same pass. That by the rest is not computed: they are
-  constants here.
+  Whatever is differentiated, the variable, the examples or the constants, its gradient comes from
+  the same pass; forward mode and derivatives of derivatives work as without chunks.
   """
-  def mean(function, variable, examples, *constants):
+  def mean(function, examples):
     num_examples = jax.tree.leaves(examples)[0].shape[0]
     num_whole, rest = divmod(num_examples, chunk_size)
     total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
-                         jax.eval_shape(function, variable, examples, *constants))
+                         jax.eval_shape(lambda chunk: function(chunk)[0], examples))
+    parts = []
     if num_whole:
-      whole = jax.tree.map(
-          lambda x: x[:num_whole * chunk_size].reshape(num_whole, chunk_size, *x.shape[1:]),
-          examples)
       share = chunk_size / num_examples
-      total, _ = lax.scan(
-          lambda total, chunk: (_add(total, function(variable, chunk, *constants), share), None),
-          total, whole)
-    if rest:
-      tail = function(variable, jax.tree.map(lambda x: x[-rest:], examples), *constants)
-      total = _add(total, tail, rest / num_examples)
-    return total
 
-  return _with_gradient_of_its_pass(loss, mean)
+      def body(total, chunk):
+        shared, own = function(chunk)
+        return _add(total, shared, share), jax.tree.map(lambda x: share * x, own)
+
+      total, own = lax.scan(body, total, jax.tree.map(
+          lambda x: x[:num_whole * chunk_size].reshape(num_whole, chunk_size, *x.shape[1:]),
+          examples))
+      parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), own))
+    if rest:
+      share = rest / num_examples
+      shared, own = function(jax.tree.map(lambda x: x[-rest:], examples))
+      total = _add(total, shared, share)
+      parts.append(jax.tree.map(lambda x: share * x, own))
+    return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts)
+
+  return _differentiated_in_its_pass(loss, mean)
 
 
 def over_mesh(loss: Callable, mesh: jax.sharding.Mesh, axis: str) -> Callable:
@@ -113,17 +119,23 @@ def over_mesh(loss: Callable, mesh: jax.sharding.Mesh, axis: str) -> Callable:
 
 def over_pmap(loss: Callable) -> Callable:
   """The mean with the examples split over the devices of `pmap`; value and gradient are averaged
-  over them by one `pmean`.
+  over them by one `pmean`. Only by `variable` can it be differentiated.
 
   Raises:
-    ValueError: when traced, a number of examples that the devices do not divide.
+    ValueError: when traced, a number of examples that the devices do not divide; when
+      differentiated, by the examples or the constants.
   """
-  def mean(function, variable, examples, *constants):
+  def mean(function, examples):
     parts = _split(examples, lax.psum(1, INITS), INITS)
-    own = jax.tree.map(lambda x: x[lax.axis_index(INITS)], parts)
-    return lax.pmean(function(variable, own, *constants), INITS)
+    shared, own = function(jax.tree.map(lambda x: x[lax.axis_index(INITS)], parts))
+    return lax.pmean(shared, INITS), own
 
-  return _with_gradient_of_its_pass(loss, mean)
+  def check(tangents):
+    if any(map(_is_perturbed, jax.tree.leaves(tangents[1:]))):
+      raise ValueError("under pmap the loss must be differentiated by the distilled data alone; got "
+                       "initial weights or real images, for which over_mesh is right")
+
+  return _differentiated_in_its_pass(loss, mean, check)
 
 
 def map_over_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
@@ -187,25 +199,63 @@ def pmap_pool(pool: Params) -> InitDistribution:
   return InitDistribution(parts, sample)
 
 
-def _with_gradient_of_its_pass(loss, mean):
-  """`mean` of `loss`, whose gradient by `variable` is the mean of its gradients.
+def _differentiated_in_its_pass(loss, mean, check=lambda tangents: None):
+  """`mean` of `loss`, whose derivative is the mean of the gradients that the same pass computes.
 
-  `mean(function, variable, examples, *constants)` averages what `function` returns, a tree.
+  `mean(function, examples)` averages the first tree that `function(chunk)` returns, and joins the
+  second, which has an entry for each example. `check(tangents)` refuses what it must.
   """
-  @jax.custom_vjp
+  @jax.custom_jvp
   def mean_loss(variable, examples, *constants):
-    return mean(loss, variable, examples, *constants)
+    return mean(lambda chunk: (loss(variable, chunk, *constants), ()), examples)[0]
 
-  def forward(variable, examples, *constants):
-    value, gradient = mean(jax.value_and_grad(loss), variable, examples, *constants)
-    return value, (gradient, (None,) * (1 + len(constants)))
+  def jvp(primals, tangents):
+    # What is differentiated, of the arguments that all chunks share and of the examples.
+    (variable, examples, *constants), (_, example_tangents, *_) = primals, tangents
+    shared, shared_tangents, join_shared = _split_off_perturbed(
+        (variable, *constants), (tangents[0], *tangents[2:]))
+    own_tangents = _split_off_perturbed(examples, example_tangents)[1]
+    check(tangents)
 
-  def backward(residuals, cotangent):
-    gradient, nones = residuals
-    return jax.tree.map(lambda g: cotangent * g, gradient), *nones
+    def of_chunk(chunk):
+      own, _, join_own = _split_off_perturbed(chunk, example_tangents)
 
-  mean_loss.defvjp(forward, backward)
+      def of_perturbed(shared, own):
+        variable, *constants = join_shared(shared)
+        return loss(variable, join_own(own), *constants)
+
+      value, (by_shared, by_own) = jax.value_and_grad(of_perturbed, (0, 1))(shared, own)
+      return (value, by_shared), by_own
+
+    (value, by_shared), by_own = mean(of_chunk, examples)
+    # Sums of products and no dot products, whose transpose an accelerator might round.
+    return value, sum(
+        (jnp.sum(gradient * tangent).astype(value.dtype) for gradient, tangent in
+         zip((*by_shared, *by_own), (*shared_tangents, *own_tangents), strict=True)),
+        jnp.zeros_like(value))
+
+  mean_loss.defjvp(jvp, symbolic_zeros=True)
   return mean_loss
+
+
+def _split_off_perturbed(tree, tangents):
+  """The leaves that are differentiated, their tangents, and `join(leaves) -> tree`."""
+  leaves, structure = jax.tree.flatten(tree)
+  tangents = structure.flatten_up_to(tangents)
+  places = [i for i, tangent in enumerate(tangents) if _is_perturbed(tangent)]
+
+  def join(perturbed):
+    joined = list(leaves)
+    for place, leaf in zip(places, perturbed, strict=True):
+      joined[place] = leaf
+    return structure.unflatten(joined)
+
+  return [leaves[i] for i in places], [tangents[i] for i in places], join
+
+
+def _is_perturbed(tangent):
+  return (not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+          and tangent.dtype != jax.dtypes.float0)
 
 
 def _spread(function, mesh, axis):
