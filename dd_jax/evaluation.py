@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dd_jax import batch_independence
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.losses import cross_entropy
 from dd_jax.pretraining import pretrain
-from dd_jax.types import Array, DistilledData
+from dd_jax.types import Array, DistilledData, wide
 
 
 class Metrics(NamedTuple):
   """Of N networks on one set of real images."""
   loss: Array  # [N] mean cross-entropy.
   accuracy: Array  # [N] fraction.
-  confusion: Array  # [N, K, K] counts, true class by predicted class.
+  confusion: Array  # [N, K, K] int32 counts, true class by predicted class.
 
 
 class EvalResult(NamedTuple):
@@ -55,6 +56,10 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
     params: its weights.
     images, labels: `[n, H, W, C]` and `[n]`; n need not divide by `batch_size`.
     batch_size: images per forward pass.
+
+  Raises:
+    ValueError: a batch size below 1, no image, or more images than `batch_size` for a network
+      whose logits depend on the whole batch.
   """
   if batch_size < 1:
     raise ValueError(f"batch_size must be at least 1; got {batch_size}")
@@ -63,13 +68,15 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
     raise ValueError("images must hold at least one image; got none")
   batch_size = min(batch_size, num_images)
 
+  if batch_size < num_images:
+    batch_independence.check_rows(apply, params, images, batch_size=batch_size)
+
   def of_batch(images, labels):
     logits = apply(params, images)
-    num_classes = logits.shape[-1]
-    loss = cross_entropy(logits, labels).sum()
-    true = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
-    predicted = jax.nn.one_hot(jnp.argmax(logits, -1), num_classes, dtype=logits.dtype)
-    return loss, true.T @ predicted
+    # Counts are integers, and losses are summed wide, whatever the network computes in.
+    loss = cross_entropy(logits.astype(wide(logits.dtype)), labels)
+    counts = jnp.zeros(2 * logits.shape[-1:], jnp.int32)
+    return loss.sum(), counts.at[labels, jnp.argmax(logits, -1)].add(1)
 
   whole = num_images // batch_size * batch_size
   batches = jax.tree.map(lambda x: x[:whole].reshape(-1, batch_size, *x.shape[1:]),
@@ -78,7 +85,8 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
   if whole < num_images:
     rest = of_batch(images[whole:], labels[whole:])
     loss, confusion = loss + rest[0], confusion + rest[1]
-  return Metrics(loss / num_images, jnp.trace(confusion) / num_images, confusion)
+  accuracy = jnp.trace(confusion).astype(loss.dtype) / num_images
+  return Metrics(loss / num_images, accuracy, confusion)
 
 
 def evaluate_from_scratch(

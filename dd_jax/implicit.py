@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dd_jax import inner_optimizers
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.models import Model
 from dd_jax.types import Array, DistilledData, Params
@@ -22,9 +23,11 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
                         damping: float = 0.0, **options: Any) -> tuple[Params, Array]:
   """Trains as `inner_trajectory`; the gradient is that of the optimum it is taken to have reached.
 
-  At an optimum of the mean inner loss over the S minibatches the implicit function theorem gives
-  d theta / d data = -H^-1 d^2 loss / d theta d data. Memory does not grow with T. Step sizes and
-  initial weights have no influence on an optimum: their gradient is zero.
+  The steps end where the gradient of the mean inner loss over the S minibatches is g = -c theta,
+  with c from the optimizer's weight decay. There the implicit function theorem gives
+  d theta / d (data, c) = -(H + c)^-1 d (g + c theta) / d (data, c). Memory does not grow with T.
+  Step sizes and initial weights have no influence on an optimum: their gradient is zero. Forward
+  mode (`jvp`, `jacfwd`) is an error.
 
   Args:
     inner_loss, params, distilled: as in `inner_trajectory`.
@@ -38,7 +41,8 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
     The weights after T steps, and the inner loss before each.
 
   Raises:
-    ValueError: an unknown solver, num_terms below 1, or a negative damping.
+    ValueError: an unknown solver, num_terms below 1, a negative damping, or an optimizer that
+      ends elsewhere (`inner_optimizers.pull`).
   """
   if solver not in SOLVERS:
     raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}")
@@ -48,15 +52,20 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
     raise ValueError(f"damping must not be negative; got {damping}")
   keys = () if options.get("key") is None else (options["key"],)
 
-  def mean_gradient(params, images, labels):
-    return jax.grad(lambda params: jnp.mean(jax.vmap(
+  hyper = distilled.hyper if options.get("hyper") is None else options["hyper"]
+  pull = inner_optimizers.pull(options.get("optimizer"), hyper, params)
+
+  def residual(params, pull, images, labels):
+    """Zero at the optimum."""
+    gradient = jax.grad(lambda params: jnp.mean(jax.vmap(
         lambda images, labels: inner_loss(params, images, labels, *keys))(images, labels)))(params)
+    return jax.tree.map(lambda g, p: g + jnp.asarray(pull, p.dtype) * p, gradient, params)
 
   final, losses = inner_trajectory(
       inner_loss, *jax.lax.stop_gradient((params, distilled)), memory="plain", **options)
 
   @jax.custom_vjp
-  def optimum(final, step_size, images, labels):
+  def optimum(final, step_size, pull, images, labels):
     return final
 
   def forward(final, step_size, *data):
@@ -66,7 +75,7 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
     final, step_size, data = residuals
 
     def product(u):
-      curved = jax.jvp(lambda p: mean_gradient(p, *data), (final,), (u,))[1]
+      curved = jax.jvp(lambda p: residual(p, *data), (final,), (u,))[1]
       return jax.tree.map(lambda c, x: c + damping * x, curved, u)
 
     if solver == "neumann":
@@ -74,12 +83,12 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
     else:
       tolerance = float(jnp.finfo(step_size.dtype).eps)
       u, _ = jax.scipy.sparse.linalg.cg(product, direction, tol=tolerance, maxiter=num_terms)
-    _, back = jax.vjp(functools.partial(mean_gradient, final), *data)
+    _, back = jax.vjp(functools.partial(residual, final), *data)
     return None, None, *back(jax.tree.map(jnp.negative, u))
 
   optimum.defvjp(forward, backward)
   step_size = jax.lax.stop_gradient(distilled.step_sizes[-1, -1])
-  return optimum(final, step_size, distilled.images, distilled.labels), losses
+  return optimum(final, step_size, pull, distilled.images, distilled.labels), losses
 
 
 def ridge_trajectory(features: Callable, num_classes: int, *, regularization: float) -> Callable:

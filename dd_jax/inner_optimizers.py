@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dd_jax.types import Array
+
 # The derivative of a square root is infinite at 0, where Adam's second moment is for any weight
 # without a gradient: without this a dead unit makes the hypergradient NaN.
 _EPS_ROOT = 1e-8
@@ -65,6 +67,37 @@ def check_differentiable(transformation: optax.GradientTransformation) -> None:
     found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
   if found:
     raise ValueError(f"optimizer must have an update that can be differentiated; got {found}")
+
+
+def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
+  """The c of an optimizer's fixed point, where the gradient of the loss is -c theta -> `[]`.
+
+  Args:
+    optimizer: as in `inner_trajectory`.
+    hyper: its hyper-parameters.
+    params: of the weights' shapes; tracers will do.
+
+  Raises:
+    ValueError: an optimizer that ends where the gradient is neither zero nor, by the weight decay
+      of gradient descent or momentum, a multiple of theta.
+  """
+  hyper = dict(hyper) if hyper else {}
+  if optimizer in (gradient_descent, momentum, nesterov):
+    # Momentum multiplies a constant gradient by 1 / (1 - decay), and not the weight decay.
+    return jnp.asarray(hyper.get("weight_decay", 0.)) * (1 - jnp.asarray(hyper.get("decay", 0.)))
+  with jax.ensure_compile_time_eval():
+    zeros, ones = (jax.tree.map(lambda x, value=value: jnp.full(x.shape, value, x.dtype), params)
+                   for value in (0, 1))
+    transformation = optax.identity() if optimizer is None else optimizer
+    if callable(transformation):
+      transformation = transformation({name: jnp.asarray(.5) for name in hyper})
+    updates, _ = transformation.update(zeros, transformation.init(ones), ones)
+    moves = any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
+  if moves:
+    raise ValueError("optimizer must come to rest where the gradient is zero for implicit "
+                     "hypergradients; got one that moves weights of 1 at a gradient of 0 (weight "
+                     "decay is followed for gradient_descent, momentum and nesterov)")
+  return jnp.zeros(())
 
 
 def _decayed(transformation, hyper):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dd_jax import batch_independence
 from dd_jax import parallel
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.inner_optimizers import check_differentiable
@@ -48,7 +49,7 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], sample: Callable, in
 
   Raises:
     ValueError: num_inits, num_parallel or chunk_size below 1; an optimizer that cannot be
-      differentiated.
+      differentiated; when traced, a real loss that is not a mean where its batch is cut.
   """
   for name, value in (("num_inits", num_inits), ("num_parallel", num_parallel),
                       ("chunk_size", chunk_size)):
@@ -61,6 +62,7 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], sample: Callable, in
   def loss_at(params, real):
     return real_loss(params, *real)
 
+  cut_by = "chunk_size" if chunk_size is not None else "real images shared by devices"
   if chunk_size is not None:
     loss_at = parallel.in_chunks(loss_at, chunk_size)
   if split_images is not None:
@@ -69,6 +71,8 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], sample: Callable, in
   def loss_of_one(params, row, distilled, inner_key, window_key, *real):
     steps = {"optimizer": optimizer,
              **({"key": jax.random.fold_in(inner_key, row)} if keyed else {})}
+    if chunk_size is not None or split_images is not None:
+      batch_independence.check_mean(real_loss, params, *real, cut_by=cut_by)
     begun = {"params": params} if window is None else window(
         window_key, inner_loss, params, distilled, **steps)
     final_params, _ = trajectory(inner_loss, distilled=distilled, **begun, **steps, **options)

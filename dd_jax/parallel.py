@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.init_distributions import InitDistribution, pool_rows, pretrained_init
-from dd_jax.types import Params
+from dd_jax.types import Params, wide
 
 INITS, IMAGES = "inits", "images"  # The axes of a mesh: networks, and real images.
 Spec = jax.sharding.PartitionSpec
@@ -70,8 +70,9 @@ def in_chunks(loss: Callable, chunk_size: int) -> Callable:
   def mean(function, examples):
     num_examples = jax.tree.leaves(examples)[0].shape[0]
     num_whole, rest = divmod(num_examples, chunk_size)
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
-                         jax.eval_shape(lambda chunk: function(chunk)[0], examples))
+    like = jax.eval_shape(lambda chunk: function(chunk)[0], examples)
+    # Summed in float32 or wider, whatever the networks compute in.
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), like)
     parts = []
     if num_whole:
       share = chunk_size / num_examples
@@ -89,7 +90,8 @@ def in_chunks(loss: Callable, chunk_size: int) -> Callable:
       shared, own = function(jax.tree.map(lambda x: x[-rest:], examples))
       total = _add(total, shared, share)
       parts.append(jax.tree.map(lambda x: share * x, own))
-    return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts)
+    return (jax.tree.map(lambda x, like: x.astype(like.dtype), total, like),
+            jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts))
 
   return _differentiated_in_its_pass(loss, mean)
 
@@ -300,4 +302,4 @@ def _place(tree, mesh, spec):
 
 
 def _add(total, term, weight):
-  return jax.tree.map(lambda a, b: a + weight * b, total, term)
+  return jax.tree.map(lambda a, b: a + weight * b.astype(a.dtype), total, term)

@@ -16,6 +16,8 @@ Images are floating point in normalised space: (pixel - mean) / std.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Params = Any  # A pytree of arrays: the weights of one network.
 Array = jax.Array
@@ -51,3 +53,8 @@ class OuterInfo(NamedTuple):
   loss: Array  # [] outer loss, mean over the N initialisations.
   hypergradient_norm: Array  # [] global L2 norm over all of `trainable`.
   finite: Array  # [] bool; False: loss or hypergradient was not finite, the state is frozen.
+
+
+def wide(dtype: DTypeLike) -> DTypeLike:
+  """float32, or the floating-point type itself where it has more bits: what sums are taken in."""
+  return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

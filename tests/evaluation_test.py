@@ -221,3 +221,35 @@ def test_networks_trained_from_scratch_are_those_of_ordinary_training(keyed):
     expected = metrics_by_numpy(logits, LABELS)
     np.testing.assert_allclose(actual.loss[row], expected[0], rtol=1e-4)
     np.testing.assert_array_equal(actual.confusion[row], expected[2])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_counts_do_not_depend_on_the_type_of_the_network(dtype):
+  """The same decisions in every type: 3,000 images are 3,000, and 70,000 losses do not overflow."""
+  num_images = 3000
+  logits = jnp.asarray(np.random.default_rng(0).integers(-8, 9, (num_images, K)), dtype)
+  labels = jnp.where(jnp.arange(num_images) % 10 < 9, jnp.argmax(logits, -1), 0)
+  result = evaluation.measure(lambda params, images: images[:, :, 0, 0].astype(dtype), (),
+                              logits[:, :, None, None], labels, batch_size=500)
+  expected = metrics_by_numpy(np.asarray(logits, np.float64), labels)
+  assert jnp.issubdtype(result.confusion.dtype, jnp.integer) and result.loss.dtype == jnp.float32
+  assert float(result.accuracy) == np.float32(expected[1])
+  np.testing.assert_array_equal(result.confusion, expected[2])
+  np.testing.assert_allclose(result.loss, expected[0], rtol=1e-5)
+  large = evaluation.measure(lambda params, images: jnp.zeros((images.shape[0], K), dtype), (),
+                             jnp.zeros((70000, 1, 1, 1)), jnp.zeros(70000, jnp.int32),
+                             batch_size=500)
+  assert float(large.accuracy) == 1.
+  np.testing.assert_allclose(large.loss, np.log(K), rtol=1e-5)
+
+
+def test_a_network_that_looks_at_its_batch_gets_all_images_at_once():
+  model = dd_jax.models.convnet(num_classes=K, image_shape=(4, 4, 1), width=4, depth=1,
+                                norm="batch")
+  params, images = model.init(jax.random.key(0)), normal(7, 4, 4, 1)
+  whole = evaluation.measure(model.apply, params, images, LABELS, batch_size=100)
+  np.testing.assert_allclose(whole.loss, metrics_by_numpy(model.apply(params, images), LABELS)[0],
+                             rtol=1e-5)
+  with pytest.raises(ValueError, match="batch_size must be at least the 7 images for a network "
+                                       "whose logits depend on the rest of the batch .* got 3"):
+    evaluation.measure(model.apply, params, images, LABELS, batch_size=3)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import dd_jax
+from dd_jax import losses
+from dd_jax import parallel
 from dd_jax import truncation
 from tests import problems
 
@@ -126,3 +128,124 @@ def test_an_unknown_precision_lists_the_choices():
   with pytest.raises(ValueError, match=r"precision must be one of \['highest', 'high', "
                                        r"'default'\]; got 'tf32'"):
     dd_jax.value_and_hypergrad(lambda trainable: 0., precision="tf32")
+
+
+_PIECES = [dict(num_parallel=1), dict(num_parallel=2), dict(chunk_size=4), dict(chunk_size=20),
+           dict(num_parallel=2, chunk_size=3, memory="nested"),
+           dict(num_parallel=3, chunk_size=5, memory="plain", gradient="forward_over_reverse")]
+
+
+def _soft_loss(params, images, labels):
+  """Of real labels that are floats, so that they can be differentiated too."""
+  return -jnp.mean(jnp.sum(jax.nn.log_softmax(problems.apply(params, images)) * labels, -1))
+
+
+def _everything(num_networks=5):
+  """Distilled data, a pool of weights, real images and soft real labels: all can be moved."""
+  trainable, decode = problems.trainable(soft=True)
+  pool = _RANDOM.sample((), jax.random.key(3), num_networks)
+  images, _ = problems.real()
+  labels = jax.random.uniform(jax.random.key(4), (11, problems.NUM_CLASSES))
+  sample = dd_jax.pretrained_init(pool).sample
+
+  def outer_loss(**options):
+    loss = dd_jax.make_outer_loss(decode, sample, problems.inner_loss, _soft_loss, num_inits=5,
+                                  **options)
+    return lambda moved: loss(moved[0], moved[1], jax.random.key(0), *moved[2:])
+
+  return outer_loss, (trainable, pool, images, labels)
+
+
+@pytest.mark.parametrize("options", _PIECES, ids=str)
+def test_pieces_change_no_derivative_of_anything(x64, options):
+  """By distilled data, initial weights, real images and real labels, together and alone."""
+  outer_loss, moved = _everything()
+  expected = jax.jit(jax.grad(outer_loss()))(moved)
+  assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
+  actual = jax.jit(jax.grad(outer_loss(**options)))(moved)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-12 * np.abs(b).max()), actual, expected)
+  for place in range(1, 4):
+    alone = jax.jit(jax.grad(lambda x: outer_loss(**options)(
+        (*moved[:place], x, *moved[place + 1:]))))(moved[place])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(
+        a, b, rtol=0, atol=1e-12 * np.abs(b).max()), alone, expected[place])
+
+
+@pytest.mark.parametrize("options", _PIECES[:-1], ids=str)
+def test_pieces_leave_forward_mode_and_second_derivatives(x64, options):
+  outer_loss, moved = _everything()
+  direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), moved)
+
+  def derivatives(loss):
+    _, along = jax.jvp(loss, (moved,), (direction,))
+    _, curvature = jax.jvp(jax.grad(loss), (moved,), (direction,))
+    return along, curvature
+
+  actual = jax.jit(lambda: derivatives(outer_loss(**options)))()
+  expected = jax.jit(lambda: derivatives(outer_loss()))()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-11 * np.abs(b).max()), actual, expected)
+
+
+def test_forward_mode_of_forward_over_reverse_is_refused_in_one_line():
+  outer_loss, moved = _everything()
+  loss = outer_loss(gradient="forward_over_reverse")
+  with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
+    jax.jvp(loss, (moved,), (moved,))
+
+
+def test_pmap_refuses_derivatives_that_it_would_get_wrong():
+  trainable, decode = problems.trainable()
+  init = parallel.pmap_init(_RANDOM)
+  outer_loss = dd_jax.make_outer_loss(decode, init.sample, problems.inner_loss, problems.inner_loss,
+                                      num_inits=2, split_inits=parallel.over_pmap)
+
+  def by_images(trainable, state, images, labels):
+    return jax.grad(lambda x: outer_loss(trainable, state, jax.random.key(0), x, labels))(images)
+
+  with pytest.raises(ValueError, match="under pmap the loss must be differentiated by the "
+                                       "distilled data alone; got initial weights or real images"):
+    parallel.pmap(by_images)(trainable, init.state, *problems.real())
+
+
+def _of_the_batch(params, images, labels):
+  """A network that normalises with the statistics of its batch."""
+  hidden = images.reshape(images.shape[0], -1) @ params["first"]
+  hidden = (hidden - hidden.mean(0)[None]) / jnp.sqrt(hidden.var(0) + 1e-5)[None]
+  return losses.cross_entropy(jnp.tanh(hidden) @ params["second"], labels).mean()
+
+
+@pytest.mark.parametrize("loss", [
+    _of_the_batch, lambda *arguments: problems.real()[0].shape[0] * 0. + _summed(*arguments)])
+def test_a_real_loss_that_is_no_mean_stays_in_one_piece(loss):
+  trainable, decode = problems.trainable()
+  arguments = trainable, (), jax.random.key(0), *problems.real()
+
+  def value(**options):
+    return dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, loss, num_inits=2,
+                                  **options)(*arguments)
+
+  np.testing.assert_allclose(value(num_parallel=1), value(), rtol=1e-5)
+  with pytest.raises(ValueError, match="real_loss must be a mean over examples for chunk_size; got "
+                                       "one whose value for two examples"):
+    value(chunk_size=4)
+  mesh = parallel.make_mesh(1, jax.devices()[:1])
+  with pytest.raises(ValueError, match="for real images shared by devices; got"):
+    value(split_images=functools.partial(parallel.over_mesh, mesh=mesh, axis=parallel.IMAGES))
+
+
+def _summed(params, images, labels):
+  return images.shape[0] * problems.inner_loss(params, images, labels)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_chunks_are_summed_wider_than_half_precision(dtype):
+  """256 chunks whose mean a running sum in the loss's own type would miss by per cents."""
+  values = jnp.linspace(.5, 1.5, 256, dtype=dtype)
+  mean = parallel.in_chunks(lambda variable, x: variable * x[0], 1)
+  value, gradient = jax.value_and_grad(mean)(jnp.ones((), dtype), values)
+  expected = np.asarray(values, np.float64).mean()
+  assert value.dtype == gradient.dtype == dtype
+  np.testing.assert_allclose([float(value), float(gradient)], expected,
+                             rtol=float(jnp.finfo(dtype).eps))

@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dd_jax
 from dd_jax import implicit
+from dd_jax import inner_optimizers
 from dd_jax import losses
 from dd_jax import parametrization
 from dd_jax import truncation
@@ -152,3 +154,45 @@ def test_bad_options_are_named(options, message):
 def test_a_regularization_must_be_positive():
   with pytest.raises(ValueError, match="regularization must be positive; got 0"):
     implicit.ridge_trajectory(_features, 3, regularization=0)
+
+
+@pytest.mark.parametrize("optimizer, start", [
+    ("gradient_descent", {"weight_decay": .5}),
+    ("momentum", {"weight_decay": .3, "decay": .4}),
+    ("nesterov", {"weight_decay": .3, "decay": .4}),
+])
+def test_weight_decay_is_a_part_of_the_optimum(x64, optimizer, start):
+  """By images, labels, the decay itself and the momentum, as the full unroll has it."""
+  learned, real = _problem()
+  hyper = parametrization.shares(start)
+
+  def decode(trainable):
+    return learned.decode(trainable)._replace(hyper=hyper.decode(trainable["hyper"]))
+
+  decayed = learned._replace(
+      init=lambda key: {**learned.init(key), "hyper": hyper.init(key)}, decode=decode)
+  optimizer = inner_optimizers.INNER_OPTIMIZERS[optimizer]
+  expected = _hypergradient(decayed, real, optimizer=optimizer)
+  trajectory = functools.partial(implicit.implicit_trajectory, num_terms=40)
+  actual = _hypergradient(decayed, real, optimizer=optimizer, trajectory=trajectory)
+  assert all(jnp.abs(x).max() > 1e-5 for x in jax.tree.leaves(expected[1]["hyper"]))
+  _assert_close(actual, expected, 1e-8)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("optimizer", [
+    optax.add_decayed_weights(.1), lambda hyper: inner_optimizers.adam({
+        "b1": .9, "b2": .99, "weight_decay": .1})])
+def test_an_optimizer_that_rests_elsewhere_is_refused(optimizer):
+  with pytest.raises(ValueError, match="optimizer must come to rest where the gradient is zero"):
+    _hypergradient(*_problem(), optimizer=optimizer, trajectory=implicit.implicit_trajectory)
+
+
+def test_forward_mode_through_an_optimum_is_refused_in_one_line():
+  learned, real = _problem(num_epochs=2)
+  outer_loss = dd_jax.make_outer_loss(
+      learned.decode, dd_jax.random_init(_init).sample, _inner_loss,
+      losses.classification(_apply), num_inits=1, trajectory=implicit.implicit_trajectory)
+  trainable = learned.init(jax.random.key(0))
+  with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
+    jax.jvp(lambda t: outer_loss(t, (), jax.random.key(3), *real), (trainable,), (trainable,))

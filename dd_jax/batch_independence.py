@@ -1,0 +1,94 @@
+"""Whether batches may be cut: a mean over examples, a row for each, whatever stands beside it.
+
+A network that normalises with statistics of the current batch gives another loss in chunks than
+in one piece. The functions here find that out by trying two examples together and alone, with
+made-up weights and images, when a program is traced; nothing of it is left in the program.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.types import Array, Params
+
+
+def check_mean(loss: Callable, params: Params, images: Array, labels: Array, *, cut_by: str
+               ) -> None:
+  """Refuses to cut batches whose loss is not a mean over the examples.
+
+  Args:
+    loss: `(params, images, labels) -> []`.
+    params, images, labels: of the shapes that the loss will get, `[n, ...]`; tracers will do.
+    cut_by: the argument that cuts them, for the message.
+
+  Raises:
+    ValueError: the loss of two examples is not the mean of their own losses.
+  """
+  if _differs(_of_loss, loss, params, images, labels):
+    raise ValueError(f"real_loss must be a mean over examples for {cut_by}; got one whose value "
+                     "for two examples is not the mean of their own: with batch statistics in the "
+                     "network the batch must stay in one piece")
+
+
+def check_rows(apply: Callable, params: Params, images: Array, *, batch_size: int) -> None:
+  """Refuses to cut images into batches for a network that looks at the whole batch.
+
+  Args:
+    apply: `(params, images) -> logits [n, K]`.
+    params, images: as in `check_mean`.
+    batch_size: what cuts them, for the message.
+
+  Raises:
+    ValueError: the logits of an image depend on the other images.
+  """
+  if _differs(_of_rows, apply, params, images):
+    raise ValueError(f"batch_size must be at least the {images.shape[0]} images for a network "
+                     "whose logits depend on the rest of the batch (batch statistics); "
+                     f"got {batch_size}")
+
+
+def _of_loss(loss, params, *examples):
+  alone = [loss(params, *(x[i:i + 1] for x in examples)) for i in range(2)]
+  return loss(params, *examples), jnp.mean(jnp.stack(alone))
+
+
+def _of_rows(apply, params, images):
+  return apply(params, images), jnp.concatenate([apply(params, images[i:i + 1]) for i in range(2)])
+
+
+def _differs(compare, function, params, *examples):
+  leaves, structure = jax.tree.flatten((params, *(
+      jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for x in examples)))
+  shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+  return _differs_at(compare, function, structure, shapes, jax.config.jax_enable_x64)
+
+
+@functools.lru_cache(maxsize=64)
+def _differs_at(compare, function, structure, shapes, x64) -> bool:
+  """Whether the two sides differ by more than rounding; compiled once for a function."""
+  del x64  # A part of the cache's key.
+  with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+    arguments = structure.unflatten(
+        [_made_up(jax.random.key(i), x) for i, x in enumerate(shapes)])
+    together, alone = jax.jit(
+        functools.partial(compare, function),
+        compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+    try:
+      error, size = (float(jnp.max(jnp.abs(x.astype(float)))) for x in
+                     (together - alone, together))
+    except jax.errors.ConcretizationTypeError:
+      return False  # It closes over values of the program that is traced: nothing can be tried.
+  return not error <= float(jnp.finfo(together.dtype).eps) ** .5 * max(size, 1.)
+
+
+def _made_up(key: Array, shape: Any) -> Array:
+  """Kernels that keep the size of what they multiply; vectors around 1, so that none hides."""
+  if not jnp.issubdtype(shape.dtype, jnp.floating):
+    return jnp.zeros(shape.shape, shape.dtype)
+  normal = jax.random.normal(key, shape.shape, shape.dtype)
+  if len(shape.shape) < 2:
+    return 1 + normal / 4
+  return normal / max(1, normal.size // shape.shape[-1]) ** .5
