@@ -30,6 +30,7 @@ SETTINGS = {f"{dtype} {init} {memory} 8 inits": ("jit", "pmap") for dtype, init,
             in itertools.product(("float64", "float32"), ("random", "pool"), ("plain", "remat"))}
 SETTINGS |= {"float64 random remat 16 inits": ("jit",), "float64 pool remat 16 inits": ("pmap",),
              "float64 pool remat 4 inits": ("jit",), "float64 random remat 1 init": ("jit",),
+             "float64 all remat 4 inits": ("jit",),  # By weights of a pool and real images too.
              "lenet random remat 8 inits": ("jit",), "lenet pool remat 8 inits": ("pmap",)}
 # Of these, what two processes compute.
 OF_PROCESSES = ("float64 random plain 8 inits", "float64 pool remat 8 inits",
@@ -61,21 +62,32 @@ def measure(setting):
   assert real[0].dtype == ("float64" if problem == "float64" else "float32")
   num_inits, options = SHAPES[shape]
   init = dd_jax.random_init(init)
-  if kind == "pool":
+  if kind != "random":
     init = dd_jax.pretrained_init(init.sample((), jax.random.key(3), POOL_SIZE))
   key = jax.random.key(7)
 
   def hypergradient(sample, **split):
-    return dd_jax.value_and_hypergrad(dd_jax.make_outer_loss(
-        decode, sample, loss, loss, num_inits=num_inits, memory=memory, **split, **options))
+    outer_loss = dd_jax.make_outer_loss(
+        decode, sample, loss, loss, num_inits=num_inits, memory=memory, **split, **options)
+    if kind != "all":
+      return dd_jax.value_and_hypergrad(outer_loss)
+
+    def by_all(*arguments):
+      value, (by_trainable, by_pool, by_images) = jax.value_and_grad(outer_loss, (0, 1, 3))(
+          *arguments)
+      return value, (by_trainable, jax.tree.map(lambda x: x[:POOL_SIZE], by_pool), by_images)
+
+    return by_all
 
   yield "one", jax.jit(hypergradient(init.sample))(trainable, init.state, key, *real)
   if "jit" in SETTINGS[setting]:
     mesh = parallel.make_mesh(num_inits)
-    placed = parallel.shard_pool(init.state, mesh) if kind == "pool" else init
+    placed = parallel.shard_pool(init.state, mesh) if kind != "random" else init
     assert all(shard.data.shape[0] == -(-POOL_SIZE // mesh.size)
                for leaf in jax.tree.leaves(placed.state) for shard in leaf.addressable_shards)
-    yield "jit", jax.jit(hypergradient(placed.sample, **parallel.split(mesh)))(
+    everywhere = jax.sharding.NamedSharding(mesh, parallel.Spec())
+    yield "jit", jax.jit(hypergradient(placed.sample, **parallel.split(mesh)),
+                         out_shardings=everywhere)(
         parallel.replicate(trainable, mesh), placed.state, key, *parallel.replicate(real, mesh))
   if "pmap" in SETTINGS[setting]:
     placed = parallel.pmap_pool(init.state) if kind == "pool" else parallel.pmap_init(init)
