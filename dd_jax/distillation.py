@@ -14,14 +14,15 @@ from dd_jax.types import Array, OuterInfo, OuterState
 
 def init_outer_state(trainable: Any, optimizer: optax.GradientTransformation, carry: Any = ()
                      ) -> OuterState:
-  """The state before the first outer step.
+  """The state before the first outer step: copies, which a donating call may take.
 
   Args:
     trainable: what `decode` takes, from the `init` of a parametrization.
     optimizer: the one of `make_outer_step`.
     carry: the pool of warm starts, where there is one.
   """
-  return OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32), carry)
+  return jax.tree.map(jnp.copy, OuterState(trainable, optimizer.init(trainable),
+                                           jnp.zeros((), jnp.int32), carry))
 
 
 def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformation, *,
@@ -32,12 +33,14 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
 
   Args:
     outer_loss: `(trainable, init_state, key, images, labels) -> []`.
-    optimizer: any optax transformation, with its learning rate.
+    optimizer: any optax transformation, with its learning rate; one that asks for it gets
+      the outer loss as `value`.
     precision: as in `value_and_hypergrad`.
     carry_on: `(key, carry, init_state, trainable) -> carry`, for warm starts: the outer loss then
       draws from the carry instead of `init_state`.
   """
   value_and_grad = value_and_hypergrad(outer_loss, precision=precision)
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def outer_step(key, state, init_state, images, labels):
     carry = state.carry
@@ -46,7 +49,8 @@ def make_outer_step(outer_loss: Callable, optimizer: optax.GradientTransformatio
     if carry_on is not None:
       carry = carry_on(key, carry, init_state, state.trainable)
     norm = optax.tree.norm(gradient)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable,
+                                          value=loss)
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
                            state.step + 1, carry)
     # Else the scan over outer steps would not compile, and a resumed state would be another.
@@ -81,8 +85,8 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
     augment: `(key, images) -> images` on every real minibatch.
 
   Returns:
-    The state, frozen at the first step that was not finite, and `OuterInfo`
-    with a leading axis `[num_steps]`.
+    The state, frozen at the first step that was not finite, and `OuterInfo` with a leading axis
+    `[num_steps]`: NaN, and not `finite`, where no step was taken, behind either.
   """
   num_images = train_images.shape[0]
   if not 1 <= batch_size <= num_images:
@@ -106,11 +110,17 @@ def run_outer_steps(outer_step: Callable, root_key: Array, state: OuterState, in
     new_state, info = outer_step(jax.random.fold_in(step_root, state.step), state, init_state,
                                  images, train_labels[chosen])
     running = alive if stop is None else alive & (state.step < stop)
+    info = _select(running, info, jax.tree.map(_nothing, info))
     return (_select(running, new_state, state), order, alive & info.finite), info
 
   carry = state, order_of(state.step // batches_per_epoch), jnp.array(True)
   (state, _, _), infos = jax.lax.scan(body, carry, None, length=num_steps)
   return state, infos
+
+
+def _nothing(x):
+  """NaN; zero or False where the type has none."""
+  return jnp.full_like(x, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0)
 
 
 def _select(condition, on_true, on_false):

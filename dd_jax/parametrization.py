@@ -47,7 +47,8 @@ def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None
 
   def init(key):
     trainable = {name: part.init(key) for name, part in parts.items()}
-    return {name: jax.tree.map(lambda x: x.astype(dtype), tree)
+    # Copies: the caller's own start outlives a call that the trainable is donated to.
+    return {name: jax.tree.map(lambda x: jnp.array(x, dtype), tree)
             for name, tree in trainable.items() if jax.tree.leaves(tree)}
 
   def decode(trainable):

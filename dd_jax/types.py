@@ -52,7 +52,7 @@ class OuterInfo(NamedTuple):
   """What one outer step reports."""
   loss: Array  # [] outer loss, mean over the N initialisations.
   hypergradient_norm: Array  # [] global L2 norm over all of `trainable`.
-  finite: Array  # [] bool; False: loss or hypergradient was not finite, the state is frozen.
+  finite: Array  # [] bool; False: loss or hypergradient was not finite, the state did not change.
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:

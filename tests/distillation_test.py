@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import dd_jax
+from dd_jax import parametrization
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -80,9 +81,55 @@ def test_stop_freezes_the_state():
   outer_step, state = _outer_step()
   real = problems.real()
   expected, _ = _runner(outer_step, 3)(state, (), *real)
-  actual, _ = _runner(outer_step, 5, stop=3)(state, (), *real)
+  actual, infos = _runner(outer_step, 5, stop=3)(state, (), *real)
   assert actual.step == 3
   _assert_equal(actual, expected)
+  np.testing.assert_array_equal(infos.finite, [True] * 3 + [False] * 2)
+  for values in (infos.loss, infos.hypergradient_norm):  # No step, no figure.
+    np.testing.assert_array_equal(np.isnan(values), ~infos.finite)
+
+
+@pytest.mark.parametrize("optimizer", [
+    optax.chain(optax.sgd(.1), optax.contrib.reduce_on_plateau(patience=1, factor=.5)),
+    optax.polyak_sgd(.1), optax.adam(.05)], ids=["reduce_on_plateau", "polyak_sgd", "adam"])
+def test_optimizers_that_want_the_loss_get_it(optimizer):
+  """Two steps are two updates by hand with the loss as value."""
+  trainable, decode = problems.trainable()
+  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss,
+                                      problems.inner_loss, num_inits=2)
+  step = jax.jit(dd_jax.make_outer_step(outer_loss, optimizer))
+  state = dd_jax.init_outer_state(trainable, optimizer)
+  by_hand, opt_state = trainable, optimizer.init(trainable)
+  for seed in range(3):
+    arguments = (), jax.random.key(seed), *problems.real()
+    state, _ = step(arguments[1], state, (), *arguments[2:])
+    loss, gradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss))(by_hand, *arguments)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        gradient, opt_state, by_hand, value=loss)
+    by_hand = optax.apply_updates(by_hand, updates)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+               state.trainable, by_hand)
+
+
+def test_a_donated_state_leaves_the_callers_arrays():
+  images = jax.random.normal(jax.random.key(0), (1, 3, *problems.IMAGE_SHAPE))
+  labels = jnp.eye(3)[None]
+  learned = parametrization.join(
+      parametrization.pixels(images.shape, images), parametrization.soft_labels(labels),
+      parametrization.step_sizes(2, 1, .1))
+  outer_loss = dd_jax.make_outer_loss(
+      learned.decode, _RANDOM.sample, problems.inner_loss, problems.inner_loss, num_inits=2)
+  optimizer = optax.adam(.05)
+  trainable = learned.init(jax.random.key(0))
+  run = jax.jit(functools.partial(
+      dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(9),
+      batch_size=4, num_steps=1), donate_argnums=0)
+  run(dd_jax.init_outer_state(trainable, optimizer), (), *problems.real())
+  assert not any(x.is_deleted() for x in (images, labels, *jax.tree.leaves(trainable)))
+  run(dd_jax.OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32)), (),
+      *problems.real())
+  assert trainable["images"].is_deleted()  # Donation does take what it is given.
+  assert not any(x.is_deleted() for x in (images, labels))
 
 
 def test_every_epoch_is_another_permutation_of_the_real_images():
@@ -132,7 +179,8 @@ def test_a_bad_step_leaves_the_last_good_state():
   poisoned = images.at[3].set(jnp.nan)
   frozen, infos = _runner(outer_step, 6)(state, (), poisoned, labels)
   bad = int(np.argmin(infos.finite))
-  assert not infos.finite[bad] and frozen.step == bad
+  assert not infos.finite[bad:].any() and frozen.step == bad
+  assert np.isnan(infos.loss[bad + 1:]).all() and np.isfinite(infos.loss[:bad]).all()
   expected, _ = _runner(outer_step, 6, stop=bad)(state, (), poisoned, labels)
   _assert_equal(frozen, expected)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(frozen.trainable))
