@@ -8,11 +8,11 @@ it. Sets and step sizes are to be chosen on training data.
 """
 
 from collections.abc import Callable, Sequence
-import importlib
 
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import extras
 from dd_jax.parametrization import class_labels, encode_step_size
 from dd_jax.types import Array, DistilledData
 
@@ -209,8 +209,4 @@ def _generator(seed):
 
 
 def _scikit_learn(module):
-  try:
-    return importlib.import_module(f"sklearn.{module}")
-  except ImportError as error:
-    raise ImportError(
-        'k-means and k-NN come with scikit-learn: pip install "dd_jax[experiments]"') from error
+  return extras.load(f"sklearn.{module}", "k-means and k-NN come with scikit-learn", "experiments")

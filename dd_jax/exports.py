@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dd_jax import artifacts
+from dd_jax import extras
 from dd_jax import torch_files
 from dd_jax.artifacts import Artifact
 from dd_jax.datasets import normalize
@@ -106,13 +107,9 @@ def _choose(path, format):
 
 
 def _safetensors():
-  try:
-    import safetensors
-    import safetensors.numpy
-  except ImportError as error:
-    raise ImportError(
-        'a .safetensors file needs safetensors: pip install "dd_jax[export]"') from error
-  return safetensors
+  rule = "a .safetensors file needs safetensors"
+  extras.load("safetensors.numpy", rule, "export")  # A part that has to be asked for.
+  return extras.load("safetensors", rule, "export")
 
 
 def _write_safetensors(path, artifact):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import extras
 from dd_jax import npz
 from dd_jax import torch_files
 from dd_jax.models import Model
@@ -111,11 +112,7 @@ def _check(path, stored, shapes):
 
 
 def _read_safetensors(path):
-  try:
-    from safetensors import numpy as safetensors
-  except ImportError as error:
-    raise ImportError(
-        'a .safetensors file needs safetensors: pip install "dd_jax[export]"') from error
+  safetensors = extras.load("safetensors.numpy", "a .safetensors file needs safetensors", "export")
   return safetensors.load_file(path)
 
 

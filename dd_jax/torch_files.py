@@ -6,18 +6,17 @@ import types
 from typing import Any
 import zipfile
 
+from dd_jax import extras
+
 
 def import_torch(suffix: str) -> types.ModuleType:
   """The module torch.
 
   Raises:
-    ImportError: it is not installed, or too old.
+    ImportError: it is not installed, cannot be loaded, or is too old.
   """
   rule = f"a {suffix} file needs PyTorch 2.6 or newer"
-  try:
-    import torch
-  except ImportError as error:
-    raise ImportError(f'{rule}: pip install "dd_jax[export]"') from error
+  torch = extras.load("torch", rule, "export")
   # Before 2.6 a crafted file could run code in spite of weights_only (CVE-2025-32434).
   if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
     raise ImportError(f"{rule}; got {torch.__version__}")

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from dd_jax import artifacts
+from dd_jax import extras
 
 _MAX_IMAGES = 10  # Of each distill step.
 
@@ -55,9 +56,4 @@ class Board:
 
 
 def _import():
-  try:
-    import tensorboardX
-  except ImportError as error:
-    raise ImportError(
-        'tensorboard needs tensorboardX: pip install "dd_jax[tensorboard]"') from error
-  return tensorboardX
+  return extras.load("tensorboardX", "tensorboard needs tensorboardX", "tensorboard")

@@ -42,6 +42,10 @@ def run(command: Callable[[], dict], parse: Callable | None = None) -> None:
       if jax.process_count() == 1:
         raise
       _exit_with(f"{processes.OTHERS_ENDED}: {_one_line(error)[:300]}", 1)
+    except (RuntimeError, AssertionError):
+      if (reason := machine.missing_backend()) is None:
+        raise
+      sys.exit(f"error: {reason}")
     if processes.is_first():
       print(json.dumps(result))
 

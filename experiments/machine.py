@@ -3,7 +3,11 @@
 import ctypes
 import pathlib
 import platform
-import resource
+
+try:
+  import resource
+except ImportError:  # Windows has none.
+  resource = None
 
 import jax
 
@@ -22,8 +26,21 @@ def keep_freed_memory() -> None:
   mallopt(mmap_max, 0)
 
 
+def missing_backend() -> str | None:
+  """Why jax has no device, where JAX_PLATFORMS asks for what is not there; None where it has."""
+  try:
+    jax.devices()
+  except Exception as error:  # An AssertionError without a word, where jaxlib knows no CUDA.
+    reason = " ".join(str(error).split()) or "this installation of jax has no such backend"
+    return (f"JAX_PLATFORMS must name backends that jax can use here, like cpu; "
+            f"got {jax.config.jax_platforms!r}: {reason}")
+  return None
+
+
 def peak_host_bytes() -> int:
-  """The most memory that this process has held."""
+  """The most memory that this process has held; 0 where the system does not tell."""
+  if resource is None:
+    return 0
   unit = 1 if platform.system() == "Darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -137,7 +137,8 @@ def _facts(run):
           ("wall time", f"{result['wall_seconds'] / 60:.1f} minutes, compilation "
                         f"{result['compile_seconds']:.0f} s"),
           ("an outer step", f"{1000 * result['seconds_per_outer_step']:.1f} ms"),
-          ("peak memory", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"),
+          ("peak memory", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"
+           if result["peak_memory_bytes"] else "not told by this system"),
           ("versions", f"dd_jax {result['dd_jax_version']}, JAX {result['jax_version']}")]
 
 

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from dd_jax import extras
 from dd_jax.datasets import dataset
 from dd_jax.datasets import directories
 from dd_jax.datasets import formats
@@ -212,12 +213,8 @@ def _checked(path, arrays, **options):
 
 
 def _digits():
-  try:
-    from sklearn.datasets import load_digits
-  except ImportError as error:
-    raise ImportError(
-        'digits comes with scikit-learn: pip install "dd_jax[experiments]"') from error
-  pixels, labels = load_digits(return_X_y=True)
+  sklearn = extras.load("sklearn.datasets", "digits comes with scikit-learn", "experiments")
+  pixels, labels = sklearn.load_digits(return_X_y=True)
   images = _frame(pixels.reshape(-1, 8, 8, 1) * (255 / 16))
   test = dataset.stratified_indices(labels, 500, num_classes=10, seed=0)
   train = np.setdiff1d(np.arange(len(labels)), test)
