@@ -2,6 +2,9 @@
 
 import functools
 import math
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +107,82 @@ def test_orthogonal_gain(shape):
                                    inits.WEIGHT_INITS["orthogonal"](2.0))
   for kernel in jit(lambda key: distribution.sample((), key, 2))(jax.random.key(0))["w"]:
     assert_orthogonal(kernel, 2)
+
+
+@pytest.mark.parametrize("shape", [
+    (300, 20), (20, 300), (120, 84), (84, 120), (256, 256), (5, 5, 6, 16), (1, 1), (1, 7)])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-12)])
+def test_orthonormal_to_the_precision_of_the_type(x64, shape, dtype, tolerance):
+  for seed in range(3):
+    q = np.asarray(jit(functools.partial(inits.orthogonal(), shape=shape, dtype=dtype))(
+        jax.random.key(seed)))
+    assert q.shape == shape and q.dtype == dtype
+    q = q.astype(np.float64).reshape(-1, shape[-1])
+    q = q if q.shape[0] >= q.shape[1] else q.T
+    np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=tolerance)
+
+
+def test_orthogonal_is_the_polar_factor_of_the_gaussian_matrix(x64):
+  for shape in ((40, 40), (60, 30)):
+    key = jax.random.key(5)
+    u, _, v = np.linalg.svd(jax.random.normal(key, shape, jnp.float64), full_matrices=False)
+    np.testing.assert_allclose(inits.orthogonal(3.)(key, shape, jnp.float64), 3 * u @ v,
+                               atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_rounded_once(dtype):
+  key = jax.random.key(0)
+  half, single = (inits.orthogonal()(key, (30, 12), t) for t in (dtype, jnp.float32))
+  assert half.dtype == dtype
+  np.testing.assert_array_equal(half, single.astype(dtype))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 6)])
+def test_orthogonal_matrices_are_haar_distributed(shape):
+  """Moments of entries, and of entries after a fixed rotation, within five standard errors."""
+  count, n = 40_000, max(shape)
+  q = jax.jit(jax.vmap(lambda key: inits.orthogonal()(key, shape)))(
+      jax.random.split(jax.random.key(0), count))
+  q = np.asarray(q, np.float64)
+  rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(shape[0], shape[0])))[0]
+  for entries in (q, rotation @ q):
+    for power, expected in ((1, 0), (2, 1 / n), (3, 0), (4, 3 / (n * (n + 2)))):
+      values = entries ** power
+      error = values.std(0) / math.sqrt(count)
+      assert np.all(np.abs(values.mean(0) - expected) < 5 * error), power
+  if shape[0] == shape[1]:  # Both parts of O(n), with equal chance; E tr(Q)^2 = 1.
+    assert abs(np.mean(np.linalg.det(q) > 0) - .5) < 5 * .5 / math.sqrt(count)
+    squares = np.trace(q, axis1=1, axis2=2) ** 2
+    assert abs(squares.mean() - 1) < 5 * squares.std() / math.sqrt(count)
+
+
+def test_orthogonal_wants_two_axes():
+  with pytest.raises(ValueError, match=r"^shape must have at least two axes; got \(3,\)$"):
+    inits.orthogonal()(jax.random.key(0), (3,))
+
+
+@pytest.mark.parametrize("name", inits.WEIGHT_INITS)
+def test_no_draw_calls_lapack(name):
+  """Batched factorisations of one program can wait for each other's threads for ever."""
+  distribution = inits.random_init(template, inits.WEIGHT_INITS[name]())
+  text = jax.jit(lambda key: distribution.sample((), key, 3)).lower(jax.random.key(0)).as_text()
+  assert "lapack" not in text and "custom_call" not in text.replace("@Sharding", "")
+
+
+@pytest.mark.slow
+def test_a_thousand_draws_of_orthogonal_lenets_end():
+  program = """
+import jax
+from dd_jax import init_distributions as inits, models
+model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
+init = inits.random_init(model.init, inits.orthogonal())
+draw = jax.jit(lambda key: init.sample(init.state, key, 4))
+for seed in range(1000):
+  jax.block_until_ready(draw(jax.random.key(seed)))
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=300,
+                 cwd=pathlib.Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize("name", inits.WEIGHT_INITS)
