@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
+import optax
 
 from dd_jax.types import Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-  """Cross-entropy of each example -> `[n]`.
+  """Cross-entropy of each example -> `[n]`, by optax, in float32 or wider.
+
+  A class of logit -inf has probability 0: it costs inf where it is the integer label, and changes
+  nothing where it is not. An integer label of K or more gives NaN, and as in optax a negative one
+  counts from the last class or, below -K, gives NaN; `datasets` refuses both.
 
   Args:
     logits: `[n, K]`.
@@ -18,14 +22,13 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   Raises:
     ValueError: the labels are neither.
   """
-  log_probs = jax.nn.log_softmax(logits)
   if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
-    labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-  elif not (jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape):
-    raise ValueError(
-        f"labels must be integers {list(logits.shape[:-1])} or floats {list(logits.shape)}; "
-        f"got {labels.dtype} {list(labels.shape)}")
-  return -jnp.sum(labels * log_probs, axis=-1)
+    return optax.softmax_cross_entropy_with_integer_labels(_at_least_float32(logits), labels)
+  if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape:
+    return optax.softmax_cross_entropy(_at_least_float32(logits), _at_least_float32(labels))
+  raise ValueError(
+      f"labels must be integers {list(logits.shape[:-1])} or floats {list(logits.shape)}; "
+      f"got {labels.dtype} {list(labels.shape)}")
 
 
 def classification(apply: Callable) -> Callable:
@@ -66,3 +69,7 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
     return loss(params, images, jnp.where(labels == attack_class, target_class, labels), key)
 
   return poisoned_loss
+
+
+def _at_least_float32(x):
+  return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

@@ -28,7 +28,7 @@ def test_hard_labels(dtype):
   actual = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(HARD, dtype))
   np.testing.assert_allclose(actual, -log_softmax(logits)[range(4), HARD], rtol=1e-13)
   one_hot = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(np.eye(3)[HARD]))
-  np.testing.assert_array_equal(actual, one_hot)
+  np.testing.assert_allclose(actual, one_hot, rtol=1e-13)
 
 
 @pytest.mark.usefixtures("x64")
@@ -60,6 +60,54 @@ def test_large_logits_in_float32():
   actual = losses.cross_entropy(logits, jnp.asarray([2, 2]))
   assert actual.dtype == jnp.float32
   np.testing.assert_array_equal(actual, [2e4, 0])
+
+
+@pytest.mark.parametrize("label, expected", [
+    (3, np.nan), (7, np.nan), (-1, np.log(1 + np.exp(-1) + np.exp(-2))), (-4, np.nan)])
+def test_a_label_out_of_range_is_never_free(label, expected):
+  actual = losses.cross_entropy(jnp.asarray([[0., 1., 2.]]), jnp.asarray([label]))
+  np.testing.assert_allclose(actual, [expected], rtol=1e-6)
+
+
+def test_a_class_of_logit_minus_infinity():
+  """It has probability 0: the others are a softmax without it, and its own label costs inf."""
+  logits = jnp.asarray([[0., 1., -np.inf]])
+
+  def loss(logits, label):
+    return losses.cross_entropy(logits, jnp.asarray([label])).sum()
+
+  assert loss(logits, 0) == pytest.approx(np.log(1 + np.e), rel=1e-6)
+  assert loss(logits, 2) == np.inf
+  p = np.e / (1 + np.e)
+  np.testing.assert_allclose(jax.grad(loss)(logits, 0), [[-p, p, 0]], rtol=1e-6)
+  hessian = jax.jacrev(jax.grad(loss))(logits, 0)[0, :, 0]
+  np.testing.assert_allclose(hessian, p * (1 - p) * np.array([[1, -1, 0], [-1, 1, 0], [0, 0, 0]]),
+                             rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("soft", [False, True])
+def test_second_derivatives(soft):
+  """diag(softmax) - softmax softmax^T for labels that sum to 1."""
+  logits, labels = numbers()
+  labels = labels if soft else HARD
+  p = np.exp(log_softmax(logits))
+  hessians = jax.vmap(jax.hessian(lambda logits, labels: losses.cross_entropy(
+      logits[None], labels[None])[0]))(jnp.asarray(logits), jnp.asarray(labels))
+  expected = p[:, :, None] * np.eye(3) - p[:, :, None] * p[:, None]
+  np.testing.assert_allclose(hessians, expected, rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("soft", [False, True])
+def test_half_precision_logits_are_summed_in_float32(dtype, soft):
+  """Zero logits cost log K each, which a half-precision mean of 4096 would miss."""
+  logits = jnp.zeros((4096, 3), dtype)
+  labels = jnp.full((4096, 3), 1 / 4, dtype) if soft else jnp.zeros(4096, jnp.int32)
+  value, gradient = jax.value_and_grad(losses.classification(lambda params, x, key: params))(
+      logits, None, labels)
+  assert value.dtype == jnp.float32 and gradient.dtype == dtype
+  assert value == pytest.approx((3 / 4 if soft else 1) * np.log(3), rel=1e-6)
 
 
 @pytest.mark.parametrize("labels, got", [
