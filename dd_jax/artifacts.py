@@ -32,6 +32,7 @@ from dd_jax import npz
 from dd_jax import whitening as zca
 from dd_jax.datasets import denormalize
 from dd_jax.datasets import normalize
+from dd_jax.datasets import pictures
 from dd_jax.types import DistilledData, Params
 from dd_jax.whitening import Whitening
 
@@ -68,7 +69,8 @@ class Artifact(NamedTuple):
       float32 `[n, H, W, C]`, normalised and, where the distilled images are, whitened.
 
     Raises:
-      ValueError: images of another shape, type or range, or metadata without the normalisation.
+      ValueError: images of another shape, type or range, beyond float32 once normalised, or
+        metadata without the normalisation.
     """
     images, shape = np.asarray(images), self.distilled.images.shape[2:]
     if images.shape[1:] != shape:
@@ -86,19 +88,47 @@ class Artifact(NamedTuple):
     return images if self.whitening is None else zca.whiten(self.whitening, images)
 
   def pixels(self, *, clip: bool = True) -> np.ndarray:
-    """The distilled images as pixels, float32 `[S, B, H, W, C]`, to look at.
+    """The distilled images as pixels, float64 `[S, B, H, W, C]`.
+
+    They are in the units of the dataset's own pixels; of uint8, in those of pixels / 255.
 
     Args:
-      clip: to 0..1, which nothing keeps distilled images in.
+      clip: to `pixel_range`, which nothing keeps distilled images in.
 
     Raises:
       ValueError: metadata without the normalisation.
     """
+    return denormalize(self._unwhitened(), self.field("mean"), self.field("std"), clip=clip,
+                       pixel_range=self.pixel_range)
+
+  def pictures(self) -> np.ndarray:
+    """The same to look at, in 0..1: black and white are the ends of `pixel_range`."""
+    return pictures(self._unwhitened(), self.field("mean"), self.field("std"),
+                    pixel_range=self.pixel_range)
+
+  @property
+  def pixel_range(self) -> tuple[float, float]:
+    """The least and the largest pixel of the training images; of uint8 and old files 0..1.
+
+    Raises:
+      ValueError: metadata with anything else.
+    """
+    found = self.metadata.get("pixel_range", [0., 1.])
+    try:
+      low, high = map(float, found)
+    except (TypeError, ValueError, OverflowError):
+      low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+      raise ValueError("pixel_range of the metadata must be two finite numbers, the lower first; "
+                       f"got {found!r}")
+    return low, high
+
+  def _unwhitened(self):
     images = np.asarray(self.distilled.images, np.float32)
-    if self.whitening is not None:
-      flat = zca.restore(self.whitening, images.reshape(-1, *images.shape[2:]))
-      images = flat.reshape(images.shape)
-    return denormalize(images, self.field("mean"), self.field("std"), clip=clip)
+    if self.whitening is None:
+      return images
+    flat = zca.restore(self.whitening, images.reshape(-1, *images.shape[2:]))
+    return flat.reshape(images.shape)
 
 
 class Pool(NamedTuple):

@@ -16,8 +16,8 @@
   gradient descent, and holds no metadata.
 * `png`: a picture for every image, named by its step, its place there and its class;
   `metadata.json` with labels, step sizes and metadata; and `metadata.csv`, which lets Hugging
-  Face's `load_dataset("imagefolder", data_dir=...)` read the folder. Distilled images leave 0..1:
-  black and white stand for `pixel_range`, which is wider then.
+  Face's `load_dataset("imagefolder", data_dir=...)` read the folder. Distilled images leave the
+  range of the dataset's pixels: black and white stand for `pixel_range`, which is wider then.
 
 The tensors lie in the space of the distilled images: normalised, and whitened where they are.
 """
@@ -233,8 +233,9 @@ def _write_png(path, artifact):
     raise ValueError(f"images must have 1 or 3 channels for the format png; got {pixels.shape[-1]}")
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise ValueError(f"path must be a new or an empty folder for the format png; got {path}")
-  low, high = min(0., float(pixels.min())), max(1., float(pixels.max()))
-  bytes_ = np.round((pixels - low) / (high - low) * 255).astype(np.uint8)
+  low, high = artifact.pixel_range
+  low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
+  bytes_ = np.round((pixels - low) / ((high - low) or 1) * 255).astype(np.uint8)
   names = _png_names(labels)
   content = {
       "metadata": json.loads(artifacts.encode_metadata(artifact.metadata)),
@@ -285,7 +286,7 @@ def _read_png(path):
     if not (path / name).is_file():
       raise ValueError(f"{path} must hold a picture for every label; missing {name}")
     with Image.open(path / name) as picture:
-      pictures.append(np.asarray(picture, np.float32))
+      pictures.append(np.asarray(picture, np.float64))
   shapes = {picture.shape for picture in pictures}
   if len(shapes) != 1:
     raise ValueError(f"{path} must hold pictures of one size and kind; got {sorted(shapes)}")

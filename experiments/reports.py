@@ -131,6 +131,7 @@ def _facts(run):
           ("inner steps", run.artifact.distilled.raw_step_sizes.size),
           ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
           ("outer steps", f"{result['outer_steps']:,}"),
+          ("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range)),
           ("networks tested", result["num_eval_inits"]),
           ("selection", result["selection"]), ("seed", result["seed"]),
           ("device", result["device"]),
@@ -161,7 +162,7 @@ def _distilled_steps(run):
   images = run.artifact.distilled.images
   if images.shape[-1] not in (1, 3):
     return []
-  pixels = np.round(255 * run.artifact.pixels()).astype(np.uint8)
+  pixels = np.round(255 * run.artifact.pictures()).astype(np.uint8)
   labels = np.asarray(run.artifact.distilled.labels)
   steps, shown = [], 0
   for s, (batch, batch_labels) in enumerate(zip(pixels, labels)):

@@ -24,6 +24,8 @@ def save_images(workdir: pathlib.Path, step: int, data: Data, distilled: dd_jax.
                 ) -> np.ndarray:
   """Writes snapshots/STEP.npz: pixels in 0..255 `[S, B, H, W, C]`, step sizes `[E, S]`.
 
+  0 and 255 are the ends of the dataset's `pixel_range`.
+
   Returns:
     The pixels.
   """
@@ -31,7 +33,8 @@ def save_images(workdir: pathlib.Path, step: int, data: Data, distilled: dd_jax.
   if data.whitening is not None:
     images = zca.restore(data.whitening, images.reshape(-1, *images.shape[2:])
                          ).reshape(images.shape)
-  pixels = np.round(255 * datasets.denormalize(images, data.dataset.mean, data.dataset.std)
+  pixels = np.round(255 * datasets.pictures(
+      images, data.dataset.mean, data.dataset.std, pixel_range=data.dataset.pixel_range)
                     ).astype(np.uint8)
   directory = workdir / "snapshots"
   directory.mkdir(exist_ok=True)

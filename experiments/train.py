@@ -260,7 +260,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
     accuracy += f" ± {100 * result['accuracy_std']:.1f}"
   if distilled.images.shape[-1] in (1, 3):
     figures.distilled_images(
-        workdir / "distilled.png", artifact.pixels(),
+        workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{config.data.name}, {config.model.name}, {config.init.name} init: test accuracy "
         f"{accuracy} % after {distilled.raw_step_sizes.size} steps of gradient descent")
@@ -287,6 +287,7 @@ def make_metadata(dataset: datasets.Dataset, config: ConfigDict, result: dict) -
       "num_classes": dataset.num_classes, "image_shape": list(dataset.train_images.shape[1:]),
       "pixel_scale": 255 if dataset.train_images.dtype == np.uint8 else 1,
       "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
+      "pixel_range": list(dataset.pixel_range),
       "whitening": config.data.whitening,
       "order": "for e in epochs, for s in steps; step size softplus(raw_step_sizes[e, s])",
       "inner_optimizer": config.inner.optimizer, "inner_loss": application.INNER_LOSS,

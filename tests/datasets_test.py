@@ -83,7 +83,7 @@ def test_from_arrays_keeps_values_and_fixes_types():
   assert dataset.train_images.dtype == dataset.test_images.dtype == np.uint8
   assert dataset.train_labels.dtype == dataset.test_labels.dtype == np.int32
   pixels = arrays["train_images"].astype(float) / 255
-  assert dataset.mean.dtype == dataset.std.dtype == np.float32
+  assert dataset.mean.dtype == dataset.std.dtype == np.float64
   np.testing.assert_allclose(dataset.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
   np.testing.assert_allclose(dataset.std, pixels.std((0, 1, 2)), rtol=1e-6)
 
@@ -92,18 +92,70 @@ def test_from_arrays_float_images_are_taken_as_given():
   arrays = tiny((5, 4, 2))
   for split in ("train_images", "test_images"):
     arrays[split] = arrays[split] * np.array([3.0, 0.0]) + 0.1  # the second channel is constant
+  with pytest.warns(UserWarning, match=r"mine: 1 of 2 channels are constant.*\(std 1\): 1$"):
+    dataset = datasets.from_arrays(**arrays, name="mine")
+  assert dataset.train_images.dtype == dataset.test_images.dtype == np.float64
+  assert_holds(dataset, {"test_images": arrays["test_images"]})
+  np.testing.assert_allclose(dataset.mean, arrays["train_images"].mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(dataset.std, [arrays["train_images"][..., 0].std(), 1], rtol=1e-12)
+  for dtype in (np.float16, np.float32):
+    narrow = {name: array.astype(dtype) if "images" in name else array[:, ...]
+              for name, array in arrays.items()}
+    kept = datasets.from_arrays(**narrow, mean=[0, 0], std=[1, 1])
+    assert kept.train_images.dtype == np.float32
+    np.testing.assert_array_equal(kept.train_images, narrow["train_images"].astype(np.float32))
+
+
+@pytest.mark.parametrize("offset, spread", [(1.7e9, 100.), (4.5e6, .2), (1e100, 1e95)])
+def test_a_column_far_from_zero_keeps_its_digits(offset, spread):
+  arrays = tiny((1, 1, 2))
+  for split in ("train_images", "test_images"):
+    arrays[split] = offset + spread * (arrays[split] / 255.)
   dataset = datasets.from_arrays(**arrays)
-  assert dataset.train_images.dtype == dataset.test_images.dtype == np.float32
-  np.testing.assert_array_equal(dataset.test_images, arrays["test_images"].astype(np.float32))
-  np.testing.assert_allclose(dataset.mean, arrays["train_images"].mean((0, 1, 2)), rtol=1e-6)
-  np.testing.assert_allclose(dataset.std, [arrays["train_images"][..., 0].std(), 1], rtol=1e-6)
+  expected = (tiny((1, 1, 2))["train_images"] / 255.)
+  expected = (expected - expected.mean(0)) / expected.std(0)
+  normal = datasets.normalize(dataset.train_images, dataset.mean, dataset.std)
+  assert normal.dtype == np.float32
+  np.testing.assert_allclose(normal, expected, atol=1e-5)
+  back = datasets.denormalize(normal, dataset.mean, dataset.std, clip=False)
+  np.testing.assert_allclose(back - offset, arrays["train_images"] - offset, atol=1e-6 * spread)
+  assert dataset.pixel_range == (arrays["train_images"].min(), arrays["train_images"].max())
+
+
+def test_uint8_is_normalised_in_float32():
+  dataset = datasets.from_arrays(**tiny((5, 4, 3)))
+  pixels = dataset.train_images.astype(np.float32) / np.float32(255)
+  np.testing.assert_array_equal(
+      datasets.normalize(dataset.train_images, dataset.mean, dataset.std),
+      (pixels - dataset.mean.astype(np.float32)) / dataset.std.astype(np.float32))
+  assert dataset.pixel_range == (0, 1)
+
+
+def test_what_float32_cannot_hold_once_normalised_is_refused():
+  arrays = tiny((1, 1))
+  arrays["train_images"] = arrays["train_images"] / 255.
+  arrays["test_images"] = replaced(arrays["test_images"] / 255., (3, 0, 0), 1e300)
+  with raises(ValueError, "test_images must be finite float32 once normalised; got inf of 1e+300"):
+    datasets.from_arrays(**arrays)
+  with raises(ValueError, "images must be finite float32 once normalised; got -inf of -1e+300"):
+    datasets.normalize(np.full((1, 1, 1, 1), -1e300), [0.], [1.])
+  with raises(ValueError, "std must be finite; got [inf]"):
+    datasets.from_arrays(**{**arrays, "train_images": replaced(
+        arrays["train_images"], (3, 0, 0), 1e300)})
+
+
+def test_many_constant_channels_are_named_in_one_line():
+  images = np.zeros((4, 1, 1, 30))
+  with pytest.warns(UserWarning, match=r"^arrays: 30 of 30 .*: 0, .*, 9, \.\.\.$") as found:
+    datasets.from_arrays(images, [0, 1, 0, 1], images, [0, 1, 0, 1])
+  assert len(found) == 1 and found[0].filename == __file__
 
 
 def test_from_arrays_adds_a_channel_and_takes_mean_std_and_num_classes():
   arrays = tiny((5, 4))
   dataset = datasets.from_arrays(**arrays, num_classes=10, mean=[.5], std=(.25,))
   assert dataset.train_images.shape == (20, 5, 4, 1)
-  np.testing.assert_array_equal([dataset.mean, dataset.std], np.float32([[.5], [.25]]))
+  np.testing.assert_array_equal([dataset.mean, dataset.std], [[.5], [.25]])
 
 
 def test_from_arrays_takes_any_integer_labels_and_absent_test_classes():
@@ -131,9 +183,9 @@ def replaced(array, index, value):
     ("test_images", lambda x: x[:, :0], "test_images must hold at least one image of at least one "
                                         "pixel; got shape (10, 0, 3)"),
     ("test_images", lambda x: replaced(x.astype(float), (3, 1, 1), np.nan),
-     "test_images must be finite float32; got NaN or infinity in image 3"),
-    ("train_images", lambda x: replaced(x.astype(float), (7, 0, 0), 1e300),
-     "train_images must be finite float32; got NaN or infinity in image 7"),
+     "test_images must be finite; got NaN or infinity in image 3"),
+    ("train_images", lambda x: replaced(x.astype(float), (7, 0, 0), -np.inf),
+     "train_images must be finite; got NaN or infinity in image 7"),
     ("test_images", lambda x: x[:, 1:], "test_images must have the image shape of train_images, "
                                         "(4, 3, 1); got (3, 3, 1)"),
     ("test_images", lambda x: x.astype(np.float32),
@@ -268,10 +320,35 @@ def test_denormalize_undoes_normalize_and_clips():
   images = random_images(4, 6, 5, 3)
   mean, std = [.1, .2, .3], [.4, .5, .6]
   back = datasets.denormalize(datasets.normalize(images, mean, std), mean, std)
-  assert back.dtype == np.float32
+  assert back.dtype == np.float64
   np.testing.assert_allclose(back * 255, images, atol=1e-4)
-  far = datasets.denormalize(np.float32([[[[-9, 0, 9]]]]), mean, std)
-  np.testing.assert_allclose(far.ravel(), [0, .2, 1], rtol=1e-6)
+  far = np.float32([[[[-9, 0, 9]]]])
+  np.testing.assert_allclose(datasets.denormalize(far, mean, std).ravel(), [0, .2, 1], rtol=1e-6)
+  np.testing.assert_allclose(datasets.denormalize(far, mean, std, pixel_range=(-1., 1.)).ravel(),
+                             [-1, .2, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("low, high", [(0., 255.), (-1., 1.), (1.7e9, 1.7e9 + 4)])
+def test_pictures_are_black_and_white_at_the_ends_of_the_range(low, high):
+  arrays = tiny((5, 4, 3))
+  for split in ("train_images", "test_images"):
+    arrays[split] = replaced(arrays[split], (0, 0, 0), [0, 3, 255])
+    arrays[split] = low + (high - low) * (arrays[split] / 255.)
+  dataset = datasets.from_arrays(**arrays)
+  np.testing.assert_allclose(dataset.pixel_range, (low, high), rtol=1e-12)
+  normal = datasets.normalize(dataset.train_images, dataset.mean, dataset.std)
+  shown = datasets.pictures(normal, dataset.mean, dataset.std, pixel_range=dataset.pixel_range)
+  expected = replaced(tiny((5, 4, 3))["train_images"], (0, 0, 0), [0, 3, 255]) / 255.
+  np.testing.assert_allclose(shown, expected, atol=1e-6)
+  far = datasets.pictures(9e9 * normal, dataset.mean, dataset.std, pixel_range=dataset.pixel_range)
+  assert far.min() == 0 and far.max() == 1
+  framed = datasets.reframe(dataset, (7, 6, 3))  # its border is black
+  assert (framed.train_images[:, 0] == dataset.pixel_range[0]).all()
+  assert framed.pixel_range == dataset.pixel_range
+
+
+def test_pictures_of_a_constant_set_are_black():
+  assert (datasets.pictures(np.zeros((1, 1, 1, 1)), [7.], [1.], pixel_range=(7., 7.)) == 0).all()
 
 
 # load: digits, names, npz
@@ -423,7 +500,7 @@ def test_prepared_directory(prepared):
         in_order(getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")),
         in_order(arrays[f"{split}_images"], arrays[f"{split}_labels"]))
   assert dataset.train_images.dtype == np.uint8
-  np.testing.assert_array_equal([dataset.mean, dataset.std], np.float32([[.1307], [.3081]]))
+  np.testing.assert_array_equal([dataset.mean, dataset.std], [[.1307], [.3081]])
 
 
 @array_record
@@ -560,6 +637,7 @@ def test_idx_sets(tmp_path, name):
   np.testing.assert_allclose([*dataset.mean, *dataset.std], expected, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.* channels are constant")
 def test_idx_files_of_another_set_are_not_taken(tmp_path, monkeypatch):
   write_idx(tmp_path, tiny())
   digest = hashlib.sha256((tmp_path / IDX_FILES[1]).read_bytes()).hexdigest()
@@ -589,8 +667,8 @@ def test_cifar10_directory_and_pickle(tmp_path):
   dataset = datasets.load("cifar10", tmp_path)
   assert_holds(dataset, {"train_images": images[:50], "train_labels": labels[:50],
                          "test_images": images[50:], "test_labels": labels[50:]})
-  np.testing.assert_array_equal(dataset.mean, np.float32([.4914, .4822, .4465]))
-  np.testing.assert_array_equal(dataset.std, np.float32([.247, .243, .261]))
+  np.testing.assert_array_equal(dataset.mean, [.4914, .4822, .4465])
+  np.testing.assert_array_equal(dataset.std, [.247, .243, .261])
 
 
 def test_svhn_cropped_takes_official_files_alone(tmp_path):
@@ -606,8 +684,8 @@ def test_svhn_cropped_takes_official_files_alone(tmp_path):
         "y": np.where(labels == 0, 10, labels)[:, None].astype(np.uint8)})
   dataset = datasets.load("svhn_cropped", tmp_path)
   assert_holds(dataset, arrays)
-  np.testing.assert_array_equal(dataset.mean, np.float32([.4379, .4440, .4729]))
-  np.testing.assert_array_equal(dataset.std, np.float32([.1980, .2010, .1970]))
+  np.testing.assert_array_equal(dataset.mean, [.4379, .4440, .4729])
+  np.testing.assert_array_equal(dataset.std, [.1980, .2010, .1970])
 
 
 @pytest.mark.parametrize("file", ["svhn_small.npz", "svhn_subset.npz"])
@@ -742,6 +820,7 @@ def test_download_asks_for_these(tmp_path, manager, name, files):
   assert manager.urls == files
 
 
+@pytest.mark.filterwarnings("ignore:.* channels are constant")
 def test_download_usps_checks_md5(tmp_path, manager, monkeypatch):
   arrays = tiny((16, 16, 1), fill=0)
   for split, file in (("train", "usps.bz2"), ("test", "usps.t.bz2")):

@@ -7,6 +7,7 @@ from dd_jax.datasets.dataset import Dataset
 from dd_jax.datasets.dataset import denormalize
 from dd_jax.datasets.dataset import from_arrays
 from dd_jax.datasets.dataset import normalize
+from dd_jax.datasets.dataset import pictures
 from dd_jax.datasets.dataset import reframe
 from dd_jax.datasets.dataset import split_validation
 from dd_jax.datasets.sources import NAMES
@@ -19,6 +20,7 @@ __all__ = [
     "from_arrays",
     "load",
     "normalize",
+    "pictures",
     "reframe",
     "split_validation",
 ]

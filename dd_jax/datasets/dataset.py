@@ -4,22 +4,24 @@ Letters: n images, H W C height, width and channels, K classes.
 """
 
 from typing import NamedTuple
+import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
 class Dataset(NamedTuple):
-  """A labelled image set. `mean` and `std` are in units of pixels / 255 for uint8 images."""
+  """A labelled image set. Statistics are in units of pixels / 255 for uint8 images."""
 
   name: str
-  train_images: np.ndarray  # [n, H, W, C] uint8 or float32
+  train_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
   train_labels: np.ndarray  # [n] int32, 0..K-1
-  test_images: np.ndarray  # [n, H, W, C] uint8 or float32
+  test_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
   test_labels: np.ndarray  # [n] int32, 0..K-1
   num_classes: int  # K
-  mean: np.ndarray  # [C] float32
-  std: np.ndarray  # [C] float32, positive
+  mean: np.ndarray  # [C] float64
+  std: np.ndarray  # [C] float64, positive
+  pixel_range: tuple[float, float] = (0., 1.)  # Of the training images: black and white.
 
 
 def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: ArrayLike,
@@ -28,17 +30,19 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
   """Checks the user's arrays and makes a `Dataset` of them.
 
   Args:
-    train_images: `[n, H, W, C]` or `[n, H, W]`, uint8 or floating point (kept as float32).
+    train_images: `[n, H, W, C]` or `[n, H, W]`, uint8 or floating point. float64 stays so until it
+      is normalised: large offsets, as of time stamps, leave no digits to float32.
     train_labels: `[n]` integers in 0..K-1; every class occurs.
     test_images: as `train_images`, with the same `H W C` and the same kind of pixels.
     test_labels: as `train_labels`, though a class may be absent.
     num_classes: K; one more than the largest label when None.
     name: what the set is called.
     mean: `[C]`, for `normalize`; of the training images when None.
-    std: `[C]`, for `normalize`; of the training images when None (1 for a constant channel).
+    std: `[C]`, for `normalize`; of the training images when None (1 for a constant channel, with
+      a UserWarning that names it).
 
   Raises:
-    ValueError: an array breaks one of these rules.
+    ValueError: an array breaks one of these rules, or is beyond float32 once normalised.
   """
   train_images = _check_images("train_images", train_images)
   test_images = _check_images("test_images", test_images)
@@ -68,19 +72,27 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
   if mean is None or std is None:
     own_mean, own_std = _mean_std(train_images)
     mean = own_mean if mean is None else mean
-    std = own_std if std is None else std
+    if std is None:
+      std = np.where(own_std == 0, 1, own_std)
+      _warn_of_constants(name, np.flatnonzero(own_std == 0), channels)
   mean = _check_per_channel("mean", mean, channels)
   std = _check_per_channel("std", std, channels)
   if not (std > 0).all():
     raise ValueError(f"std must be positive; got {std.tolist()}")
+  pixel_range = (0., 1.)
+  if train_images.dtype != np.uint8:
+    pixel_range = float(train_images.min()), float(train_images.max())
+    for argument, images in (("train_images", train_images), ("test_images", test_images)):
+      extremes = np.stack([images.min((0, 1, 2)), images.max((0, 1, 2))])
+      _normalize(argument, extremes, mean, std)  # For its check alone.
   return Dataset(name, train_images, train_labels, test_images, test_labels,
-                 int(num_classes), mean, std)
+                 int(num_classes), mean, std, pixel_range)
 
 
 def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
-  """Brings a set to the image shape of another: a zero border, and grey repeated as three channels.
+  """Brings a set to the image shape of another: a black border, and grey repeated as three channels.
 
-  Mean and std stay those of the set as it was: a border is not part of its statistics.
+  Black is 0 of uint8, else the least of `pixel_range`. Mean, std and range stay those of the set as it was: a border is not part of its statistics.
 
   Args:
     dataset: a `Dataset` of images `[n, H, W, C]`.
@@ -99,7 +111,7 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
   sides = [(border // 2, border // 2) for border in borders]
 
   def framed(images):
-    images = np.pad(images, ((0, 0), *sides, (0, 0)))
+    images = np.pad(images, ((0, 0), *sides, (0, 0)), constant_values=dataset.pixel_range[0])
     return np.repeat(images, new_channels // channels, axis=-1)
 
   def per_channel(values):
@@ -173,33 +185,44 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
   """`(pixels - mean) / std`, the space in which images are distilled.
 
   Args:
-    images: `[n, H, W, C]`; uint8 is divided by 255 first.
+    images: `[n, H, W, C]`; uint8 is divided by 255 first. float64 is rounded at the end alone.
     mean: `[C]`, of a `Dataset`.
     std: `[C]`, of a `Dataset`.
 
   Returns:
     float32 `[n, H, W, C]`.
+
+  Raises:
+    ValueError: images that are not finite in float32 once normalised.
   """
-  images = np.asarray(images)
-  pixels = images.astype(np.float32)
-  if images.dtype == np.uint8:
-    pixels /= 255
-  return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+  return _normalize("images", images, mean, std)
 
 
-def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True
-                ) -> np.ndarray:
-  """Undoes `normalize` -> float32 `[..., H, W, C]` in units of pixels / 255.
+def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True,
+                pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
+  """Undoes `normalize` -> float64 `[..., H, W, C]`, of uint8 in units of pixels / 255.
 
   Args:
     images: `[..., H, W, C]` in normalised space.
     mean: `[C]`.
     std: `[C]`.
-    clip: to 0..1, for a picture.
+    clip: to `pixel_range`.
+    pixel_range: that of the `Dataset`.
   """
-  pixels = np.asarray(images, np.float32) * np.asarray(std, np.float32)
-  pixels += np.asarray(mean, np.float32)
-  return np.clip(pixels, 0, 1) if clip else pixels
+  pixels = np.asarray(images, np.float64) * np.asarray(std, np.float64)
+  pixels += np.asarray(mean, np.float64)
+  return np.clip(pixels, *pixel_range) if clip else pixels
+
+
+def pictures(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *,
+             pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
+  """Images to look at, float64 `[..., H, W, C]` in 0..1: black and white are the ends of the range.
+
+  Arguments as of `denormalize`.
+  """
+  low, high = pixel_range
+  pixels = denormalize(images, mean, std, pixel_range=pixel_range)
+  return (pixels - low) / ((high - low) or 1)
 
 
 def _array(argument, values):
@@ -220,11 +243,11 @@ def _check_images(argument, images):
     raise ValueError(f"{argument} must hold at least one image of at least one pixel; "
                      f"got shape {images.shape}")
   if images.dtype != np.uint8:
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which is refused below
-      images = images.astype(np.float32)
+    with np.errstate(over="ignore"):  # longdouble beyond float64 becomes inf, refused below
+      images = images.astype(_precision(images))
     finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
     if not finite.all():
-      raise ValueError(f"{argument} must be finite float32; got NaN or infinity in image "
+      raise ValueError(f"{argument} must be finite; got NaN or infinity in image "
                        f"{finite.argmin()}")
   return images if images.ndim == 4 else images[..., None]
 
@@ -254,7 +277,7 @@ def _check_per_channel(argument, values, channels):
   if values.dtype.kind not in "fiu":
     raise ValueError(f"{argument} must be numbers; got {values.dtype}")
   with np.errstate(over="ignore"):  # becomes inf, which is refused below
-    values = values.astype(np.float32)
+    values = values.astype(np.float64)
   if values.shape != (channels,):
     raise ValueError(f"{argument} must be [C] with C={channels}; got shape {values.shape}")
   if not np.isfinite(values).all():
@@ -262,11 +285,42 @@ def _check_per_channel(argument, values, channels):
   return values
 
 
+def _precision(images):
+  """The type in which images are held and normalised."""
+  return np.float64 if images.dtype.kind == "f" and images.dtype.itemsize >= 8 else np.float32
+
+
+def _normalize(argument, images, mean, std):
+  """`normalize`, whose message names the argument."""
+  images = np.asarray(images)
+  dtype = _precision(images)
+  pixels = images.astype(dtype)
+  if images.dtype == np.uint8:
+    pixels /= 255
+  with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
+    normalized = ((pixels - np.asarray(mean, dtype)) / np.asarray(std, dtype)).astype(
+        np.float32, copy=False)
+  finite = np.isfinite(normalized)
+  if not finite.all():
+    raise ValueError(f"{argument} must be finite float32 once normalised; got "
+                     f"{normalized[~finite][0]} of {pixels[~finite][0]}")
+  return normalized
+
+
 def _mean_std(images):
+  """Both `[C]` in float64; std is exactly 0 for a constant channel."""
   scale = 255 if images.dtype == np.uint8 else 1
   means, stds = [], []
   for channel in np.moveaxis(images, -1, 0):  # one at a time: float64 copies are large
-    means.append(channel.mean(dtype=np.float64) / scale)
-    constant = channel.min() == channel.max()
-    stds.append(1 if constant else channel.std(dtype=np.float64) / scale)
-  return np.float32(means), np.float32(stds)
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes inf, which is refused later
+      means.append(channel.mean(dtype=np.float64) / scale)
+      constant = channel.min() == channel.max()
+      stds.append(0 if constant else channel.std(dtype=np.float64) / scale)
+  return np.array(means), np.array(stds)
+
+
+def _warn_of_constants(name, constant, channels):
+  if constant.size:
+    shown = ", ".join(map(str, constant[:10])) + (", ..." if constant.size > 10 else "")
+    warnings.warn(f"{name}: {constant.size} of {channels} channels are constant in train_images "
+                  f"and become 0 (std 1): {shown}", stacklevel=3)
