@@ -7,7 +7,8 @@ Each side of a row runs in a process of its own. They get the same inputs and mu
 hypergradient, in float64 (a ReLU that flips on a rounding error makes float32 gradients jump),
 before anything is timed; then they take turns, so that a drift of the machine's speed cancels in
 the ratio. A step is timed whole: drawing the initial weights, inner trajectory, hypergradient,
-optimizer, waiting for the result. Without PyTorch, ours alone.
+optimizer, waiting for the result. Without PyTorch, ours alone. The last column, `matmul_gflops` of
+the row, is the rate of a 2048 product right before it: at which speed of the machine it was taken.
 """
 
 import functools
@@ -30,7 +31,6 @@ from experiments import machine
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
 
-_REAL_BATCH = 1024
 _NUM_EPOCHS = 3
 _NUM_CLASSES = 10
 _STEP_SIZE = .02
@@ -47,6 +47,7 @@ class Setting(NamedTuple):
   num_inits: int  # N
   chunk_size: int
   memory: str = "plain"
+  real_batch: int = 1024  # R
 
 
 _MNIST = functools.partial(Setting, "lenet", (28, 28, 1), chunk_size=128)
@@ -78,6 +79,7 @@ class Ours:
     from dd_jax import losses
     from dd_jax import models
     from dd_jax import parametrization
+    from experiments import inits
     self._jax = jax
     self._setting = setting
     model = models.MODELS[setting.network](num_classes=_NUM_CLASSES,
@@ -92,8 +94,8 @@ class Ours:
                                     step_size=_STEP_SIZE)
     self._trainable = learned.init(jax.random.key(1))
     self._real = (
-        jax.random.normal(jax.random.key(2), (_REAL_BATCH, *setting.image_shape)),
-        jax.random.randint(jax.random.key(3), (_REAL_BATCH,), 0, _NUM_CLASSES, jnp.int32))
+        jax.random.normal(jax.random.key(2), (setting.real_batch, *setting.image_shape)),
+        jax.random.randint(jax.random.key(3), (setting.real_batch,), 0, _NUM_CLASSES, jnp.int32))
     loss = losses.classification(model.apply)
     make_outer_loss = functools.partial(
         dd_jax.make_outer_loss, learned.decode, inner_loss=loss, real_loss=loss,
@@ -101,7 +103,7 @@ class Ours:
         num_parallel=1 if jax.default_backend() == "cpu" else None)
     # For the comparison: networks that are given instead of drawn.
     self._value_and_grad = dd_jax.value_and_hypergrad(
-        make_outer_loss(sample=lambda params, key, num_inits: params), precision=precision)
+        make_outer_loss(sample=inits.these(self._theta_0).sample), precision=precision)
 
     optimizer = optax.adam(.01, b1=.5)
     outer_step = dd_jax.make_outer_step(make_outer_loss(sample=init.sample), optimizer,
@@ -154,7 +156,7 @@ class Ours:
     inner = _NUM_EPOCHS * setting.num_steps * _NUM_CLASSES * 9
     return {"compile_seconds": self._compile_seconds, "temporary_bytes": self._temporary_bytes,
             "peak_bytes": machine.peak_bytes(),
-            "gflop": self._forward_flops * setting.num_inits * (inner + 3 * _REAL_BATCH) / 1e9}
+            "gflop": self._forward_flops * setting.num_inits * (inner + 3 * setting.real_batch) / 1e9}
 
 
 class Machine:
@@ -163,26 +165,23 @@ class Machine:
   def report(self, precision: str) -> dict:
     import jax
     device = jax.devices()[0]
-    with jax.default_matmul_precision(precision):
-      return {"device": f"{jax.device_count()} x {device.device_kind}", "jax": jax.__version__,
-              "backend": jax.default_backend(), "platform": platform.platform(),
-              "python": platform.python_version(), "precision": precision,
-              "matmul_gflops": _matmul_gflops()}
+    return {"device": f"{jax.device_count()} x {device.device_kind}", "jax": jax.__version__,
+            "backend": jax.default_backend(), "platform": platform.platform(),
+            "python": platform.python_version(), "precision": precision}
 
-
-def _matmul_gflops(size: int = 2048) -> float:
-  """Median rate of a float32 matrix product of this size."""
-  import jax
-  import jax.numpy as jnp
-  a = jax.random.normal(jax.random.key(0), (size, size))
-  product = jax.jit(jnp.dot)
-  product(a, a).block_until_ready()
-  seconds = []
-  for _ in range(15):
-    start = time.perf_counter()
-    product(a, a).block_until_ready()
-    seconds.append(time.perf_counter() - start)
-  return 2 * size ** 3 / float(np.median(seconds)) / 1e9
+  def matmul_gflops(self, precision: str, size: int = 2048) -> float:
+    """Median rate of a float32 matrix product of this size, now."""
+    import jax
+    import jax.numpy as jnp
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: jnp.dot(x, x, precision=precision))
+    product(a).block_until_ready()
+    seconds = []
+    for _ in range(15):
+      start = time.perf_counter()
+      product(a).block_until_ready()
+      seconds.append(time.perf_counter() - start)
+    return 2 * size ** 3 / float(np.median(seconds)) / 1e9
 
 
 def _make_torch(*args):
@@ -286,26 +285,30 @@ def main(argv):
     print("PyTorch is not installed: ours alone")
   with _Process(Machine) as process:
     report = {"machine": process.call("report", _PRECISION.value), "settings": []}
-  if with_torch:
-    report["machine"]["torch"] = importlib.metadata.version("torch")
-  print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} "
-        f"{'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7}")
-  for name in _CHOSEN.value:
-    row = time_setting(name, SETTINGS[name], _PRECISION.value, flags.FLAGS.rounds, with_torch,
-                       report["machine"]["backend"])
-    report["settings"].append(row)
-    print(f"{name:<18} {row['seconds_ours']:>8.4f} {row.get('seconds_torch', np.nan):>8.4f} "
-          f"{row.get('ratio', np.nan):>6.2f} {row['compile_seconds']:>9.1f} "
-          f"{row['temporary_bytes'] / 1e6:>8.0f} {row['peak_bytes'] / 1e6:>8.0f} "
-          f"{row.get('torch_peak_bytes', np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
-          f"{row['gflops'] / report['machine']['matmul_gflops']:>7.0%}", flush=True)
-    text = json.dumps(report, indent=2)
-    artifacts.write_atomically(pathlib.Path(flags.FLAGS.out),
-                               lambda file, text=text: file.write(text.encode()))
+    if with_torch:
+      report["machine"]["torch"] = importlib.metadata.version("torch")
+    print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} "
+          f"{'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7} "
+          f"{'peak GFLOP/s':>12}")
+    for name in _CHOSEN.value:
+      setting = SETTINGS[name]._replace(real_batch=flags.FLAGS.real_batch)
+      speed = process.call("matmul_gflops", _PRECISION.value)
+      row = {**time_setting(name, setting, _PRECISION.value, flags.FLAGS.rounds, with_torch,
+                            report["machine"]["backend"]), "matmul_gflops": speed}
+      report["settings"].append(row)
+      print(f"{name:<18} {row['seconds_ours']:>8.4f} {row.get('seconds_torch', np.nan):>8.4f} "
+            f"{row.get('ratio', np.nan):>6.2f} {row['compile_seconds']:>9.1f} "
+            f"{row['temporary_bytes'] / 1e6:>8.0f} {row['peak_bytes'] / 1e6:>8.0f} "
+            f"{row.get('torch_peak_bytes', np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
+            f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)
+      text = json.dumps(report, indent=2)
+      artifacts.write_atomically(pathlib.Path(flags.FLAGS.out),
+                                 lambda file, text=text: file.write(text.encode()))
 
 
 if __name__ == "__main__":
   # Here: other commands have an --out and --rounds of their own.
   flags.DEFINE_string("out", None, "JSON file to write.", required=True)
   flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
+  flags.DEFINE_integer("real_batch", 1024, "R, the real images of an outer step.", lower_bound=1)
   app.run(main)

@@ -16,6 +16,7 @@ from dd_jax import baselines
 from dd_jax import losses
 from dd_jax import parametrization
 from experiments import accuracies
+from experiments import inits
 from experiments import problem
 from experiments import workdirs
 
@@ -115,11 +116,10 @@ def _make_evaluate(config, described):
   """`evaluate(networks, distilled, images, labels) -> EvalResult` of exactly these networks."""
   @jax.jit
   def evaluate(networks, distilled, images, labels):
-    init = dd_jax.InitDistribution(networks, lambda state, key, num_inits: state)
     with jax.default_matmul_precision(config.precision):
       return dd_jax.evaluate(
-          jax.random.key(0), distilled, init, described.model.apply, images, labels,
-          num_inits=jax.tree.leaves(networks)[0].shape[0],
+          jax.random.key(0), distilled, inits.these(networks), described.model.apply, images,
+          labels, num_inits=jax.tree.leaves(networks)[0].shape[0],
           inner_loss=losses.classification(described.model.apply),
           batch_size=config.eval.batch_size,
           num_parallel=problem.num_parallel(config.eval, on_accelerator=10))

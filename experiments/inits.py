@@ -1,7 +1,7 @@
 """From a config to its init distributions: random, fixed, or from pools of trained networks."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -66,6 +66,15 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
       "pretrained": pretrained,
       "fixed_pretrained": fixed_pretrained,
   }, config.init.name, "init.name")())
+
+
+def these(networks: Any) -> dd_jax.InitDistribution:
+  """Exactly these networks `[N, ...]`, in their order, in every draw."""
+  def sample(networks, key, num_inits, rows=None):
+    del key, num_inits
+    return networks if rows is None else _slice(networks, rows)
+
+  return dd_jax.InitDistribution(networks, sample)
 
 
 def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:

@@ -22,6 +22,7 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import linear
 from dd_jax import parametrization
+from experiments import inits
 
 
 def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
@@ -38,8 +39,7 @@ def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: floa
       jax.random.normal(points_key, (1, num_points, dimension), theta_star.dtype),
       jax.random.normal(targets_key, (1, num_points), theta_star.dtype),
       parametrization.encode_step_size(.5, "softplus", theta_star.dtype)[None, None])
-  init = dd_jax.InitDistribution(linear.gaussian_pool(mean, std),
-                                 lambda pool, key, num_inits: pool)
+  init = inits.these(linear.gaussian_pool(mean, std))
 
   def squared_distance(params, images, labels):
     """||theta - theta*||^2 where the real images are the identity and the labels theta*."""
