@@ -12,7 +12,7 @@ from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.losses import cross_entropy
 from dd_jax.pretraining import pretrain
-from dd_jax.types import Array, DistilledData, wide
+from dd_jax.types import Array, DistilledData
 
 
 class Metrics(NamedTuple):
@@ -73,10 +73,9 @@ def measure(apply: Callable, params: Any, images: Array, labels: Array, *, batch
 
   def of_batch(images, labels):
     logits = apply(params, images)
-    # Counts are integers, and losses are summed wide, whatever the network computes in.
-    loss = cross_entropy(logits.astype(wide(logits.dtype)), labels)
+    # Losses are wide and counts are integers, whatever the network computes in.
     counts = jnp.zeros(2 * logits.shape[-1:], jnp.int32)
-    return loss.sum(), counts.at[labels, jnp.argmax(logits, -1)].add(1)
+    return cross_entropy(logits, labels).sum(), counts.at[labels, jnp.argmax(logits, -1)].add(1)
 
   whole = num_images // batch_size * batch_size
   batches = jax.tree.map(lambda x: x[:whole].reshape(-1, batch_size, *x.shape[1:]),

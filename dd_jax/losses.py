@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from dd_jax.types import Array
+from dd_jax.types import Array, wide
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -22,10 +22,11 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   Raises:
     ValueError: the labels are neither.
   """
+  logits = logits.astype(wide(logits.dtype))
   if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
-    return optax.softmax_cross_entropy_with_integer_labels(_at_least_float32(logits), labels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape:
-    return optax.softmax_cross_entropy(_at_least_float32(logits), _at_least_float32(labels))
+    return optax.softmax_cross_entropy(logits, labels.astype(wide(labels.dtype)))
   raise ValueError(
       f"labels must be integers {list(logits.shape[:-1])} or floats {list(logits.shape)}; "
       f"got {labels.dtype} {list(labels.shape)}")
@@ -69,7 +70,3 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
     return loss(params, images, jnp.where(labels == attack_class, target_class, labels), key)
 
   return poisoned_loss
-
-
-def _at_least_float32(x):
-  return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
