@@ -122,11 +122,26 @@ def ridge_trajectory(features: Callable, num_classes: int, *, regularization: fl
     targets = labels.reshape(-1, num_classes) - 1 / num_classes
     inputs = features(params["features"], images)
     kernel = inputs @ inputs.T + len(inputs) * regularization * jnp.eye(len(inputs))
-    head = inputs.T @ jax.scipy.linalg.solve(kernel, targets, assume_a="pos")
+    head = inputs.T @ solve_positive(kernel, targets)
     error = jnp.mean(jnp.sum((inputs @ head - targets) ** 2, -1))
     return {**params, "head": head}, error[None]
 
   return trajectory
+
+
+def solve_positive(matrix: Array, right: Array) -> Array:
+  """x `[n, k]` of matrix x = right: elimination by matrix products and a loop, without LAPACK.
+
+  Several batched Cholesky solves of one program can wait for each other for ever in XLA's CPU pool
+  of two threads.
+
+  Args:
+    matrix: `[n, n]`, symmetric and positive definite.
+    right: `[n, k]`.
+  """
+  fixed = jax.lax.stop_gradient(matrix)
+  return jax.lax.custom_linear_solve(
+      lambda x: _product(matrix, x), right, lambda _, b: _eliminate(fixed, b), symmetric=True)
 
 
 def ridge_model(features: Model, num_features: int, num_classes: int) -> Model:
@@ -167,6 +182,28 @@ def ridge_apply(features: Callable) -> Callable:
     return features(params["features"], images) @ params["head"]
 
   return apply
+
+
+def _eliminate(matrix, right):
+  """Gauss-Jordan row by row; larger matrices by halves and their Schur complement."""
+  n = len(matrix)
+  if n <= 64:
+    def step(i, rows):
+      row = rows[i] / rows[i, i]
+      return (rows - rows[:, i, None] * row[None]).at[i].set(row)
+
+    return jax.lax.fori_loop(0, n, step, jnp.concatenate([matrix, right], 1))[:, n:]
+  half = n // 2
+  solved = _eliminate(matrix[:half, :half],
+                      jnp.concatenate([matrix[:half, half:], right[:half]], 1))
+  across, upper = solved[:, :n - half], solved[:, n - half:]
+  lower = _eliminate(matrix[half:, half:] - _product(matrix[half:, :half], across),
+                     right[half:] - _product(matrix[half:, :half], upper))
+  return jnp.concatenate([upper - _product(across, lower), lower])
+
+
+def _product(a, b):
+  return jnp.matmul(a, b, precision="highest")
 
 
 def _neumann(product, direction, step_size, num_terms):

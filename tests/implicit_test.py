@@ -1,6 +1,9 @@
 """dd_jax.implicit: where the inner loop reaches its optimum, all hypergradients agree."""
 
 import functools
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -196,3 +199,55 @@ def test_forward_mode_through_an_optimum_is_refused_in_one_line():
   trainable = learned.init(jax.random.key(0))
   with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
     jax.jvp(lambda t: outer_loss(t, (), jax.random.key(3), *real), (trainable,), (trainable,))
+
+
+@pytest.mark.parametrize("n, k", [(1, 1), (5, 3), (64, 10), (65, 10), (150, 4)])
+def test_positive_solve_is_that_of_lapack_with_its_derivatives(x64, n, k):
+  factor, right = (jax.random.normal(jax.random.key(i), (3, n, m), jnp.float64)
+                   for i, m in enumerate((n, k)))
+
+  def outer(solve):
+    def loss(factor, right):
+      matrix = jnp.matmul(factor, factor.mT) + .1 * jnp.eye(n)[None]
+      x = jax.vmap(solve)(matrix, right)
+      return jnp.sum(jnp.sin(x)), x
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(factor, right)
+
+  expected = outer(lambda a, b: jax.scipy.linalg.solve(a, b, assume_a="pos"))
+  for a, b in zip(*map(jax.tree.leaves, (outer(implicit.solve_positive), expected))):
+    assert jnp.linalg.norm(a - b) <= 1e-10 * jnp.linalg.norm(b)
+
+
+def _ridge_hypergradient(num_images=100):
+  """Four networks: the hypergradient by the images, and one set of images."""
+  images = jax.random.normal(jax.random.key(0), (1, num_images, 5))
+  params = {"features": jax.random.normal(jax.random.key(1), (4, 5, 4)),
+            "head": jnp.zeros((4, 4, 3))}
+  labels = jnp.arange(num_images)[None] % 3
+  ridge = implicit.ridge_trajectory(lambda w, x: jnp.tanh(x @ w), 3, regularization=.1)
+
+  def loss(images):
+    distilled = dd_jax.DistilledData(images, labels, jnp.zeros((1, 1)))
+    return sum(jnp.sum(jax.vmap(lambda p: ridge(None, p, distilled)[1])(
+        jax.tree.map(lambda leaf: scale * leaf, params))) for scale in (1., .9, .8, .7))
+
+  return jax.jit(jax.grad(loss)), images
+
+
+def test_a_ridge_calls_no_lapack():
+  gradient, images = _ridge_hypergradient()
+  assert "custom_call" not in gradient.lower(images).as_text()
+
+
+@pytest.mark.slow
+def test_a_thousand_ridges_of_four_networks_end():
+  """Of LAPACK's solves, four batches of one program, hung within some hundred on two cores."""
+  program = """
+import jax
+from tests.implicit_test import _ridge_hypergradient
+gradient, images = _ridge_hypergradient()
+for _ in range(1000):
+  jax.block_until_ready(gradient(images))
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=300,
+                 cwd=pathlib.Path(__file__).parents[1])
