@@ -12,6 +12,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_collection_modifyitems(items):
+  """Slow tests may take longer than pyproject's limit."""
+  for item in items:
+    if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+      item.add_marker(pytest.mark.timeout(1200))
+
+
 @pytest.fixture
 def x64():
   """Double precision for one test."""

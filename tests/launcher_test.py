@@ -109,6 +109,7 @@ def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
     while process.poll() is None and not (tmp_path / "run/checkpoints/4").exists():
       time.sleep(.005)
     process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
   # Whether or not the kill came before the end, the command completes the run.
   process = _launch(tmp_path / "run")
   assert process.returncode == 0, process.stderr

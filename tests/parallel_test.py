@@ -28,7 +28,7 @@ def _start(num_devices, *arguments):
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
   path = tmp_path_factory.mktemp("eight_devices") / "results.npz"
-  assert _start(8, path).wait(500) == 0
+  assert _start(8, path).wait(timeout=500) == 0
   return np.load(path)
 
 
@@ -39,7 +39,7 @@ def two_processes(tmp_path_factory):
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
   processes = [_start(2, path, coordinator, index) for index in (0, 1)]
-  assert [process.wait(300) for process in processes] == [0, 0]
+  assert [process.wait(timeout=300) for process in processes] == [0, 0]
   return np.load(path)
 
 

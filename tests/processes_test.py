@@ -97,7 +97,7 @@ def test_when_one_of_two_processes_dies_the_other_ends_and_the_pair_continues(tm
   finally:
     for process in processes:
       process.kill()
-      process.wait()
+      process.wait(timeout=60)
   statuses, _, errors = _finish(_start_pair(tmp_path / "run", *arguments))
   assert statuses == [0, 0], errors
   assert int(re.search(r"begins at outer step (\d+)", errors[0])[1]) >= 200

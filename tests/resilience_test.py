@@ -15,10 +15,11 @@ _ROOT = pathlib.Path(__file__).parents[1]
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "term", "truncate", "disk"])
 def test_a_broken_run_ends_like_one_left_in_peace(tmp_path, how):
-  if how == "disk" and subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path]).returncode:
+  mount = ["mount", "-t", "tmpfs", "tmpfs", tmp_path]
+  if how == "disk" and subprocess.run(mount, timeout=60).returncode:
     pytest.skip("only root may mount the small file system that is filled")
   elif how == "disk":
-    subprocess.run(["umount", tmp_path], check=True)
+    subprocess.run(["umount", tmp_path], check=True, timeout=60)
   process = subprocess.run(
       [sys.executable, "-m", "experiments.resilience", f"--workdir={tmp_path / 'run'}",
        f"--break={how}", "--times=4", "--config=experiments/configs/digits_fixed_init.py:smoke",
