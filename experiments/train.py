@@ -30,6 +30,7 @@ from experiments import machine
 from experiments import processes
 from experiments import reports
 from experiments import snapshots
+from experiments import watchdog
 from experiments import workdirs
 from experiments.checkpoints import Checkpoints
 from experiments.inits import ONE_NETWORK
@@ -117,10 +118,12 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
     run, validate = compile_programs(problem, config, state)
     timing["compile_seconds"] = time.perf_counter() - clock
     accuracy = None
+    steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
-        state, infos = run(state, problem.inits.train.state, *problem.data.train)
-        now = layouts.to_host(state)
+        with steps_watchdog.watching(f"the outer steps from {step} on"):
+          state, infos = run(state, problem.inits.train.state, *problem.data.train)
+          now = layouts.to_host(state)
         before, step = step, int(now.step)
         if step < min(before + config.log_every, num_steps):
           message = _not_finite(problem, initial, now)
@@ -138,7 +141,8 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
         best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
         if step % config.validation.every == 0 or step == num_steps:
-          line |= validation_figures(problem, config, validate, now)
+          with validation_watchdog.watching(f"the validation at outer step {step}"):
+            line |= validation_figures(problem, config, validate, now)
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
         metrics.append(line)
         stopping = step < num_steps and processes.any_of(bool(signals))
