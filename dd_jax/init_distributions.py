@@ -104,25 +104,44 @@ WEIGHT_INITS: dict[str, Callable] = {
 }
 
 
-def random_init(init: Callable[[Array], Params], weight_init: Callable | None = None
-                ) -> InitDistribution:
+def is_kernel(path: str, leaf: Array) -> bool:
+  """Whether a leaf, such as "Dense_0/kernel", is a matrix that inputs are multiplied by.
+
+  By its own name, `kernel` (Flax) or `w` (Haiku, plain functions), and two axes or more:
+  positions, embeddings, biases and scales are none.
+  """
+  return path.split("/")[-1] in ("kernel", "w") and leaf.ndim > 1
+
+
+def random_init(init: Callable[[Array], Params], weight_init: Callable | None = None, *,
+                redraw: Callable[[str, Array], bool] = is_kernel) -> InitDistribution:
   """Fresh random weights on every draw (section 3.2); the state is empty.
 
   Args:
     init: `init(key) -> params` of the network.
-    weight_init: `weight_init(key, shape, dtype) -> array` draws every leaf with
-      two or more axes, inputs before outputs; the other leaves (biases, scales)
-      keep what `init` gives. None: `init` alone.
+    weight_init: `weight_init(key, shape, dtype) -> array` draws the kernels,
+      inputs before outputs; the other leaves (biases, scales, positions) keep
+      what `init` gives. None: `init` alone.
+    redraw: `redraw(path, leaf) -> bool` says which leaves are drawn by
+      `weight_init`; `path` joins the names that lead to the leaf by "/".
+
+  Raises:
+    ValueError: by `sample`, where `weight_init` is given and no leaf is to be redrawn.
   """
   def draw(key):
     init_key, weight_key = jax.random.split(key)
     params = init(init_key)
     if weight_init is None:
       return params
-    leaves, tree = jax.tree.flatten(params)
+    named, tree = jax.tree.flatten_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in named]
+    leaves = [leaf for _, leaf in named]
+    chosen = [redraw(path, leaf) for path, leaf in zip(paths, leaves)]
+    if not any(chosen):
+      raise ValueError(f"redraw must choose a leaf for weight_init to draw; got none of {paths}")
     keys = jax.random.split(weight_key, len(leaves))
-    return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if leaf.ndim > 1 else leaf
-                           for k, leaf in zip(keys, leaves)])
+    return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if new else leaf
+                           for k, leaf, new in zip(keys, leaves, chosen)])
 
   def sample(state, key, num_inits, rows=None):
     del state

@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -199,10 +200,47 @@ def test_networks_and_keys(name):
 
 
 def test_leaves_of_one_shape_differ():
-  distribution = inits.random_init(lambda key: {"a": jnp.zeros((3, 3)), "b": jnp.zeros((3, 3))},
+  distribution = inits.random_init(lambda key: [{"w": jnp.zeros((3, 3))}] * 2,
                                    inits.xavier_normal())
-  params = distribution.sample((), jax.random.key(0), 1)
-  assert np.all(params["a"] != params["b"])
+  first, second = distribution.sample((), jax.random.key(0), 1)
+  assert np.all(first["w"] != second["w"])
+
+
+def test_kernels_alone_are_redrawn():
+  """Not the positions of a transformer, which have three axes."""
+  model = models.vit(num_classes=3, image_shape=(8, 12, 1), width=16, depth=1, heads=2)
+  constant = lambda key, shape, dtype: jnp.full(shape, 7, dtype)
+  key = jax.random.key(0)
+  params = jit(lambda: inits.random_init(model.init, constant).sample((), key, 2))()
+  own = jit(lambda: inits.random_init(model.init, constant, redraw=lambda path, leaf:
+                                      path == "Dense_0/kernel").sample((), key, 2))()
+  assert .01 < params["positions"].std() < .03
+  np.testing.assert_array_equal(params["positions"], own["positions"])
+  for name, layer in params.items():
+    if name.startswith("Dense"):
+      assert np.all(layer["kernel"] == 7) and np.all(layer["bias"] == 0)
+      assert np.all(own[name]["kernel"] == 7) == (name == "Dense_0")
+
+
+def test_draws_do_not_depend_on_what_else_is_redrawn():
+  """Every leaf has its key, so that a network's kernels stay what they were."""
+  def sample(redraw):
+    init = inits.random_init(template, jax.nn.initializers.normal(), redraw=redraw)
+    return init.sample((), jax.random.key(0), 1)
+
+  some, every = sample(inits.is_kernel), sample(lambda path, leaf: True)
+  for layer in some:
+    np.testing.assert_array_equal(some[layer]["kernel"], every[layer]["kernel"])
+    assert np.all(every[layer]["bias"] != .5)
+
+
+@pytest.mark.parametrize("params", [
+    {"weights": jnp.zeros((3, 3)), "b": jnp.zeros(3)},
+    {"table": jnp.zeros((1, 2)), "w": jnp.zeros(2)}])
+def test_nothing_to_redraw(params):
+  message = f"redraw must choose a leaf for weight_init to draw; got none of {sorted(params)}"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    inits.random_init(lambda key: params, inits.xavier_normal()).sample((), jax.random.key(0), 1)
 
 
 def test_biases_of_a_network_are_zero():
