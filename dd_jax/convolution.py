@@ -105,10 +105,12 @@ def _winograd(images, kernel, strides, pool, **precision):
   convolution becomes a product pixel by pixel (Toom and Cook; Lavin and Gray,
   arXiv 1509.09308): a matrix product over the channels for each of the 64 or 36
   pixels. It pays for many channels. Its relative error in float32 is 3e-6 where
-  that of the others is 4e-7. Strided convolutions and kernels of other edges
-  than 2 to 5 go to `patches`.
+  that of the others is 4e-7. Strided convolutions, kernels of other edges than 2
+  to 5 and half precision, which it would leave with errors of 5 % and more, go
+  to `patches`.
   """
-  if strides != (1, 1) or not all(2 <= size <= 5 for size in kernel.shape[:2]):
+  half = min(images.dtype.itemsize, kernel.dtype.itemsize) < 4
+  if half or strides != (1, 1) or not all(2 <= size <= 5 for size in kernel.shape[:2]):
     return _patches(images, kernel, strides, pool, **precision)
   (n, height, width, channels), features = images.shape, kernel.shape[-1]
   out_height, out_width = height - kernel.shape[0] + 1, width - kernel.shape[1] + 1

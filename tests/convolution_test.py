@@ -76,6 +76,22 @@ def test_equals_lax(name, case):
   assert_close(actual, first_order(lax.conv_general_dilated, case))
 
 
+@pytest.mark.parametrize("name", ["winograd", "fastest"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("edge", [3, 5])
+def test_half_precision_is_as_good_as_its_rounding(name, dtype, edge):
+  """As patches; the sums of Winograd's tiles would be wrong by 5 % and more."""
+  images = normal(2, 8, 8, 64).astype(dtype)
+  kernel = (normal(edge, edge, 64, 64, seed=1) / 40).astype(dtype)
+  convolve = functools.partial(OWN[name], window_strides=(1, 1), padding="SAME",
+                               dimension_numbers=NHWC)
+  actual = np.asarray(jit(convolve)(images, kernel), np.float64)
+  exact = np.asarray(jit(functools.partial(
+      OWN["patches"], window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC))(
+          images.astype(jnp.float32), kernel.astype(jnp.float32)), np.float64)
+  assert np.linalg.norm(actual - exact) < .003 * np.linalg.norm(exact)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", SECOND_ORDER, ids=str)
 @pytest.mark.parametrize("name", OWN)
