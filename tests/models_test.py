@@ -240,6 +240,58 @@ def test_train_argument_with_a_default():
   np.testing.assert_array_equal(model.apply(params, images, key=jax.random.key(0)), [[30, 30]])
 
 
+def module_of(call):
+  """A linen module with this `__call__`."""
+  return type("Own", (nn.Module,), {"__call__": nn.compact(call)})()
+
+
+def half(x, deterministic):
+  return nn.Dropout(.5, deterministic=deterministic)(x)
+
+
+@pytest.mark.parametrize("call", [
+    lambda self, x, train=False: half(x, not train),
+    lambda self, x, training=True: half(x, not training),
+    lambda self, x, *, is_training: half(x, not is_training),
+    lambda self, x, deterministic=True: half(x, deterministic),
+    lambda self, x, deterministic, double=False: half(x, deterministic),
+], ids=["train", "training", "is_training", "deterministic", "two flags"])
+def test_every_name_of_the_mode_is_told(call):
+  """Without a key the images as they are; over many keys the same in the mean."""
+  model = dd_jax.from_flax(module_of(call), (8,))
+  images = jnp.arange(1., 17).reshape(2, 8)
+  np.testing.assert_array_equal(model.apply({}, images), images)
+  dropped = jax.vmap(lambda key: model.apply({}, images, key=key))(
+      jax.random.split(jax.random.key(0), 4000))
+  factors = np.asarray(dropped) / np.asarray(images)
+  assert set(np.unique(factors)) == {0, 2}  # Of standard deviation 1.
+  np.testing.assert_allclose(factors.mean(0), 1, atol=5 / np.sqrt(4000))
+
+
+def test_dropout_that_cannot_be_told_is_refused():
+  with pytest.raises(ValueError, match=(
+      r"module must be told that it trains by one of \['train', 'training', 'is_training', "
+      r"'deterministic'\]; Own takes \['dropping'\] and leaves its dropout off")):
+    dd_jax.from_flax(module_of(lambda self, x, dropping=False: half(x, not dropping)), (3,))
+
+
+@pytest.mark.parametrize("call", [
+    lambda self, x, double=True: x * (2 if double else 1),
+    lambda self, x, double=True: nn.Dropout(0., deterministic=double)(x) * 2,
+    lambda self, x, double=True: nn.Dropout(0., deterministic=False)(x) * 2])
+def test_flags_that_are_no_mode_keep_their_defaults(call):
+  model = dd_jax.from_flax(module_of(call), (3,))
+  for key in (None, jax.random.key(0)):
+    np.testing.assert_array_equal(model.apply({}, jnp.ones((1, 3)), key=key), np.full((1, 3), 2))
+
+
+def test_an_argument_without_a_default_is_refused():
+  with pytest.raises(ValueError, match=(
+      r"module must be called with images and one of \['train', .*'deterministic'\]; "
+      r"Own also needs \['mode'\]")):
+    dd_jax.from_flax(module_of(lambda self, x, mode: x), (3,))
+
+
 class Plain(nn.Module):
   """No `train` argument."""
 
@@ -319,8 +371,8 @@ def test_pair_of_plain_functions():
     ("alexnet", {"dropout": -.1}, r"dropout must lie in \[0, 1\); got -0.1"),
     ("alexnet", {"width": 0}, "width must be at least 1; got 0"),
     ("alexnet", {"convolution": "fft"}, r"convolution must be one of .*; got 'fft'"),
-    ("convnet", {"image_shape": (16, 32, 3)},
-     r"image_shape of convnet must be square pixels; got \(16, 32, 3\)"),
+    ("convnet", {"image_shape": (7, 32, 3)},
+     r"depth must be at most log2 of the image size \(7, 32\); got 3"),
     ("convnet", {"width": 0}, "width must be at least 1; got 0"),
     ("convnet", {"depth": 0}, "depth must be at least 1; got 0"),
     ("convnet", {"image_shape": (7, 7, 1)},
@@ -330,8 +382,9 @@ def test_pair_of_plain_functions():
     ("convnet", {"norm": "lrn"},
      r"norm must be one of \['instance', 'group', 'layer', 'batch', 'none'\]; got 'lrn'"),
     ("resnet18", {"width": 0}, "width must be at least 1; got 0"),
-    ("resnet18", {"image_shape": (32, 16, 3)}, "image_shape of resnet18 must be square pixels"),
-    ("vit", {"patch": 5}, "patch=5 must divide the image size; got 32"),
+    ("resnet18", {"image_shape": (32, 16)}, r"image_shape must be \(H, W, C\); got \(32, 16\)"),
+    ("vit", {"patch": 5}, r"patch=5 must divide H and W; got \(32, 32, \d\)"),
+    ("vit", {"image_shape": (20, 30, 1)}, r"patch=4 must divide H and W; got \(20, 30, 1\)"),
     ("vit", {"heads": 3}, "heads=3 must divide width; got 128"),
     ("vit", {"depth": 0}, "depth must be at least 1; got 0"),
     *((name, {"num_classes": 1}, "num_classes must be at least 2; got 1") for name in SHAPES),
@@ -352,6 +405,23 @@ class _NnxNet(nnx.Module):
   def __call__(self, images):
     hidden = jax.nn.relu(self.hidden(images.reshape(images.shape[0], -1)))
     return self.logits(self.dropout(hidden))
+
+
+class _NnxTold(_NnxNet):
+  """Overrides at every call what `train()` and `eval()` set."""
+
+  def __call__(self, images, *, deterministic=True):
+    hidden = jax.nn.relu(self.hidden(images.reshape(images.shape[0], -1)))
+    return self.logits(self.dropout(hidden, deterministic=deterministic))
+
+
+def test_an_nnx_module_is_told_its_mode():
+  plain, told = models.from_nnx(_NnxNet), models.from_nnx(_NnxTold)
+  params, images = plain.init(jax.random.key(0)), jnp.ones((2, 2, 2, 1))
+  for key in (None, jax.random.key(1)):
+    np.testing.assert_array_equal(told.apply(params, images, key=key),
+                                  plain.apply(params, images, key=key))
+  assert np.any(told.apply(params, images) != told.apply(params, images, key=key))
 
 
 class _NnxBatchNorm(nnx.Module):

@@ -17,6 +17,9 @@ import jax.numpy as jnp
 
 from dd_jax.types import Array, Params
 
+# What a Flax module may call its mode, and what it is told in training.
+_MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+
 
 class Model(NamedTuple):
   """A network: `init(key) -> params`, `apply(params, images, *, key=None) -> logits`."""
@@ -27,17 +30,19 @@ class Model(NamedTuple):
 def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   """The `Model` of a linen module called on images `[n, *image_shape]`.
 
-  A module whose `__call__` takes `train` is told `train=True` when `apply` gets
-  a key, which also feeds its dropout.
+  A module whose `__call__` takes `train`, `training` or `is_training` is told
+  True when `apply` gets a key, one that takes `deterministic` is told False; the
+  key also feeds its dropout.
 
   Raises:
-    ValueError: the module keeps state beside its parameters (batch statistics).
+    ValueError: the module keeps state beside its parameters (batch statistics); its
+      `__call__` needs other arguments, or leaves its dropout off for want of them.
   """
   image_shape = tuple(image_shape)
-  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+  modes, others = _call_arguments(module)
 
   def call(method, variables_or_key, images, key):
-    kwargs = {"train": key is not None} if takes_train else {}
+    kwargs = _tell(modes, key)
     if key is not None:
       kwargs["rngs"] = {"dropout": key}
     return method(variables_or_key, images, **kwargs)
@@ -48,6 +53,10 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
 
   collections = jax.eval_shape(init_variables, jax.random.key(0))
   _refuse_state(sorted(set(collections) - {"params"}), type(module).__name__)
+  if others and not modes:
+    _refuse_idle_dropout(others, type(module).__name__, lambda: jax.eval_shape(
+        lambda key: call(module.apply, init_variables(key), jnp.zeros((1, *image_shape)), key),
+        jax.random.key(0)))
 
   def init(key):
     return init_variables(key)["params"]
@@ -61,13 +70,17 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
 def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   """The `Model` of an NNX module, made anew in every trace: `lambda rngs: Net(..., rngs=rngs)`.
 
-  `apply` with a key puts the module into training mode and feeds its dropout.
+  `apply` with a key puts the module into training mode and feeds its dropout; a `__call__` that
+  takes its mode as an argument is told as in `from_flax`.
 
   Raises:
-    ValueError: the module keeps state beside its parameters (batch statistics).
+    ValueError: the module keeps state beside its parameters (batch statistics), or its `__call__`
+      needs other arguments.
   """
   stateless = (nnx.Param, nnx.RngState)
-  state = nnx.state(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))), nnx.Not(nnx.Any(*stateless)))
+  abstract = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
+  modes, _ = _call_arguments(abstract)
+  state = nnx.state(abstract, nnx.Not(nnx.Any(*stateless)))
   _refuse_state(["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)], "module")
 
   def init(key):
@@ -79,7 +92,7 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     nnx.replace_by_pure_dict(state, params)
     nnx.update(module, state)
     module.eval() if key is None else module.train()
-    return module(images)
+    return module(images, **_tell(modes, key))
 
   return Model(init, apply)
 
@@ -107,6 +120,39 @@ def _leaf_shapes(params):
           for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
+def _call_arguments(module):
+  """The names of the mode that `__call__` takes, and those of other flags."""
+  _, *arguments = inspect.signature(type(module).__call__).parameters.values()
+  modes = [argument.name for argument in arguments if argument.name in _MODES]
+  named = [argument for argument in arguments[1:] if argument.name not in _MODES
+           and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+  needed = [argument.name for argument in named if argument.default is argument.empty]
+  if needed:
+    raise ValueError(f"module must be called with images and one of {list(_MODES)}; "
+                     f"{type(module).__name__} also needs {needed}")
+  return modes, [argument.name for argument in named if isinstance(argument.default, bool)]
+
+
+def _tell(modes, key):
+  return {name: _MODES[name] == (key is not None) for name in modes}
+
+
+def _refuse_idle_dropout(flags, module_name, run):
+  """Raises ValueError where a dropout is off while `run` trains the module."""
+  def watch(call, args, kwargs, context):
+    dropout = context.module
+    if (isinstance(dropout, nn.Dropout) and dropout.rate > 0
+        and context.method_name == "__call__"):
+      told = args[1] if len(args) > 1 else kwargs.get("deterministic")
+      if dropout.deterministic if told is None else told:
+        raise ValueError(f"module must be told that it trains by one of {list(_MODES)}; "
+                         f"{module_name} takes {flags} and leaves its dropout off")
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(watch):
+    run()
+
+
 def _refuse_state(names, module_name):
   if names:
     raise ValueError(
@@ -126,14 +172,14 @@ def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
 
   Args:
     num_classes: K, at least 2.
-    image_shape: (H, W, C), square.
+    image_shape: (H, W, C).
     name: of the network, for the message.
-    sizes: what H may be. None: anything.
+    sizes: what H = W may be. None: any H and W.
   """
   check_classes(num_classes)
   if len(image_shape) != 3:
     raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")
   height, width, _ = image_shape
-  if height != width or (sizes and height not in sizes):
-    rule = " or ".join(f"{s}x{s}" for s in sizes) if sizes else "square"
+  if sizes and (height != width or height not in sizes):
+    rule = " or ".join(f"{s}x{s}" for s in sizes)
     raise ValueError(f"image_shape of {name} must be {rule} pixels; got {tuple(image_shape)}")
