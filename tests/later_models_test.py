@@ -36,6 +36,48 @@ def test_parameter_counts():
   assert _count("vit", (32, 32, 3)) == 49 * 128 + 64 * 128 + 6 * block + 256 + 1290
 
 
+def test_images_need_not_be_square():
+  """The same parameters but for what follows from the number of pixels."""
+  assert _count("resnet18", (20, 28, 1)) == _count("resnet18", (32, 32, 1))
+  assert _count("vit", (20, 28, 1)) == _count("vit", (28, 28, 1)) - (49 - 35) * 128
+  dense = lambda rows, columns: rows * columns * 128 * 10
+  square, flat, wide = (_count("convnet", (height, width, 1))
+                        for height, width in ((28, 28), (20, 28), (28, 33)))
+  assert square - flat == dense(4, 4) - dense(2, 3)  # 28x28 alone are padded to 32x32.
+  assert square - wide == dense(4, 4) - dense(3, 4)
+
+
+@pytest.mark.parametrize("name", ["convnet", "vit", pytest.param("resnet18", marks=_RESNET)])
+def test_images_and_their_transposes(name):
+  """Of transposed images and kernels the logits are the same; gradients are finite."""
+  options = {"convnet": {"norm": "group", "depth": 2}}.get(name, {})
+  make = lambda *shape: models.MODELS[name](num_classes=3, image_shape=shape,
+                                            **{**_SMALL[name], **options})
+  tall, wide = make(8, 12, 1), make(12, 8, 1)
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / 10, _random(tall))
+  images = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
+  logits = jax.jit(tall.apply)(params, images)
+  flipped = jax.jit(wide.apply)(_transposed(name, params), images.swapaxes(1, 2))
+  np.testing.assert_allclose(logits, flipped, rtol=1e-4, atol=1e-4)
+  gradient = jax.jit(jax.grad(lambda params: tall.apply(params, images).sum()))(params)
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def _transposed(name, params):
+  """The parameters for images whose rows and columns have changed places."""
+  params = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
+  first = params["Dense_0"]["kernel"]
+  features = first.shape[-1]
+  if name == "convnet":
+    first = first.reshape(2, 3, -1, features).swapaxes(0, 1)
+  if name == "vit":
+    patch = _SMALL["vit"]["patch"]
+    first = first.reshape(patch, patch, -1, features).swapaxes(0, 1)
+    positions = params["positions"].reshape(1, 8 // patch, 12 // patch, -1).swapaxes(1, 2)
+    params["positions"] = positions.reshape(params["positions"].shape)
+  return {**params, "Dense_0": {**params["Dense_0"], "kernel": first.reshape(-1, features)}}
+
+
 def _normalized(x, axes, params):
   shape = (1,) * (x.ndim - 1) + (-1,)
   x = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)

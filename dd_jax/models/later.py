@@ -23,13 +23,13 @@ def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int =
             depth: int = 3, norm: str = "instance", convolution: str | None = None) -> Model:
   """Blocks of conv 3x3, norm, ReLU and average pool, then one dense layer.
 
-  Images of 28 pixels are padded by 3 in the first block, which makes them 32.
+  Images of 28x28 pixels are padded by 3 in the first block, which makes them 32x32.
 
   Args:
     num_classes: K.
-    image_shape: (H, W, C), square.
+    image_shape: (H, W, C), of any size.
     width: features of every block.
-    depth: blocks, at most log2 of H.
+    depth: blocks, at most log2 of H and of W.
     norm: over each image and channel ("instance"), one of up to 32 groups of two channels or more
       ("group"), image ("layer"), or over the current batch and each channel ("batch", which keeps
       no running statistics); "none".
@@ -52,7 +52,7 @@ def resnet18(*, num_classes: int, image_shape: tuple[int, int, int], width: int 
 
   Args:
     num_classes: K.
-    image_shape: (H, W, C), square.
+    image_shape: (H, W, C), of any size.
     width: features of the first stage.
     norm: as in `convnet`.
     convolution: as in `convnet`.
@@ -71,18 +71,18 @@ def vit(*, num_classes: int, image_shape: tuple[int, int, int], patch: int = 4, 
 
   Args:
     num_classes: K.
-    image_shape: (H, W, C), square.
-    patch: pixels along the side of a patch, which divide H.
+    image_shape: (H, W, C).
+    patch: pixels along the side of a patch, which divide H and W.
     width: features of a patch, divisible by the heads.
     depth: blocks of attention and an MLP of four times the width.
     heads: of the attention.
   """
   check_arguments(num_classes, image_shape, "vit")
   _check_sizes("none", patch=patch, width=width, depth=depth, heads=heads)
-  for name, value, divisor in (("the image size", image_shape[0], f"patch={patch}"),
-                               ("width", width, f"heads={heads}")):
-    if value % int(divisor.split("=")[1]):
-      raise ValueError(f"{divisor} must divide {name}; got {value}")
+  if any(size % patch for size in image_shape[:2]):
+    raise ValueError(f"patch={patch} must divide H and W; got {tuple(image_shape)}")
+  if width % heads:
+    raise ValueError(f"heads={heads} must divide width; got {width}")
   return from_flax(_ViT(num_classes, patch, width, depth, heads), image_shape)
 
 
