@@ -16,6 +16,7 @@ from dd_jax import baselines
 from dd_jax import losses
 from dd_jax import parametrization
 from experiments import accuracies
+from experiments import fingerprints
 from experiments import inits
 from experiments import problem
 from experiments import workdirs
@@ -40,6 +41,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   started = time.time()
   described = problem.build(config)
   workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
+  fingerprints.check_workdir(workdir, fingerprints.of_run(config, described.data.digest))
   path = workdir / "baselines.json"
   if path.exists():
     print(f"{workdir} holds the finished baselines of this config:", file=sys.stderr)
@@ -87,7 +89,7 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     print(json.dumps(line), file=sys.stderr, flush=True)
   result = {"baselines": figures, "num_eval_inits": config.eval.num_inits,
             "num_distilled_images": labels.size, "wall_seconds": time.time() - started,
-            **workdirs.provenance(config)}
+            "data": described.data.digest, **workdirs.provenance(config)}
   workdirs.write_json(path, result)
   return result
 

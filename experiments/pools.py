@@ -16,6 +16,7 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import evaluation
 from dd_jax import losses
+from experiments import fingerprints
 from experiments import inits
 from experiments import layouts
 from experiments import problem
@@ -43,6 +44,7 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   init = inits.random_init(config.init, model)
   train_block = make_train_block(config, data, model, init)
   workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
+  fingerprints.check_workdir(workdir, data.digest)
   result_path = workdir / "result.json"
   if result_path.exists():
     print(f"{workdir} holds finished pools of this config; their result:", file=sys.stderr)
@@ -69,14 +71,14 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
                           *(block.params for block in blocks))
     artifacts.save_pool(workdir / f"{role}.npz", params, {
         "role": role, "seed": config.seed, "model": config.model.name,
-        "dataset": config.data.name, "whitening": config.data.whitening,
+        "dataset": config.data.name, "data": data.digest, "whitening": config.data.whitening,
         "num_classes": data.dataset.num_classes,
         "image_shape": list(data.dataset.train_images.shape[1:]), "accuracy": accuracy.tolist(),
         "dd_jax_version": dd_jax.__version__})
     result |= {f"{role}_accuracy_mean": accuracy.mean(), f"num_{role}": count,
                f"{role}_accuracy_std": accuracy.std(ddof=1) if count > 1 else 0.0}
   result |= {"train_seconds": seconds, "wall_seconds": time.time() - started,
-             **workdirs.provenance(config)}
+             "data": data.digest, **workdirs.provenance(config)}
   workdirs.write_json(result_path, result)
   return result
 

@@ -31,6 +31,7 @@ class Data(NamedTuple):
   train: tuple[jax.Array, jax.Array]
   validation: tuple[jax.Array, jax.Array]
   test: tuple[jax.Array, jax.Array]
+  digest: dict[str, str]  # Of the whole dataset as it was loaded.
 
 
 class Problem(NamedTuple):
@@ -128,6 +129,7 @@ def load_data(config: ConfigDict, layout: Layout) -> Data:
   """The dataset that `config.data` names, its validation images set aside."""
   dataset = datasets.load(config.data.name, config.data.dir or None,
                           download=config.data.download)
+  digest = datasets.digest(dataset)
   if config.data.image_shape is not None:
     dataset = datasets.reframe(dataset, tuple(config.data.image_shape))
   dataset, validation_images, validation_labels = datasets.split_validation(
@@ -145,7 +147,7 @@ def load_data(config: ConfigDict, layout: Layout) -> Data:
 
   return Data(dataset, fitted, train=on_device(dataset.train_images, dataset.train_labels),
               validation=on_device(validation_images, validation_labels),
-              test=on_device(dataset.test_images, dataset.test_labels))
+              test=on_device(dataset.test_images, dataset.test_labels), digest=digest)
 
 
 def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:

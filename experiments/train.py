@@ -17,13 +17,13 @@ from tqdm import tqdm
 import dd_jax
 from dd_jax import application
 from dd_jax import artifacts
-from dd_jax import datasets
 from dd_jax import parametrization
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
 from experiments import accuracies
 from experiments import boards
 from experiments import figures
+from experiments import fingerprints
 from experiments import interruptions
 from experiments import layouts
 from experiments import machine
@@ -35,6 +35,7 @@ from experiments import workdirs
 from experiments.checkpoints import Checkpoints
 from experiments.inits import ONE_NETWORK
 from experiments.interruptions import Interrupted
+from experiments.problem import Data
 from experiments.problem import Problem
 from experiments.problem import build
 from experiments.problem import model_options
@@ -53,8 +54,8 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
       checkpoints and pictures, all written by the first process. A finished run is not repeated.
 
   Raises:
-    ValueError, OSError: a bad config, bad data, an unusable directory, too little memory; what
-      was written before stays as it is.
+    ValueError, OSError: a bad config, bad data, other data than the directory's, an unusable
+      directory, too little memory; what was written before stays as it is.
     FloatingPointError: the loss is no longer finite; the last good state is kept.
     Interrupted: SIGTERM or SIGINT came; the state is kept.
   """
@@ -62,8 +63,11 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   boards.check(config.tensorboard)
   problem = build(config)
   workdirs.check_same_config(config)
+  made_from = fingerprints.of_run(config, problem.data.digest)
+  fingerprints.check_processes(made_from)
   workdir = pathlib.Path(workdir)
   result = processes.on_first(lambda: workdirs.open_run(config, workdir))
+  processes.on_first(lambda: fingerprints.check_workdir(workdir, made_from))
   if result is not None:
     print(f"{workdir} holds a finished run of this config; its result:", file=sys.stderr)
     return result
@@ -244,6 +248,7 @@ def summarize(problem: Problem, config: ConfigDict, state: dd_jax.OuterState,
       "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
       "peak_memory_bytes": machine.peak_bytes(),
       "selection": SELECTIONS[config.validation.selection],
+      "data": problem.data.digest,
       **workdirs.provenance(config),
   }
 
@@ -255,7 +260,7 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   artifact = artifacts.Artifact(
       problem.decode(state.trainable),
       layouts.to_host(problem.inits.test.state) if config.init.name in ONE_NETWORK else None,
-      make_metadata(problem.data.dataset, config, result), problem.data.whitening)
+      make_metadata(problem.data, config, result), problem.data.whitening)
   distilled = artifact.distilled
   artifacts.save(workdir / "distilled.npz", distilled, init_params=artifact.init_params,
                  whitening=artifact.whitening, metadata=artifact.metadata)
@@ -274,19 +279,20 @@ def write_outputs(problem: Problem, config: ConfigDict, workdir: pathlib.Path,
   workdirs.write_json(workdir / "result.json", result)
 
 
-def make_metadata(dataset: datasets.Dataset, config: ConfigDict, result: dict) -> dict:
+def make_metadata(data: Data, config: ConfigDict, result: dict) -> dict:
   """What distilled.npz says of itself; docs/format.md explains every field.
 
   Args:
-    dataset: without the validation images.
+    data: that of the run.
     config: that of the run.
     result: what `summarize` returns.
   """
+  dataset = data.dataset
   reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
   objective = {name: value for name, value in config.objective.items()
                if name == "name" or config.objective.name == "poisoning"}
   return {
-      "dataset": config.data.name, "num_train": len(dataset.train_labels),
+      "dataset": config.data.name, "data": data.digest, "num_train": len(dataset.train_labels),
       "num_validation": config.data.num_validation, "num_test": len(dataset.test_labels),
       "num_classes": dataset.num_classes, "image_shape": list(dataset.train_images.shape[1:]),
       "pixel_scale": 255 if dataset.train_images.dtype == np.uint8 else 1,

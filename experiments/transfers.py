@@ -17,9 +17,11 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
+from dd_jax import datasets
 from dd_jax import losses
 from experiments import accuracies
 from experiments import applications
+from experiments import fingerprints
 from experiments import problem
 from experiments import workdirs
 from experiments.choices import check_positive
@@ -51,6 +53,9 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       jax.eval_shape(_make_evaluate(config, model, len(images)), jax.random.key(0), images, labels,
                      images, jnp.zeros(len(images), jnp.int32))
   workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
+  digest = datasets.digest(dataset)
+  fingerprints.check_workdir(
+      workdir, {**digest, "distilled": fingerprints.of_file(config.distilled)})
   path = workdir / "transfer.json"
   if path.exists():
     print(f"{workdir} holds the finished result of this config:", file=sys.stderr)
@@ -69,7 +74,7 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
   result = {"rows": rows, "dataset": dataset.name, "distilled_with": artifact.metadata["model"],
             "num_eval_inits": config.eval.num_inits, "wall_seconds": time.time() - started,
-            **workdirs.provenance(config)}
+            "data": digest, **workdirs.provenance(config)}
   workdirs.write_json(path, result)
   return result
 

@@ -10,6 +10,7 @@ from dd_jax.datasets.dataset import normalize
 from dd_jax.datasets.dataset import pictures
 from dd_jax.datasets.dataset import reframe
 from dd_jax.datasets.dataset import split_validation
+from dd_jax.datasets.digests import digest
 from dd_jax.datasets.sources import NAMES
 from dd_jax.datasets.sources import load
 
@@ -17,6 +18,7 @@ __all__ = [
     "NAMES",
     "Dataset",
     "denormalize",
+    "digest",
     "from_arrays",
     "load",
     "normalize",

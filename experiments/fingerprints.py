@@ -1,0 +1,74 @@
+"""What a directory was made from: data that changed are refused before anything is used or lost."""
+
+import hashlib
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from experiments import inits
+from experiments import processes
+from experiments import workdirs
+
+
+def of_run(config: ConfigDict, data: dict[str, str]) -> dict[str, str]:
+  """The fingerprints of a run by their fields: its data, and files of weights it starts from.
+
+  Args:
+    config: the fields of experiments/configs/default.py.
+    data: of `datasets.digest`.
+
+  Raises:
+    FileNotFoundError: a file that the config names is not there.
+  """
+  files = {}
+  if config.init.name in ("pretrained", "fixed_pretrained"):
+    files = {f"init.pool/{role}.npz": pathlib.Path(config.init.pool) / f"{role}.npz"
+             for role in inits.POOLS}
+  elif config.init.name == "imagenet":
+    files = {"init.checkpoint": pathlib.Path(config.init.checkpoint)}
+  return {**data, **{name: of_file(path) for name, path in files.items()}}
+
+
+def of_file(path: pathlib.Path | str) -> str:
+  """Of its content."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def check_processes(fingerprints: dict[str, str]) -> None:
+  """A ValueError in every process unless all have the same data."""
+  first, *others = processes.gather_json(fingerprints)
+  for index, other in enumerate(others, start=1):
+    if differing := _differences(first, other, "in process 0", f"in process {index}"):
+      raise ValueError(f"every process must have the same data, of data.name and data.dir; "
+                       f"{differing}")
+
+
+def check_workdir(workdir: pathlib.Path, fingerprints: dict[str, str]) -> None:
+  """Keeps them in data.json, or compares; a directory of an older version takes those of now.
+
+  Raises:
+    ValueError: the directory was made from other data; it stays as it is.
+    OSError: it cannot be written.
+  """
+  path = workdir / "data.json"
+  if not path.exists():
+    workdirs.write_json(path, fingerprints)
+    return
+  try:
+    theirs = dict(json.loads(path.read_text()))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"workdir must be empty or of the same data; {path} is damaged: "
+                     f"{error}") from error
+  if differing := _differences(theirs, fingerprints, "there", "now"):
+    raise ValueError(f"workdir must be empty or of the same data; {workdir} was made before what "
+                     f"data.name and data.dir (or a named file) hold had changed: {differing}. "
+                     "Bring the earlier data back, or take another workdir")
+
+
+def _differences(first, second, where_first, where_second):
+  """The fingerprints that differ, in words; empty where none does."""
+  return ", ".join(f"{name} is {first.get(name)} {where_first} and {second.get(name)} "
+                   f"{where_second}"
+                   for name in first | second if first.get(name) != second.get(name))

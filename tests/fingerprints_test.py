@@ -1,0 +1,223 @@
+"""Data that changed under a run, a pool, baselines or a transfer: refused, and nothing is lost."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dd_jax import artifacts
+from dd_jax import datasets
+from experiments import compare
+from experiments import fingerprints
+from experiments import pools
+from experiments import processes
+from experiments import train
+from experiments import transfers
+from experiments.configs import digits_fixed_init
+from experiments.configs import digits_lenet_pool
+from experiments.configs import transfer
+
+_ROOT = pathlib.Path(__file__).parent.parent
+# The trees of optax's Adam need promotion.
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+_CHANGED = ("workdir must be empty or of the same data; .* data.name and data.dir .*: {} is .* there "
+            "and .* now")
+
+
+def _write(path, change=None):
+  """Digits as the user's own file, with one thing changed."""
+  digits = datasets.load("digits")
+  arrays = {name: getattr(digits, name).copy() for name in (
+      "train_images", "train_labels", "test_images", "test_labels")}
+  if change is not None:
+    arrays[change].flat[0] ^= 1
+  np.savez(path, **arrays)
+
+
+def _files(directory):
+  return {str(path.relative_to(directory)): path.read_bytes()
+          for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def _config(path, make=digits_fixed_init, **updates):
+  config = make.get_config("smoke")
+  config.update_from_flattened_dict({"data.name": str(path), **updates})
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run on a user's own file: its config and its directory."""
+  directory = tmp_path_factory.mktemp("finished")
+  _write(directory / "mine.npz")
+  config = _config(directory / "mine.npz")
+  with jax.numpy_dtype_promotion("standard"):
+    result = train.distill_and_evaluate(config, directory / "run")
+  return config, directory / "run", result
+
+
+def test_the_digest_is_that_of_the_values_alone():
+  digits = datasets.load("digits")
+  digest = datasets.digest(digits)
+  assert digest["train_images"].startswith("uint8 [1297, 28, 28, 1] ")
+  assert digest["test_labels"].startswith("int32 [500] ")
+  turned = np.asfortranarray(digits.train_images)
+  assert datasets.digest(digits._replace(train_images=turned, name="other")) == digest
+  for name in digest:
+    array = getattr(digits, name)
+    for other in (array[::-1], array[:-1], array.astype(np.int64), array.reshape(-1, 1)):
+      changed = datasets.digest(digits._replace(**{name: other}))
+      assert {key for key in digest if digest[key] != changed[key]} == {name}
+
+
+def test_a_run_says_what_it_was_made_from(finished):
+  config, workdir, result = finished
+  digest = datasets.digest(datasets.load(config.data.name))
+  assert result["data"] == digest == json.loads((workdir / "data.json").read_text())
+  assert artifacts.load(workdir / "distilled.npz").metadata["data"] == digest
+
+
+@pytest.mark.parametrize("change", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_a_finished_run_is_not_shown_for_other_data(finished, change):
+  config, workdir, result = finished
+  assert train.distill_and_evaluate(config, workdir) == result
+  before = _files(workdir)
+  _write(config.data.name, change)
+  try:
+    with pytest.raises(ValueError, match=_CHANGED.format(change)):
+      train.distill_and_evaluate(config, workdir)
+  finally:
+    _write(config.data.name)
+  assert _files(workdir) == before
+  assert train.distill_and_evaluate(config, workdir) == result
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+  _write(tmp_path / "mine.npz")
+  config = _config(tmp_path / "mine.npz")
+  with monkeypatch.context() as patched:
+    patched.setattr(train, "write_outputs", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      train.distill_and_evaluate(config, tmp_path / "run")
+  before = _files(tmp_path / "run")
+  _write(tmp_path / "mine.npz", "train_images")
+  with pytest.raises(ValueError, match=_CHANGED.format("train_images")):
+    train.distill_and_evaluate(config, tmp_path / "run")
+  assert _files(tmp_path / "run") == before
+  _write(tmp_path / "mine.npz")
+  assert train.distill_and_evaluate(config, tmp_path / "run")["outer_steps"] == 6
+
+
+def _interrupt(*_):
+  raise KeyboardInterrupt
+
+
+def test_a_pool_is_not_continued_on_other_data_nor_a_run_on_another_pool(tmp_path):
+  _write(tmp_path / "mine.npz")
+  config = _config(tmp_path / "mine.npz", digits_lenet_pool)
+  result = pools.pretrain_pools(config, tmp_path / "pool")
+  digest = datasets.digest(datasets.load(tmp_path / "mine.npz"))
+  assert result["data"] == artifacts.load_pool(tmp_path / "pool/heldout.npz").metadata["data"]
+  assert result["data"] == digest
+
+  started = _config(tmp_path / "mine.npz", **{
+      "init.name": "pretrained", "init.pool": str(tmp_path / "pool"), "init.num_validation": 1,
+      "outer.num_inits": 2, "eval.num_inits": 3})
+  made_from = fingerprints.of_run(started, digest)
+  fingerprints.check_workdir(tmp_path, made_from)
+  fingerprints.check_workdir(tmp_path, made_from)
+  pool = artifacts.load_pool(tmp_path / "pool/train.npz")
+  pool.params["Conv_0"]["kernel"][0] += 1
+  artifacts.save_pool(tmp_path / "pool/train.npz", *pool)
+  with pytest.raises(ValueError, match=_CHANGED.format("init.pool/train.npz")):
+    fingerprints.check_workdir(tmp_path, fingerprints.of_run(started, digest))
+
+  (tmp_path / "pool/result.json").unlink()
+  (tmp_path / "pool/blocks/train-00000.npz").unlink()
+  before = _files(tmp_path / "pool")
+  _write(tmp_path / "mine.npz", "train_labels")
+  with pytest.raises(ValueError, match=_CHANGED.format("train_labels")):
+    pools.pretrain_pools(config, tmp_path / "pool")
+  assert _files(tmp_path / "pool") == before
+
+
+def test_baselines_are_not_continued_on_other_data(tmp_path):
+  _write(tmp_path / "mine.npz")
+  config = _config(tmp_path / "mine.npz")
+  (tmp_path / "run").mkdir()
+  fingerprints.check_workdir(tmp_path / "run",
+                             datasets.digest(datasets.load(tmp_path / "mine.npz")))
+  _write(tmp_path / "mine.npz", "test_labels")
+  with pytest.raises(ValueError, match=_CHANGED.format("test_labels")):
+    compare.compare_baselines(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", ["distilled", "test_images"])
+def test_a_comparison_of_networks_is_not_continued_on_other_files(finished, tmp_path, monkeypatch,
+                                                                  change):
+  config, workdir, _ = finished
+  distilled = tmp_path / "distilled.npz"
+  distilled.write_bytes((workdir / "distilled.npz").read_bytes())
+  comparison = transfer.get_config("smoke")
+  comparison.distilled, comparison.networks = str(distilled), "mlp"
+  with monkeypatch.context() as patched:
+    patched.setattr(transfers, "_make_evaluate", _no_training)
+    transfers.compare_networks(comparison, tmp_path / "transfer")
+    try:
+      if change == "distilled":
+        artifact = artifacts.load(distilled)
+        artifacts.save(distilled, artifact.distilled._replace(images=artifact.distilled.images + 1),
+                       init_params=artifact.init_params, metadata=artifact.metadata)
+      else:
+        _write(config.data.name, change)
+      with pytest.raises(ValueError, match=_CHANGED.format(change)):
+        transfers.compare_networks(comparison, tmp_path / "transfer")
+    finally:
+      _write(config.data.name)
+
+
+def _no_training(*_):
+  return lambda key, images, labels, test_images, test_labels: np.array([.5])
+
+
+def test_a_directory_of_an_older_version_takes_the_data_of_now(tmp_path):
+  fingerprints.check_workdir(tmp_path, {"train_images": "a"})
+  assert json.loads((tmp_path / "data.json").read_text()) == {"train_images": "a"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
+def test_a_damaged_record_is_named(tmp_path, content):
+  (tmp_path / "data.json").write_text(content)
+  with pytest.raises(ValueError, match="workdir must be .* of the same data; .*data.json is damaged"):
+    fingerprints.check_workdir(tmp_path, {"train_images": "a"})
+
+
+def test_all_processes_must_have_the_same_data(monkeypatch):
+  fingerprints.check_processes({"train_images": "a"})
+  monkeypatch.setattr(processes, "gather_json", lambda mine: [mine, mine, {"train_images": "b"}])
+  with pytest.raises(ValueError, match="every process must have the same data, of data.name and "
+                                       "data.dir; train_images is a in process 0 and b in process 2"):
+    fingerprints.check_processes({"train_images": "a"})
+
+
+def test_on_the_command_line_it_is_one_line(tmp_path):
+  _write(tmp_path / "mine.npz")
+  command = [sys.executable, "-m", "experiments.main",
+             "--config=experiments/configs/digits_fixed_init.py:smoke",
+             f"--config.data.name={tmp_path / 'mine.npz'}", f"--workdir={tmp_path / 'run'}"]
+
+  def launch():
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu"})
+
+  assert launch().returncode == 0
+  _write(tmp_path / "mine.npz", "train_labels")
+  process = launch()
+  assert process.returncode == 1 and not process.stdout
+  (line,) = (line for line in process.stderr.splitlines() if "error" in line)
+  assert line.startswith("error: workdir must be empty or of the same data;")
