@@ -208,6 +208,33 @@ def test_pixels_are_clipped_unless_asked_not_to_be():
   np.testing.assert_allclose(artifact.pixels(), np.clip(images, 0, 1), atol=1e-6)
 
 
+def test_pixels_keep_to_the_range_of_the_file():
+  """Black and white are its ends; a file without one, as of an older version, has 0..1."""
+  artifact = _artifact(mean=[100.], std=[200.], pixel_scale=1, pixel_range=[0, 255])
+  images = 100 + 200 * np.asarray(artifact.distilled.images)
+  assert images.min() < 0 and images.max() > 255
+  np.testing.assert_allclose(artifact.pixels(), np.clip(images, 0, 255), rtol=1e-5)
+  np.testing.assert_allclose(artifact.pictures(), np.clip(images / 255, 0, 1), atol=1e-6)
+  old = _artifact()
+  assert old.pixel_range == (0, 1)
+  np.testing.assert_array_equal(old.pictures(), old.pixels())
+
+
+@pytest.mark.parametrize("found", [None, 3, [1], [2, 1], [0, float("nan")], ["a", "b"], [0, 1, 2]])
+def test_a_range_that_is_none(found):
+  with pytest.raises(ValueError, match="pixel_range of the metadata must be two finite numbers, "
+                                       "the lower first; got"):
+    _artifact(pixel_range=found).pictures()
+
+
+def test_normalize_takes_time_stamps():
+  stamps = 1.7e9 + np.arange(32.).reshape(2, *_SHAPE)
+  artifact = _artifact(mean=[1.7e9 + 16], std=[2.], pixel_scale=1)
+  np.testing.assert_array_equal(artifact.normalize(stamps).reshape(-1), (np.arange(32) - 16) / 2)
+  with pytest.raises(ValueError, match="images must be finite float32 once normalised; got inf"):
+    artifact.normalize(np.full((1, *_SHAPE), 1e300))
+
+
 @pytest.mark.parametrize("images, metadata, message", [
     (np.zeros((2, 4, 4), np.uint8), {}, r"images must be .* = \(4, 4, 1\); got \[2, 4, 4\]"),
     (np.zeros((2, 4, 4, 1), np.int64), {}, "images must be uint8 or floating point.*; got int64"),

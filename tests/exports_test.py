@@ -65,6 +65,25 @@ def test_everything_comes_back_to_the_bit(tmp_path, format, options):
   assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("low, high", [(0., 255.), (-1., 1.), (1.7e9, 1.7e9 + 4)])
+def test_pictures_are_of_the_dataset_s_own_range(tmp_path, low, high):
+  """Every image lies within the range here, so that its ends are black and white."""
+  artifact = _artifact(full=False)
+  pixels = low + (high - low) * np.random.default_rng(0).random((2, 3, 4, 5, 1))
+  mean, std = [(low + high) / 2], [(high - low) / 4]
+  artifact = artifact._replace(
+      distilled=artifact.distilled._replace(images=jnp.asarray(
+          (pixels - mean) / std, jnp.float32)),
+      metadata={"mean": mean, "std": std, "pixel_scale": 1, "pixel_range": [low, high]})
+  path = _export(tmp_path, "png", artifact)
+  assert json.loads((path / "metadata.json").read_text())["pixel_range"] == [low, high]
+  shown = np.asarray(Image.open(path / "step001-image0002-class000.png")) / 255
+  np.testing.assert_allclose(shown, (pixels[1, 2, ..., 0] - low) / (high - low), atol=.6 / 255)
+  np.testing.assert_allclose(artifact.pictures(), (pixels - low) / (high - low), atol=1e-5)
+  np.testing.assert_allclose(exports.load(path, "png").distilled.images,
+                             artifact.distilled.images, atol=4 * .6 / 255)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_steps_come_back_with_their_order(tmp_path, soft, channels):
