@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from dd_jax import datasets
 from experiments import boards
+from experiments import problem
 from experiments import reports
 from experiments import snapshots
 from experiments import train
@@ -25,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   """A run of a few steps, with three networks and soft labels."""
-  import jax
   workdir = tmp_path_factory.mktemp("runs") / "soft"
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({
@@ -52,6 +54,34 @@ def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(
     confusion = evaluation[f"{when}_confusion"]
     np.testing.assert_allclose(np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2)),
                                evaluation[f"{when}_accuracy"], rtol=1e-6)
+
+
+def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
+  """The same digits as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
+  digits = datasets.load("digits")
+  shown = {}
+  for name, scale in (("digits", None), ("wide", lambda x: np.float32(x)),
+                      ("signed", lambda x: x / 127.5 - 1)):
+    config = digits_fixed_init.get_config("smoke")
+    config.distill.start = "real"
+    if scale is not None:
+      config.data.name = str(tmp_path / f"{name}.npz")
+      np.savez(config.data.name, train_labels=digits.train_labels, test_labels=digits.test_labels,
+               train_images=scale(digits.train_images), test_images=scale(digits.test_images))
+    described = problem.build(config)
+    (tmp_path / name).mkdir()
+    shown[name] = snapshots.save_images(tmp_path / name, 0, described.data,
+                                        described.decode(described.state.trainable)).astype(int)
+  assert shown["digits"].min() == 0 and shown["digits"].max() > 250
+  for name in ("wide", "signed"):
+    assert np.abs(shown[name] - shown["digits"]).max() <= 1
+
+  train.distill_and_evaluate(config, tmp_path / "run")
+  run = reports.read_run(tmp_path / "run")
+  assert run.artifact.pixel_range == (-1, 1)
+  assert np.abs(255 * run.artifact.pictures() - run.snapshots[6]["pixels"]).max() <= .51
+  page = (tmp_path / "run/report.html").read_text()
+  assert re.search(r"pixels, black to white</th>\s*<td>-1 to 1</td>", page)
 
 
 @pytest.mark.parametrize("num_steps, every, expected", [
