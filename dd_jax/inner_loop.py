@@ -67,8 +67,9 @@ def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledD
     memory: what the backward pass keeps. "plain": every step's activations;
       "remat": the weights of every step; "nested": about 2 sqrt(T) sets of weights.
     gradient: "reverse" differentiates the inner gradient in reverse;
-      "forward_over_reverse" takes the same product from one forward derivative; forward mode
-      (`jvp`, `jacfwd`) through it is an error.
+      "forward_over_reverse" takes the same product from one forward derivative, which less than
+      halves what "plain" keeps and saves nothing in the others; forward mode (`jvp`, `jacfwd`)
+      through it is an error.
 
   Returns:
     Weights after the window, and the inner loss before each step `[length]`.
