@@ -1,4 +1,4 @@
-"""Writes the tables of experiments/README.md from the files in experiments/results.
+"""Writes the tables of experiments/README.md, and that of the bench in BUILD_NOTES.md, from files.
 
     cp runs/mnist/result.json experiments/results/mnist_fixed_init-seed0.json
     cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
@@ -9,7 +9,8 @@
     python -m experiments.results
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
-run that overrode its config. Every number of the tables comes from these files.
+run that overrode its config; those of the bench are measurements/bench_1.json, bench_2.json and so
+on. Every number of the tables comes from these files.
 """
 
 import collections
@@ -67,6 +68,15 @@ _PAPER_BASELINES = {
         "68.6 ± 9.8", "73.0 ± 7.6", "76.4 ± 9.5", "77.1 ± 2.7", "71.5 ± 2.1", "92.2 ± 0.1"),
     "cifar10_random_init": (
         "21.3 ± 1.5", "23.4 ± 1.3", "22.5 ± 3.1", "22.3 ± 0.7", "18.8 ± 1.3", "29.4 ± 0.3"),
+}
+_BENCH_MARKS = ("<!-- bench: python -m experiments.results -->\n", "<!-- end of bench -->\n")
+# Row of the bench -> ratio to reach, ratio to aim for, seconds of the authors' release.
+_BENCH_ROWS = {
+    "mnist_fixed_n1": ("1.5", "3", "0.072"),
+    "mnist_random_n1": ("2", "4", "0.15-0.19"),
+    "mnist_random_n4": ("2", "5", "0.61"),
+    "cifar10_fixed_n1": ("1.5", "3", "3.3"),
+    "cifar10_random_n4": ("1.5", "3", "12.9"),
 }
 _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 
@@ -171,6 +181,32 @@ def ingredients_table(path: pathlib.Path) -> str:
   return _markdown(rows)
 
 
+def bench_table(runs: list[dict]) -> str:
+  """One row a setting: seconds of the first run, and every run's ratio beside its speed."""
+  rows = [("setting", "ours s", "PyTorch s",
+           *(f"ratio {i + 1} (2048 product, GFLOP/s)" for i in range(len(runs))),
+           "target", "aim", "compile s", "temporary MB", "authors' release s")]
+  by_name = [{row["name"]: row for row in run["settings"]} for run in runs]
+  for name, (target, aim, release) in _BENCH_ROWS.items():
+    first = by_name[0][name]
+    rows.append((f"`{name}`", f"{first['seconds_ours']:.3g}", f"{first['seconds_torch']:.3g}",
+                 *(f"{run[name]['ratio']:.2f} ({run[name]['matmul_gflops']:.0f})"
+                   if name in run else "" for run in by_name),
+                 target, aim, f"{first['compile_seconds']:.1f}",
+                 f"{first['temporary_bytes'] / 1e6:.0f}", release))
+  return _markdown(rows)
+
+
+def render_bench(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
+  """The build notes' text with the bench's table made anew; as it was where no run is kept."""
+  runs = [json.loads(path.read_text()) for path in sorted(measurements.glob("bench_[0-9].json"))]
+  if not runs:
+    return text
+  begin, end = _BENCH_MARKS
+  head, _, rest = text.partition(begin)
+  return head + begin + "\n" + bench_table(runs) + "\n" + end + rest.partition(end)[2]
+
+
 def render(text: str, results: pathlib.Path = _HERE / "results",
            studies: pathlib.Path = _HERE / "measurements/studies") -> str:
   """The README's text with its generated part made anew."""
@@ -253,8 +289,9 @@ def _markdown(rows):
 
 def main(argv):
   del argv
-  path = _HERE / "README.md"
-  path.write_text(render(path.read_text()))
+  for path, render_file in ((_HERE / "README.md", render),
+                            (_HERE.parent / "BUILD_NOTES.md", render_bench)):
+    path.write_text(render_file(path.read_text()))
 
 
 if __name__ == "__main__":

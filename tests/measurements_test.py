@@ -1,17 +1,22 @@
 """The measuring commands: rows that agree with PyTorch's, exponents, settings that are refused."""
 
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
+from experiments import bench
 from experiments import memory
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
+_SHORT = ("mnist_fixed_n1", "mnist_random_n1", "mnist_random_n4")  # Seconds each.
 
 
 def _run(*arguments):
@@ -26,20 +31,60 @@ def test_bench_refuses_an_unknown_setting(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_bench_writes_a_row(tmp_path):
+@pytest.mark.parametrize("name", [
+    name if name in _SHORT else pytest.param(name, marks=pytest.mark.slow)
+    for name in bench.SETTINGS])
+def test_bench_writes_every_row(tmp_path, name):
   """With PyTorch where it is installed, and then only if both sides agree."""
   out = tmp_path / "bench.json"
-  process = _run("experiments.bench", f"--out={out}", "--settings=mnist_fixed_n1", "--rounds=2")
+  process = _run("experiments.bench", f"--out={out}", f"--settings={name}", "--rounds=1",
+                 "--real_batch=16")
   assert process.returncode == 0, process.stderr
-  report = json.loads(out.read_text())
-  (row,) = report["settings"]
-  assert row["name"] == "mnist_fixed_n1"
-  assert len(row["samples"]["ours"]) >= 2
+  (row,) = json.loads(out.read_text())["settings"]
+  assert row["name"] == name and row["matmul_gflops"] > 0
+  assert f"{row['matmul_gflops']:.0f}" == process.stdout.split()[-1]
   assert min(row["samples"]["ours"]) <= row["seconds_ours"] <= max(row["samples"]["ours"])
-  # LeNet: 0.42 million multiplications and additions forward, two operations each.
-  assert .8 < row["gflop"] / (3 * 1024 + 9 * 30) * 1e3 < 1
+  # Multiplications and additions of a forward pass, two operations each: LeNet has 0.42 million.
+  setting = bench.SETTINGS[name]
+  forward = row["gflop"] * 1e3 / (3 * 16 + 9 * 30 * setting.num_steps) / setting.num_inits
+  assert {"lenet": .8, "alexcifarnet": 20}[setting.network] < forward
+  assert forward < {"lenet": 1, "alexcifarnet": 60}[setting.network]
   assert row["gflops"] == pytest.approx(row["gflop"] / row["seconds_ours"])
+  assert ("ratio" in row) == (importlib.util.find_spec("torch") is not None)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_both_sides_of_a_row_agree():
+  pytest.importorskip("torch")
+  from experiments import torch_reference
+  setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
+  ours = bench.Ours(setting, "highest")
+  theirs = torch_reference.TorchSide(setting._asdict(), ours.inputs(), "cpu", "highest")
+  for mode in theirs.modes():
+    bench._check_agreement(mode, theirs.hypergradient64(mode), ours.hypergradient64())
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_the_hypergradient_of_a_row_is_the_mean_over_its_networks():
+  """That of four networks one after the other, against four rows of one network each."""
+  setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
+  four = bench.Ours(setting, "highest")
+  loss, gradient = four.hypergradient64()
+  networks = four._theta_0
+  one = bench.Ours(setting._replace(num_inits=1), "highest")
+  singles = []
+  for n in range(4):
+    one._theta_0 = jax.tree.map(lambda leaf, n=n: leaf[n:n + 1], networks)
+    singles.append(one.hypergradient64())
+  assert loss == pytest.approx(np.mean([single[0] for single in singles]), rel=1e-10)
+  for leaf, expected in gradient.items():
+    mean = np.mean([single[1][leaf] for single in singles], axis=0)
+    np.testing.assert_allclose(expected, mean, rtol=0, atol=1e-10 * np.abs(mean).max())
+
+
+def test_sides_that_disagree_end_the_bench():
+  with pytest.raises(SystemExit, match="both sides must agree to 0.0001; vmap: .*'images': 0.5"):
+    bench._check_agreement("vmap", (1., {"images": np.ones(3)}), (1., {"images": np.full(3, 2.)}))
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The tables of experiments/README.md come from the result files, and nothing else."""
 
 import json
+import pathlib
+import shutil
 
 import pytest
 
@@ -44,6 +46,34 @@ def row_of(lines, config):
 def test_the_readme_is_up_to_date():
   text = (results._HERE / "README.md").read_text()
   assert results.render(text) == text
+
+
+def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
+  """On a copy of what it reads and writes."""
+  shutil.copytree(results._HERE, tmp_path / "experiments",
+                  ignore=shutil.ignore_patterns("__pycache__"))
+  shutil.copy(results._HERE.parent / "BUILD_NOTES.md", tmp_path)
+  monkeypatch.setattr(results, "_HERE", tmp_path / "experiments")
+  results.main([])
+  assert ((tmp_path / "experiments/README.md").read_bytes()
+          == (pathlib.Path(results.__file__).parent / "README.md").read_bytes())
+
+
+def test_the_bench_s_table_is_up_to_date_and_gives_every_run_its_speed(tmp_path):
+  text = (results._HERE.parent / "BUILD_NOTES.md").read_text()
+  assert all(text.count(mark) == 1 for mark in results._BENCH_MARKS)
+  assert results.render_bench(text) == text
+  for run, ratio, speed in ((1, 1.56, 466.), (2, 1.21, 198.)):
+    (tmp_path / f"bench_{run}.json").write_text(json.dumps({"settings": [
+        {"name": name, "seconds_ours": .0276, "seconds_torch": .0430, "ratio": ratio,
+         "matmul_gflops": speed, "compile_seconds": 2.9, "temporary_bytes": 18e6}
+        for name in results._BENCH_ROWS]}))
+  rendered = results.render_bench(text, tmp_path)
+  assert ("| `mnist_fixed_n1` | 0.0276 | 0.043 | 1.56 (466) | 1.21 (198) | 1.5 | 3 | 2.9 | 18 "
+          "| 0.072 |") in rendered.splitlines()
+  head, tail = (text.partition(mark) for mark in results._BENCH_MARKS)
+  assert rendered.startswith(head[0]) and rendered.endswith(tail[2])
+  assert results.render_bench(rendered, tmp_path) == rendered
 
 
 def test_a_row_gives_mean_worst_and_spread(lines):
