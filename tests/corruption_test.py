@@ -408,12 +408,12 @@ def test_npz_of_other_arrays(folder, data):
 def check_dataset(dataset):
   for images, labels in ((dataset.train_images, dataset.train_labels),
                          (dataset.test_images, dataset.test_labels)):
-    assert images.dtype in (np.uint8, np.float32) and images.ndim == 4 and images.size
+    assert images.dtype in (np.uint8, np.float32, np.float64) and images.ndim == 4 and images.size
     assert np.isfinite(images).all()
     assert labels.dtype == np.int32 and labels.shape == (len(images),)
     assert 0 <= labels.min() and labels.max() < dataset.num_classes
   assert set(dataset.train_labels) == set(range(dataset.num_classes))
-  assert dataset.mean.dtype == dataset.std.dtype == np.float32
+  assert dataset.mean.dtype == dataset.std.dtype == np.float64
   assert np.isfinite(dataset.mean).all() and np.isfinite(dataset.std).all()
   assert (dataset.std > 0).all()
 

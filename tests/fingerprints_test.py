@@ -25,8 +25,8 @@ from experiments.configs import transfer
 _ROOT = pathlib.Path(__file__).parent.parent
 # The trees of optax's Adam need promotion.
 pytestmark = pytest.mark.usefixtures("optax_promotion")
-_CHANGED = ("workdir must be empty or of the same data; .* data.name and data.dir .*: {} is .* there "
-            "and .* now")
+_CHANGED = ("workdir must be empty or of the same data; .* data.name and data.dir .*: {} is .* "
+            "there and .* now")
 
 
 def _write(path, change=None):
