@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+import numpy as np
 
 from dd_jax.types import Array, DistilledData
 
@@ -229,14 +230,14 @@ def inverse_softplus(x: Array) -> Array:
   return x + jnp.log(-jnp.expm1(-x))
 
 
-def step_sizes(num_epochs: int, num_steps: int, start: float, *, scale: str = "softplus",
+def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: str = "softplus",
                sharing: str = "per_step") -> Part:
   """Learned step sizes of the inner gradient descent.
 
   Args:
     num_epochs: E.
     num_steps: S.
-    start: all of them at first, positive.
+    start: all of them at first, positive; or `[E, S]`, alike where they are shared.
     scale: what is learned. "softplus": the raw step sizes (the authors' choice); "log": their
       logarithms, under which an optimizer changes them by a ratio.
     sharing: "per_step" learns `[E, S]`, "per_epoch" `[E, 1]`, "tied" one for all, `[1, 1]`.
@@ -250,7 +251,7 @@ def step_sizes(num_epochs: int, num_steps: int, start: float, *, scale: str = "s
     raise ValueError(f"sharing must be one of {list(STEP_SIZE_SHARING)}; got {sharing!r}")
   shape = {"per_step": (num_epochs, num_steps), "per_epoch": (num_epochs, 1),
            "tied": (1, 1)}[sharing]
-  encoded = encode_step_size(start, scale, float)
+  encoded = encode_step_size(_shared(start, num_epochs, num_steps, shape), scale, float)
 
   def decode(learned):
     raw = inverse_softplus(jnp.exp(learned)) if scale == "log" else learned
@@ -259,14 +260,29 @@ def step_sizes(num_epochs: int, num_steps: int, start: float, *, scale: str = "s
   return Part(lambda key: jnp.full(shape, encoded), decode)
 
 
-def fixed_step_sizes(num_epochs: int, num_steps: int, value: float,
+def _shared(values, num_epochs, num_steps, shape):
+  """The step sizes that are learned, `[]` or of the shape, of a number or `[E, S]`."""
+  if np.ndim(values) == 0:
+    return values
+  values, whole = np.asarray(values), (num_epochs, num_steps)
+  if values.shape != whole:
+    raise ValueError(f"step_size must be a number or [E, S] = {list(whole)}; "
+                     f"got {list(values.shape)}")
+  learned = values[:shape[0], :shape[1]]
+  if not (values == learned).all():
+    raise ValueError("step_size must be alike where step sizes are shared, "
+                     f"{list(shape)} of {list(whole)}; got {values.tolist()}")
+  return learned
+
+
+def fixed_step_sizes(num_epochs: int, num_steps: int, value: float | Array,
                      dtype: DTypeLike = jnp.float32) -> Part:
-  """Step sizes `[E, S]` that are not learned, all of them `value`.
+  """Step sizes `[E, S]` that are not learned.
 
   Args:
     num_epochs: E.
     num_steps: S.
-    value: positive.
+    value: all of them, positive; or `[E, S]`.
     dtype: of the raw step sizes.
 
   Raises:
@@ -274,19 +290,20 @@ def fixed_step_sizes(num_epochs: int, num_steps: int, value: float,
   """
   check_at_least("num_epochs", num_epochs, 1)
   check_at_least("num_steps", num_steps, 1)
-  raw = jnp.full((num_epochs, num_steps), encode_step_size(value, "softplus", dtype))
+  shape = num_epochs, num_steps
+  raw = jnp.full(shape, encode_step_size(_shared(value, *shape, shape), "softplus", dtype))
   return Part(lambda key: (), lambda learned: raw)
 
 
-def encode_step_size(step_size: float, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
-  """What `step_sizes` learns for one positive `step_size` -> `[]`; `scale` and `dtype` as there.
+def encode_step_size(step_size: float | Array, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
+  """What `step_sizes` learns for positive `step_size`, of its shape; `scale`, `dtype` as there.
 
   Raises:
     ValueError: another scale, or a step size that is not positive.
   """
   if scale not in STEP_SIZE_SCALES:
     raise ValueError(f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {scale!r}")
-  if not step_size > 0:
+  if not np.all(np.asarray(step_size) > 0):
     raise ValueError(f"step_size must be positive; got {step_size}")
   value = jnp.asarray(step_size, dtype)
   return jnp.log(value) if scale == "log" else inverse_softplus(value)

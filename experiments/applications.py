@@ -13,8 +13,10 @@ from dd_jax import datasets
 from dd_jax import init_distributions
 from dd_jax import models
 from experiments import accuracies
+from experiments import paths
 from experiments import problem
 from experiments.choices import check_positive
+from experiments.choices import check_seed
 from experiments.networks import make_network
 
 _NUM_NETWORKS = 20  # Where neither the caller nor the run says how many.
@@ -45,7 +47,9 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
   Raises:
     ValueError, OSError: an argument or file that does not fit.
   """
-  artifact = artifacts.load(path)
+  if seed is not None:
+    check_seed("--seed", seed)
+  artifact = artifacts.load(paths.local(path, "--distilled"))
   dataset = load_dataset(artifact, data_dir, download=download)
   shape = artifact.distilled.images.shape[2:]
   model = (application.network(artifact) if network is None else application.network(
@@ -81,7 +85,7 @@ def load_dataset(artifact: dd_jax.Artifact, data_dir: str | None, *, download: b
   """
   name = artifact.field("dataset")
   if name.endswith(".npz") and data_dir:
-    name = str(pathlib.Path(data_dir) / pathlib.Path(name).name)
+    name = str(pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name)
   dataset = datasets.load(name, data_dir, download=download)
   shape = artifact.distilled.images.shape[2:]
   return dataset if dataset.train_images.shape[1:] == shape else datasets.reframe(dataset, shape)
@@ -98,7 +102,7 @@ def _make_init(artifact, model, init):
                         rule="--init=stored must go with the network of the run")
     return init_distributions.fixed_init(params), init, 1
   if init.endswith(".npz"):
-    pool = artifacts.load_pool(init).params
+    pool = artifacts.load_pool(paths.local(init, "--init")).params
     models.check_params(model, jax.tree.map(lambda leaf: leaf[0], pool), where=init,
                         rule="--init must be a pool of the same network")
     return init_distributions.pretrained_init(pool), init, len(jax.tree.leaves(pool)[0])

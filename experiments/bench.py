@@ -16,7 +16,6 @@ import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
-import pathlib
 import platform
 import time
 from typing import NamedTuple
@@ -26,7 +25,9 @@ from absl import flags
 import numpy as np
 
 from dd_jax import artifacts
+from experiments import commands
 from experiments import machine
+from experiments import paths
 
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
@@ -195,7 +196,9 @@ class _Process:
   def __init__(self, make, *args):
     context = multiprocessing.get_context("spawn")
     self._connection, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+    self._process = context.Process(
+        target=commands.with_one_line_errors, daemon=True,
+        args=(functools.partial(_serve, theirs, make, args),))
     self._process.start()
     theirs.close()
 
@@ -298,11 +301,11 @@ def main(argv):
       report["settings"].append(row)
       print(f"{name:<18} {row['seconds_ours']:>8.4f} {row.get('seconds_torch', np.nan):>8.4f} "
             f"{row.get('ratio', np.nan):>6.2f} {row['compile_seconds']:>9.1f} "
-            f"{row['temporary_bytes'] / 1e6:>8.0f} {row['peak_bytes'] / 1e6:>8.0f} "
-            f"{row.get('torch_peak_bytes', np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
+            f"{row['temporary_bytes'] / 1e6:>8.0f} {(row['peak_bytes'] or np.nan) / 1e6:>8.0f} "
+            f"{(row.get('torch_peak_bytes') or np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
             f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)
       text = json.dumps(report, indent=2)
-      artifacts.write_atomically(pathlib.Path(flags.FLAGS.out),
+      artifacts.write_atomically(paths.local(flags.FLAGS.out, "--out"),
                                  lambda file, text=text: file.write(text.encode()))
 
 
@@ -311,4 +314,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "JSON file to write.", required=True)
   flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
   flags.DEFINE_integer("real_batch", 1024, "R, the real images of an outer step.", lower_bound=1)
-  app.run(main)
+  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))

@@ -1,7 +1,7 @@
 """The state of a run on disk: written beside the run, whole or not at all, checked when read back.
 
 A checkpoint holds the whole `OuterState` (keys and the order of the data follow from its step), a
-digest of its bytes and the config it belongs to.
+digest of its bytes and the config it belongs to; a run of more outer steps takes it too.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 import dd_jax
+from experiments import workdirs
 
 _METRIC = "validation_accuracy"
 
@@ -94,7 +95,7 @@ class Checkpoints:
 
   def _restore(self, step, like):
     run = self._run(step)
-    if run["config"] != self._config:
+    if not workdirs.continues(run["config"], self._config):
       raise _OtherConfig(f"{self._directory} must hold checkpoints of this config; that of outer "
                          f"step {step} is of another")
     state = self._manager.restore(

@@ -13,6 +13,12 @@ def check_choice(choices, name, field):
     raise ValueError(f"{field} must be one of {sorted(choices)}; got {name!r}")
 
 
+def check_seed(field, value):
+  """A ValueError that names the config's field, unless the value is a seed: JAX takes 32 bits."""
+  if not 0 <= value < 2 ** 32:
+    raise ValueError(f"{field} must lie in 0..{2 ** 32 - 1}; got {value}")
+
+
 def check_positive(field, value):
   """A ValueError that names the config's field, unless the value is positive."""
   if not value > 0:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import json
 import os
 import sys
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -30,26 +31,37 @@ def run(command: Callable[[], dict], parse: Callable | None = None) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # Set by JAX_COMPILATION_CACHE_DIR.
       jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/dd_jax/xla"))
     machine.keep_freed_memory()
-    try:
-      result = command()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-      if logging.level_debug():
-        raise
-      _exit_with(f"error: {_one_line(error)}", 1)
-    except Interrupted as interrupted:
-      _exit_with(str(interrupted), 128 + interrupted.number)
-    except jax.errors.JaxRuntimeError as error:
-      if jax.process_count() == 1:
-        raise
-      _exit_with(f"{processes.OTHERS_ENDED}: {_one_line(error)[:300]}", 1)
-    except (RuntimeError, AssertionError):
-      if (reason := machine.missing_backend()) is None:
-        raise
-      sys.exit(f"error: {reason}")
+    result = with_one_line_errors(command)
     if processes.is_first():
       print(json.dumps(result))
 
   app.run(main, flags_parser=parse or parse_flags)
+
+
+def with_one_line_errors(command: Callable[[], Any]) -> Any:
+  """What `command()` returns; a user's mistake, or an interruption, ends the process in one line."""
+  try:
+    return command()
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    if logging.level_debug():
+      raise
+    _exit_with(f"error: {_one_line(error)}", 1)
+  except Interrupted as interrupted:
+    _exit_with(str(interrupted), 128 + interrupted.number)
+  except (RuntimeError, AssertionError) as error:  # Of JAX, both where a platform is missing.
+    if not _has_devices():
+      sys.exit("error: JAX_PLATFORMS must name platforms that this machine has; got "
+               f"{jax.config.jax_platforms!r} {_one_line(error)}".rstrip())
+    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+      raise
+    _exit_with(f"{processes.OTHERS_ENDED}: {_one_line(error)[:300]}", 1)
+
+
+def _has_devices():
+  try:
+    return bool(jax.devices())
+  except (RuntimeError, AssertionError):
+    return False
 
 
 def parse_flags(argv: list[str]) -> list[str]:

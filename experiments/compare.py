@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import pathlib
 import sys
 import time
 
@@ -40,7 +39,13 @@ def compare_baselines(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   """
   started = time.time()
   described = problem.build(config)
-  workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
+  with workdirs.held(workdir) as workdir:
+    return _compare_baselines(config, workdir, described, started)
+
+
+def _compare_baselines(config, workdir, described, started):
+  """As `compare_baselines`, in a directory that is held."""
+  workdirs.open_workdir(config, workdir)
   fingerprints.check_workdir(workdir, fingerprints.of_run(config, described.data.digest))
   path = workdir / "baselines.json"
   if path.exists():

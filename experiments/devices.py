@@ -13,7 +13,6 @@ that every layout works.
 import collections
 import math
 import os
-import pathlib
 import re
 import statistics
 import time
@@ -73,11 +72,11 @@ def communicated(program: str) -> dict[str, dict[str, int]]:
 
 def _run(config, workdir):
   from experiments import workdirs
-  rows = measure(config, _ROUNDS.value)
-  os.makedirs(workdir, exist_ok=True)
-  report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
-            **workdirs.provenance(config)}
-  workdirs.write_json(pathlib.Path(workdir) / "devices.json", report)
+  with workdirs.held(workdir) as workdir:
+    rows = measure(config, _ROUNDS.value)
+    report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
+              **workdirs.provenance(config)}
+    workdirs.write_json(workdir / "devices.json", report)
   return report
 
 

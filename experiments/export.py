@@ -10,6 +10,7 @@ them, and reads them back.
 from absl import flags
 
 from experiments import commands
+from experiments import paths
 
 _FORMATS = ("png", "safetensors", "steps", "tensors")
 
@@ -18,10 +19,11 @@ def _run():
   from dd_jax import artifacts
   from dd_jax import exports
   options = flags.FLAGS
-  artifact = artifacts.load(options.distilled)
-  exports.save(options.out, artifact, options.to)
+  out = paths.local(options.out, "--out")
+  artifact = artifacts.load(paths.local(options.distilled, "--distilled"))
+  exports.save(out, artifact, options.to)
   num_steps, batch = artifact.distilled.images.shape[:2]
-  return {"out": options.out, "format": options.to, "num_distilled_images": num_steps * batch}
+  return {"out": str(out), "format": options.to, "num_distilled_images": num_steps * batch}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from experiments import inits
+from experiments import paths
 from experiments import processes
 from experiments import workdirs
 
@@ -23,10 +24,10 @@ def of_run(config: ConfigDict, data: dict[str, str]) -> dict[str, str]:
   """
   files = {}
   if config.init.name in ("pretrained", "fixed_pretrained"):
-    files = {f"init.pool/{role}.npz": pathlib.Path(config.init.pool) / f"{role}.npz"
+    files = {f"init.pool/{role}.npz": paths.local(config.init.pool, "init.pool") / f"{role}.npz"
              for role in inits.POOLS}
   elif config.init.name == "imagenet":
-    files = {"init.checkpoint": pathlib.Path(config.init.checkpoint)}
+    files = {"init.checkpoint": paths.local(config.init.checkpoint, "init.checkpoint")}
   return {**data, **{name: of_file(path) for name, path in files.items()}}
 
 

@@ -1,6 +1,5 @@
 """From a config to its init distributions: random, fixed, or from pools of trained networks."""
 
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from dd_jax import datasets
 from dd_jax import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import models
+from experiments import paths
 from experiments.choices import choose
 from experiments.layouts import Layout
 
@@ -43,7 +43,8 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
   def imagenet():
     if not config.init.checkpoint:
       raise ValueError("init.checkpoint must be a file of AlexNet's ImageNet weights; got ''")
-    return everywhere(dd_jax.fixed_init(imagenet_weights.load(config.init.checkpoint, model)))
+    return everywhere(dd_jax.fixed_init(imagenet_weights.load(
+        paths.local(config.init.checkpoint, "init.checkpoint"), model)))
 
   def pretrained():
     pool, heldout = load_pools(config, model, dataset)
@@ -97,7 +98,7 @@ def load_pools(config: ConfigDict, model: dd_jax.Model, dataset: datasets.Datase
               "num_classes": dataset.num_classes, "whitening": config.data.whitening}
   pools = []
   for role in POOLS:
-    path = pathlib.Path(config.init.pool) / f"{role}.npz"
+    path = paths.local(config.init.pool, "init.pool") / f"{role}.npz"
     pool = artifacts.load_pool(path)
     for field, value in expected.items():
       if pool.metadata.get(field) != value:

@@ -22,7 +22,9 @@ import dd_jax
 from dd_jax import artifacts
 from dd_jax import linear
 from dd_jax import parametrization
+from experiments import commands
 from experiments import inits
+from experiments import paths
 
 
 def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
@@ -96,7 +98,7 @@ def main(argv):
   del argv
   jax.config.update("jax_enable_x64", True)
   options = flags.FLAGS
-  out = pathlib.Path(options.out)
+  out = paths.local(options.out, "--out")
   out.parent.mkdir(parents=True, exist_ok=True)
   rows = []
   print(f"{'M':>3} {'bound':>8} {'reached, worst':>15} {'above the bound':>16}")
@@ -120,4 +122,4 @@ if __name__ == "__main__":
   flags.DEFINE_float("std", 1., "sigma.", lower_bound=0.)
   flags.DEFINE_integer("seeds", 5, "Starts for every M.", lower_bound=1)
   flags.DEFINE_integer("steps", 2000, "Outer steps.", lower_bound=1)
-  app.run(main)
+  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))

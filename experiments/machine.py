@@ -4,11 +4,6 @@ import ctypes
 import pathlib
 import platform
 
-try:
-  import resource
-except ImportError:  # Windows has none.
-  resource = None
-
 import jax
 
 
@@ -26,27 +21,18 @@ def keep_freed_memory() -> None:
   mallopt(mmap_max, 0)
 
 
-def missing_backend() -> str | None:
-  """Why jax has no device, where JAX_PLATFORMS asks for what is not there; None where it has."""
+def peak_host_bytes() -> int | None:
+  """The most memory that this process has held; None where nothing tells, as on Windows."""
   try:
-    jax.devices()
-  except Exception as error:  # An AssertionError without a word, where jaxlib knows no CUDA.
-    reason = " ".join(str(error).split()) or "this installation of jax has no such backend"
-    return (f"JAX_PLATFORMS must name backends that jax can use here, like cpu; "
-            f"got {jax.config.jax_platforms!r}: {reason}")
-  return None
-
-
-def peak_host_bytes() -> int:
-  """The most memory that this process has held; 0 where the system does not tell."""
-  if resource is None:
-    return 0
+    import resource
+  except ImportError:
+    return None
   unit = 1 if platform.system() == "Darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_bytes() -> int:
-  """The most memory held so far on a device; where it does not tell, by this process."""
+def peak_bytes() -> int | None:
+  """The most memory held so far on a device; where it does not tell, as `peak_host_bytes`."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("peak_bytes_in_use", peak_host_bytes())
 

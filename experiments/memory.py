@@ -20,7 +20,9 @@ from absl import flags
 import numpy as np
 
 from dd_jax import artifacts
+from experiments import commands
 from experiments import machine
+from experiments import paths
 
 _NUM_STEPS = 10  # S
 _REAL_BATCH = 256
@@ -53,6 +55,8 @@ def measure(network: str, length: int, memory: str, gradient: str) -> dict:
   compiled = jax.jit(dd_jax.value_and_hypergrad(outer_loss)).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - start
   before = machine.peak_host_bytes()
+  if before is None:
+    raise OSError("the peak of a process must be told by the system; this one tells none")
   start = time.perf_counter()
   jax.block_until_ready(compiled(*arguments))
   return {"network": network, "T": length, "memory": memory, "gradient": gradient,
@@ -113,7 +117,7 @@ def main(argv):
       if sum(row["T"] >= _FIT_FROM for row in group) > 1}}
   for mode, value in report["exponents"].items():
     print(f"exponent of T from {_FIT_FROM} on: {mode}: {value:.2f}")
-  out = pathlib.Path(flags.FLAGS.out)
+  out = paths.local(flags.FLAGS.out, "--out")
   artifacts.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
@@ -127,4 +131,4 @@ if __name__ == "__main__":
                     "Whose trajectory is measured.")
   flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
   flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
-  app.run(main)
+  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))

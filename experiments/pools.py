@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import sys
 import time
 
@@ -23,6 +22,7 @@ from experiments import problem
 from experiments import recipe
 from experiments import workdirs
 from experiments.choices import check_positive
+from experiments.choices import check_seed
 
 
 def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -39,11 +39,18 @@ def pretrain_pools(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     ValueError, OSError: a bad config, bad data or an unusable directory; nothing is written.
   """
   started = time.time()
+  check_seed("seed", config.seed)
   data = problem.load_data(config, layouts.one_device())
   model = problem.make_model(config, data.dataset)
   init = inits.random_init(config.init, model)
   train_block = make_train_block(config, data, model, init)
-  workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
+  with workdirs.held(workdir) as workdir:
+    return _pretrain_pools(config, workdir, data, train_block, started)
+
+
+def _pretrain_pools(config, workdir, data, train_block, started):
+  """As `pretrain_pools`, in a directory that is held."""
+  workdirs.open_workdir(config, workdir)
   fingerprints.check_workdir(workdir, data.digest)
   result_path = workdir / "result.json"
   if result_path.exists():

@@ -18,6 +18,7 @@ from experiments import layouts
 from experiments import recipe
 from experiments.choices import check_choice
 from experiments.choices import check_positive
+from experiments.choices import check_seed
 from experiments.choices import choose
 from experiments.inits import Inits
 from experiments.inits import make_inits
@@ -54,6 +55,7 @@ def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
     config: the fields of experiments/configs/default.py.
     layout: how devices share the run; what `config.parallel` says by default.
   """
+  check_seed("seed", config.seed)
   keys = make_keys(config.seed)
   layout = make_layout(config) if layout is None else layout
   data = load_data(config, layout)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import dd_jax
+from dd_jax import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
 from dd_jax import implicit
@@ -18,6 +19,7 @@ from dd_jax import inner_optimizers
 from dd_jax import losses
 from dd_jax import parametrization
 from dd_jax import truncation
+from experiments import paths
 from experiments.choices import check_positive
 from experiments.choices import choose
 
@@ -67,22 +69,24 @@ def make_parametrization(config: ConfigDict, train: tuple[jax.Array, jax.Array],
   distill = config.distill
   hard = hard_labels(distill, num_classes)
   images_shape = (*hard.shape[:2], *train[0].shape[1:])
+  start = _make_start(config, train, hard, num_classes)
   learned = parametrization.join(
       choose({
-          "pixels": lambda: parametrization.pixels(images_shape, _start(config, train, hard)),
+          "pixels": lambda: parametrization.pixels(images_shape, start.images),
           "bases": lambda: parametrization.bases(images_shape, distill.num_bases),
           "upsampled": lambda: parametrization.upsampled(images_shape, distill.upsampling),
       }, distill.images, "distill.images")(),
       choose({
-          "hard": lambda: parametrization.fixed_labels(hard),
+          "hard": lambda: parametrization.fixed_labels(start.labels),
           "soft": lambda: parametrization.soft_labels(
-              hard if hard.ndim == 3 else jax.nn.one_hot(hard, num_classes)),
+              start.labels if start.labels.ndim == 3 else
+              jax.nn.one_hot(start.labels, num_classes)),
           "tied": lambda: parametrization.tied_labels(hard, num_classes),
       }, distill.labels, "distill.labels")(),
       (parametrization.fixed_step_sizes if distill.step_size_sharing == "fixed" else
        functools.partial(parametrization.step_sizes, scale=distill.step_size_scale,
                          sharing=distill.step_size_sharing))(
-                             distill.num_epochs, distill.num_steps, distill.step_size),
+                             distill.num_epochs, distill.num_steps, start.step_sizes),
       make_hyper(config.inner))
   size = parametrization.num_bytes(jax.eval_shape(learned.init, jax.random.key(0)))
   if distill.max_bytes is not None and size > distill.max_bytes:
@@ -101,17 +105,59 @@ def hard_labels(distill: ConfigDict, num_classes: int) -> jax.Array:
   return parametrization.few_labels(distill.num_steps, num_classes, distill.few_images)
 
 
-def _start(config, train, hard):
-  """Real images of the labels' classes, or None for noise."""
+class _Start(NamedTuple):
+  """Where images (None: noise), labels and step sizes start."""
+  images: jax.Array | None
+  labels: jax.Array
+  step_sizes: float | np.ndarray
+
+
+def _make_start(config, train, hard, num_classes):
+  """What `config.distill.start` names; `hard` are the config's own labels."""
+  distill = config.distill
+  if distill.start != "noise" and distill.images != "pixels":
+    raise ValueError(f"distill.images must be 'pixels' for distill.start={distill.start!r}; "
+                     f"got {distill.images!r}")
+  if distill.start.endswith(".npz"):
+    return _start_from_file(config, num_classes, (*hard.shape[:2], *train[0].shape[1:]))
+
   def real():
     if hard.ndim == 3:
       raise ValueError("distill.start must be 'noise' where distill.few_images is given; "
                        "got 'real'")
     return baselines.random_real(
         config.seed, *map(np.asarray, train), num_classes=int(hard.max()) + 1,
-        num_steps=config.distill.num_steps, images_per_class=config.distill.images_per_class)
+        num_steps=distill.num_steps, images_per_class=distill.images_per_class)
 
-  return choose({"noise": lambda: None, "real": real}, config.distill.start, "distill.start")()
+  if distill.start not in ("noise", "real"):
+    raise ValueError("distill.start must be 'noise', 'real' or the path of a distilled.npz; "
+                     f"got {distill.start!r}")
+  return _Start(real() if distill.start == "real" else None, hard, distill.step_size)
+
+
+def _start_from_file(config, num_classes, images_shape):
+  """Images in normalised space, labels and step sizes of a finished run; its weights stay there.
+
+  Raises:
+    ValueError: what the config learns has other shapes, or another whitening.
+  """
+  distill = config.distill
+  path = paths.local(distill.start, "distill.start")
+  artifact = artifacts.load(path)
+  images, labels, raw_step_sizes, *_ = artifact.distilled
+  step_sizes = jax.nn.softplus(raw_step_sizes)
+  classes = labels.shape[-1] if labels.ndim == 3 else max(num_classes, int(labels.max()) + 1)
+  for what, found, expected in (
+      ("images [S, B, H, W, C]", list(images.shape), list(images_shape)),
+      ("step sizes [E, S]", list(step_sizes.shape), [distill.num_epochs, distill.num_steps]),
+      ("number of classes", classes, num_classes),
+      ("whitening", artifact.metadata.get("whitening"), config.data.whitening)):
+    if found != expected:
+      raise ValueError(f"distill.start must fit the config: {what} {expected}; {path} has {found}")
+  if distill.labels == "tied" or distill.labels == "hard" and labels.ndim == 3:
+    raise ValueError(f"distill.labels must be 'soft' to start from the labels of {path}; "
+                     f"got {distill.labels!r}")
+  return _Start(images, labels, np.asarray(step_sizes))
 
 
 def make_hyper(inner: ConfigDict) -> parametrization.Part:

@@ -16,6 +16,7 @@ from absl import app
 from absl import flags
 
 import dd_jax
+from experiments import paths
 
 
 def modules() -> list[ModuleType]:
@@ -59,7 +60,7 @@ def write(out: pathlib.Path) -> None:
 
 def main(argv):
   del argv
-  write(pathlib.Path(flags.FLAGS.out))
+  write(paths.local(flags.FLAGS.out, "--out"))
 
 
 if __name__ == "__main__":

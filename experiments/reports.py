@@ -13,6 +13,7 @@ from PIL import Image
 
 from dd_jax import artifacts
 from experiments import figures
+from experiments import paths
 from experiments import snapshots
 from experiments import workdirs
 from experiments.configs import default
@@ -24,7 +25,7 @@ _MEASURES = {"accuracy": "test accuracy", "attack_success": "attack class read a
              "others_accuracy": "accuracy on the other classes"}
 _NUMBERS = ("accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std",
             "num_eval_inits", "num_distilled_images", "outer_steps", "seed", "wall_seconds",
-            "compile_seconds", "seconds_per_outer_step", "peak_memory_bytes")
+            "compile_seconds", "seconds_per_outer_step")
 _TEXTS = ("selection", "device", "dd_jax_version", "jax_version")
 
 
@@ -49,8 +50,9 @@ def report(directories: list[str], out: str | None) -> dict[str, str]:
     raise ValueError("at least one directory of a finished run must be given; got none")
   if out is None and len(directories) > 1:
     raise ValueError("--out must be given for several runs; got none")
-  path = pathlib.Path(directories[0], "report.html") if out is None else pathlib.Path(out)
-  write(path, [read_run(pathlib.Path(directory)) for directory in directories])
+  runs = [paths.local(directory, "a run's directory") for directory in directories]
+  path = runs[0] / "report.html" if out is None else paths.local(out, "--out")
+  write(path, [read_run(run) for run in runs])
   return {"report": str(path)}
 
 
@@ -138,8 +140,8 @@ def _facts(run):
           ("wall time", f"{result['wall_seconds'] / 60:.1f} minutes, compilation "
                         f"{result['compile_seconds']:.0f} s"),
           ("an outer step", f"{1000 * result['seconds_per_outer_step']:.1f} ms"),
-          ("peak memory", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"
-           if result["peak_memory_bytes"] else "not told by this system"),
+          ("peak memory", "not known" if result.get("peak_memory_bytes") is None else
+           f"{result['peak_memory_bytes'] / 1e9:.2f} GB"),
           ("versions", f"dd_jax {result['dd_jax_version']}, JAX {result['jax_version']}")]
 
 
@@ -293,6 +295,8 @@ def _check_result(path, result):
   missing = [f"config.{section}.name" for section in ("data", "model", "init")
              if not isinstance(result.get("config", {}).get(section, {}).get("name"), str)]
   missing += [name for name in _NUMBERS if not isinstance(result.get(name), (int, float))]
+  if not isinstance(result.get("peak_memory_bytes"), (int, float, type(None))):
+    missing.append("peak_memory_bytes")
   missing += [name for name in _TEXTS if not isinstance(result.get(name), str)]
   if missing:
     raise ValueError(f"{path} must be that of a run; missing, or of another type: {missing}")

@@ -23,8 +23,15 @@ _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the conf
 
 def _run(config, workdir):
   from experiments import sweeps
-  seeds = [config.seed] if _SEEDS.value is None else [int(seed) for seed in _SEEDS.value]
+  seeds = [config.seed] if _SEEDS.value is None else list(map(_integer, _SEEDS.value))
   return sweeps.sweep(config, workdir, _STUDY.value, seeds)
+
+
+def _integer(text):
+  try:
+    return int(text)
+  except ValueError:
+    raise ValueError(f"--seeds must be integers with commas between them; got {text!r}") from None
 
 
 if __name__ == "__main__":

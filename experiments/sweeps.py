@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from dd_jax import artifacts
 from experiments import figures
 from experiments import train
+from experiments import workdirs
+from experiments.choices import check_seed
 from experiments.configs import mnist_ingredients
 
 # Study -> its axis, and the fields of every run by what stands at the axis.
@@ -39,7 +40,14 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: lis
   Raises:
     ValueError, OSError, FloatingPointError: as of `train.distill_and_evaluate`.
   """
-  workdir = pathlib.Path(workdir)
+  for seed in seeds:
+    check_seed("--seeds", seed)
+  with workdirs.held(workdir) as workdir:
+    return _sweep(config, workdir, study, seeds)
+
+
+def _sweep(config, workdir, study, seeds):
+  """As `sweep`, in a directory that is held."""
   axis, values = STUDIES[study]
   rows = []
   for value, fields in values.items():

@@ -51,7 +51,8 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   Args:
     config: the fields of experiments/configs/default.py.
     workdir: receives distilled.npz, result.json, config.json, metrics.jsonl,
-      checkpoints and pictures, all written by the first process. A finished run is not repeated.
+      checkpoints and pictures, all written by the first process. A finished run is not repeated;
+      with a larger outer.num_steps it goes on from its last checkpoint.
 
   Raises:
     ValueError, OSError: a bad config, bad data, other data than the directory's, an unusable
@@ -65,9 +66,18 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
   workdirs.check_same_config(config)
   made_from = fingerprints.of_run(config, problem.data.digest)
   fingerprints.check_processes(made_from)
-  workdir = pathlib.Path(workdir)
-  result = processes.on_first(lambda: workdirs.open_run(config, workdir))
-  processes.on_first(lambda: fingerprints.check_workdir(workdir, made_from))
+  with workdirs.held(workdir) as workdir:
+    return _run(problem, config, workdir, made_from, started)
+
+
+def _run(problem, config, workdir, made_from, started):
+  """As `distill_and_evaluate`, in a directory that is held."""
+  def open_run():
+    workdirs.check_config(config, workdir)  # All that may refuse comes before what is removed.
+    fingerprints.check_workdir(workdir, made_from)
+    return workdirs.open_run(config, workdir)
+
+  result = processes.on_first(open_run)
   if result is not None:
     print(f"{workdir} holds a finished run of this config; its result:", file=sys.stderr)
     return result
@@ -144,7 +154,7 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
         best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
-        if step % config.validation.every == 0 or step == num_steps:
+        if _is_due(before, step, config.validation.every) or step == num_steps:
           with validation_watchdog.watching(f"the validation at outer step {step}"):
             line |= validation_figures(problem, config, validate, now)
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
@@ -155,7 +165,7 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
             keep_images(now)
           workdirs.append_line(metrics_path, line)
           board.add_line(line)
-          if (stopping or step % config.checkpoint_every == 0 or step == num_steps
+          if (stopping or _is_due(before, step, config.checkpoint_every) or step == num_steps
               or line.get("validation_accuracy", 0.) > best):
             checkpoints.save(now, line.get("validation_accuracy"))
         if stopping:
@@ -169,6 +179,11 @@ def distill(problem: Problem, config: ConfigDict, workdir: pathlib.Path):
     if config.validation.selection == "best":
       state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
   return state, metrics, timing
+
+
+def _is_due(before, step, every):
+  """Whether a multiple of `every` lies in (before, step]; of log_every where a run goes on."""
+  return step // every > before // every
 
 
 def validation_figures(problem: Problem, config: ConfigDict, validate, state: dd_jax.OuterState

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 import sys
 import time
 
@@ -22,9 +21,11 @@ from dd_jax import losses
 from experiments import accuracies
 from experiments import applications
 from experiments import fingerprints
+from experiments import paths
 from experiments import problem
 from experiments import workdirs
 from experiments.choices import check_positive
+from experiments.choices import check_seed
 from experiments.choices import choose
 from experiments.networks import make_network
 
@@ -36,9 +37,10 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     ValueError, OSError: a bad config or file, bad data, an unusable directory; nothing is written.
   """
   started = time.time()
+  check_seed("seed", config.seed)
   if not config.distilled:
     raise ValueError("distilled must be the distilled.npz of a run; got ''")
-  artifact = artifacts.load(config.distilled)
+  artifact = artifacts.load(paths.local(config.distilled, "distilled"))
   dataset = applications.load_dataset(artifact, config.data.dir or None,
                                       download=config.data.download)
   sets = _training_sets(config, artifact, dataset)
@@ -52,8 +54,14 @@ def compare_networks(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     for model in networks.values():
       jax.eval_shape(_make_evaluate(config, model, len(images)), jax.random.key(0), images, labels,
                      images, jnp.zeros(len(images), jnp.int32))
-  workdir = workdirs.open_workdir(config, pathlib.Path(workdir))
   digest = datasets.digest(dataset)
+  with workdirs.held(workdir) as workdir:
+    return _compare_networks(config, workdir, artifact, dataset, digest, sets, networks, started)
+
+
+def _compare_networks(config, workdir, artifact, dataset, digest, sets, networks, started):
+  """As `compare_networks`, in a directory that is held."""
+  workdirs.open_workdir(config, workdir)
   fingerprints.check_workdir(
       workdir, {**digest, "distilled": fingerprints.of_file(config.distilled)})
   path = workdir / "transfer.json"

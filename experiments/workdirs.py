@@ -1,36 +1,99 @@
 """The directory of a run: opened once per config, its files written whole or not at all."""
 
+from collections.abc import Iterator
+import contextlib
 import json
+import os
 import pathlib
+import platform
 
+import filelock
 import jax
 from ml_collections import ConfigDict
 
 import dd_jax
 from dd_jax import artifacts
+from experiments import paths
 from experiments import processes
 
 
+@contextlib.contextmanager
+def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Creates the directory and holds it while the context lasts; the first process does it for all.
+
+  The lock is the operating system's: however a process ends, it holds nothing any more.
+
+  Raises:
+    ValueError: another process holds it, or it is not local.
+    OSError: it cannot be written.
+  """
+  workdir = paths.local(workdir, "workdir")
+  lock = filelock.FileLock(workdir / ".lock")
+
+  def hold():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      lock.acquire(timeout=0)
+      (workdir / ".owner").write_text(f"process {os.getpid()} of {platform.node()}")
+    except filelock.Timeout:
+      raise ValueError(f"workdir must be written by one process at a time; {workdir} is held by "
+                       f"{_owner(workdir)}") from None
+    except OSError as error:
+      raise _not_writable(workdir, error) from error
+
+  processes.on_first(hold)
+  try:
+    yield workdir
+  finally:
+    lock.release()
+
+
 def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-  """Creates the directory, or recognises one of the same config."""
-  mine = json.loads(config.to_json())
-  path = workdir / "config.json"
+  """Creates the directory, or recognises one of the same config.
+
+  One of fewer outer steps is the same: its result is removed, and the run goes on.
+  """
+  mine, path = json.loads(config.to_json()), workdir / "config.json"
+  theirs = check_config(config, workdir)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if theirs != mine:
+      (workdir / "result.json").unlink(missing_ok=True)  # First: no result of another config stays.
+      write_json(path, mine)
+  except OSError as error:
+    raise _not_writable(workdir, error) from error
+  return workdir
+
+
+def check_config(config: ConfigDict, workdir: pathlib.Path) -> dict | None:
+  """The config that the directory holds, None of an empty one; nothing is written.
+
+  Raises:
+    ValueError: `config` cannot go on from it.
+  """
+  mine, path = json.loads(config.to_json()), workdir / "config.json"
   try:
     if not path.exists():
-      workdir.mkdir(parents=True, exist_ok=True)
-      write_json(path, mine)
-      return workdir
+      return None
     theirs = json.loads(path.read_text())
   except OSError as error:
-    raise OSError(f"workdir must be a directory that can be written; got {workdir}: "
-                  f"{error.strerror}") from error
+    raise _not_writable(workdir, error) from error
   except json.JSONDecodeError as error:
     raise ValueError(f"workdir must be empty or of the same config; {path} is damaged: "
                      f"{error}") from error
-  differing = _differences(theirs, mine, "there", "here")
-  if differing:
-    raise ValueError(f"workdir must be empty or of the same config; in {workdir} {differing}")
-  return workdir
+  if not continues(theirs, mine):
+    raise ValueError(f"workdir must be empty or of the same config, but for a larger "
+                     f"outer.num_steps; in {workdir} {_differences(theirs, mine, 'there', 'here')}")
+  return theirs
+
+
+def continues(earlier: dict, config: dict) -> bool:
+  """Whether a run of `config` may go on from one of `earlier`: only outer.num_steps may grow."""
+  earlier, config = flatten(earlier), flatten(config)
+  growing = "outer.num_steps"
+  return earlier == config or (
+      growing in config and earlier.get(growing, config[growing]) < config[growing]
+      and {**earlier, growing: config[growing]} == config)
 
 
 def open_run(config: ConfigDict, workdir: pathlib.Path, name: str = "result.json"):
@@ -95,6 +158,17 @@ def reopen_lines(path: pathlib.Path, field: str) -> list[dict]:
   if lines:
     write_lines(path, lines)
   return lines
+
+
+def _owner(workdir):
+  with contextlib.suppress(OSError):  # It has locked, and not written its name yet.
+    return (workdir / ".owner").read_text()
+  return "another process"
+
+
+def _not_writable(workdir, error):
+  return OSError(f"workdir must be a directory that can be written; got {workdir}: "
+                 f"{error.strerror}")
 
 
 def _differences(first, second, where_first, where_second):

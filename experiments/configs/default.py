@@ -53,7 +53,9 @@ def get_config() -> ConfigDict:
   distill.images = "pixels"  # Or bases, which all images share; upsampled, of a lower resolution.
   distill.num_bases = 32  # Of bases.
   distill.upsampling = 2  # Of upsampled: how many times lower.
-  distill.start = "noise"  # Or real: pixels start as real images.
+  # Or real: pixels start as real images; or the path of a distilled.npz, whose images, labels and
+  # step sizes they go on from, with the networks of this config.
+  distill.start = "noise"
   distill.labels = "hard"  # Or soft: a learned vector for each image; tied: one for each class.
   distill.max_bytes = config_dict.placeholder(int)  # An error where more is learned.
   distill.step_size_sharing = "per_step"  # Or per_epoch, tied, fixed (not learned).
