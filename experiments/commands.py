@@ -39,7 +39,7 @@ def run(command: Callable[[], dict], parse: Callable | None = None) -> None:
 
 
 def with_one_line_errors(command: Callable[[], Any]) -> Any:
-  """What `command()` returns; a user's mistake, or an interruption, ends the process in one line."""
+  """What `command()` returns; a mistake or an interruption ends the process in one line."""
   try:
     return command()
   except (ValueError, OSError, ImportError, FloatingPointError) as error:
