@@ -204,6 +204,30 @@ def test_the_document_s_script_reads_a_file_with_numpy_alone(poisoned):
     np.testing.assert_array_equal(np.float32(json.loads(labels)), distilled.labels[int(s)])
 
 
+def test_the_document_s_script_trains_in_plain_pytorch(launched, tmp_path):
+  """To the accuracy of this library, after steps large enough to learn something."""
+  pytest.importorskip("torch")
+  (script,) = _blocks("docs/pytorch.md", "python")
+  assert len(script.splitlines()) <= 60
+  assert set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)) == {
+      "json", "sys", "numpy", "sklearn", "torch"}
+  with np.load(launched / "distilled.npz") as file:
+    arrays = dict(file)
+  data = datasets.load("digits")
+  images = datasets.normalize(data.train_images, data.mean, data.std)
+  rows = [np.flatnonzero(data.train_labels == label)[0] for label in arrays["labels"][0]]
+  step_sizes = np.full_like(arrays["step_sizes"], .1)
+  arrays |= {"images": images[rows][None].astype(np.float32), "step_sizes": step_sizes,
+             "raw_step_sizes": np.log(np.expm1(step_sizes))}
+  np.savez(tmp_path / "distilled.npz", **arrays)
+  process = _python(script, tmp_path, str(tmp_path / "distilled.npz"))
+  assert process.returncode == 0, process.stderr
+  accuracy = float(re.fullmatch(r"accuracy: (\S+) %\n", process.stdout)[1])
+  expected = 100 * applications.apply_file(tmp_path / "distilled.npz")["accuracy_mean"]
+  assert expected > 15  # 10.4 before training.
+  np.testing.assert_allclose(accuracy, expected, atol=.1)
+
+
 def test_the_document_explains_every_field(launched, poisoned):
   text = (_ROOT / "docs/format.md").read_text()
   for workdir in (launched, poisoned):

@@ -19,9 +19,10 @@ import pytest
 from tests import prepared_sets
 
 _ROOT = pathlib.Path(__file__).parent.parent
-# docs/format.md holds a script that takes an argument; tests/apply_test.py runs it.
+# These hold scripts that take an argument; tests/apply_test.py runs them.
+_SCRIPTS = ("format", "pytorch")
 _DOCUMENTS = [_ROOT / "README.md", *sorted(path for path in (_ROOT / "docs").glob("*.md")
-                                           if path.stem != "format")]
+                                           if path.stem not in _SCRIPTS)]
 _NOTEBOOKS = sorted((_ROOT / "notebooks").glob("*.ipynb"))
 _NOT_RUN = {"tests", "reference"}  # Marks of README blocks that other tests and .ci/run run.
 _SMALLER = [
@@ -124,7 +125,7 @@ def test_a_notebook_is_clean_and_begins_with_its_badge_and_the_installation(path
 def test_three_notebooks_and_the_guides_are_there():
   assert [path.stem for path in _NOTEBOOKS] == ["devices", "quickstart", "research"]
   readme = (_ROOT / "README.md").read_text()
-  for path in [*_DOCUMENTS[1:], *_NOTEBOOKS, _ROOT / "docs/format.md"]:
+  for path in [*_DOCUMENTS[1:], *_NOTEBOOKS, *(_ROOT / f"docs/{name}.md" for name in _SCRIPTS)]:
     assert f"]({path.relative_to(_ROOT)})" in readme, path
 
 
