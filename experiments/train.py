@@ -73,7 +73,7 @@ def distill_and_evaluate(config: ConfigDict, workdir: str | os.PathLike) -> dict
 def _run(problem, config, workdir, made_from, started):
   """As `distill_and_evaluate`, in a directory that is held."""
   def open_run():
-    workdirs.check_config(config, workdir)  # All that may refuse comes before what is removed.
+    workdirs.check_run(config, workdir)  # All that may refuse comes before what is removed.
     fingerprints.check_workdir(workdir, made_from)
     return workdirs.open_run(config, workdir)
 

@@ -48,43 +48,36 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     lock.release()
 
 
-def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-  """Creates the directory, or recognises one of the same config.
-
-  One of fewer outer steps is the same: its result is removed, and the run goes on.
-  """
-  mine, path = json.loads(config.to_json()), workdir / "config.json"
-  theirs = check_config(config, workdir)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if theirs != mine:
-      (workdir / "result.json").unlink(missing_ok=True)  # First: no result of another config stays.
-      write_json(path, mine)
-  except OSError as error:
-    raise _not_writable(workdir, error) from error
-  return workdir
+def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Creates the directory, or recognises one of the same config; a ValueError of another one."""
+  mine, theirs = json.loads(config.to_json()), _read_config(workdir)
+  if theirs is None:
+    _write_config(workdir, mine)
+  elif theirs != mine:
+    raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
+                     f"{_differences(theirs, mine, 'there', 'here')}")
 
 
-def check_config(config: ConfigDict, workdir: pathlib.Path) -> dict | None:
-  """The config that the directory holds, None of an empty one; nothing is written.
-
-  Raises:
-    ValueError: `config` cannot go on from it.
-  """
-  mine, path = json.loads(config.to_json()), workdir / "config.json"
-  try:
-    if not path.exists():
-      return None
-    theirs = json.loads(path.read_text())
-  except OSError as error:
-    raise _not_writable(workdir, error) from error
-  except json.JSONDecodeError as error:
-    raise ValueError(f"workdir must be empty or of the same config; {path} is damaged: "
-                     f"{error}") from error
-  if not continues(theirs, mine):
+def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """A ValueError unless the directory is empty, or holds a run that this one may go on from."""
+  mine, theirs = json.loads(config.to_json()), _read_config(workdir)
+  if theirs is not None and not continues(theirs, mine):
     raise ValueError(f"workdir must be empty or of the same config, but for a larger "
                      f"outer.num_steps; in {workdir} {_differences(theirs, mine, 'there', 'here')}")
-  return theirs
+
+
+def open_run(config: ConfigDict, workdir: pathlib.Path) -> dict | None:
+  """Opens a directory that `check_run` let pass.
+
+  Returns:
+    What result.json of a finished run holds, or None. Where the config has more outer steps than
+    the directory's, the result is removed, and the run goes on.
+  """
+  mine, result = json.loads(config.to_json()), workdir / "result.json"
+  if _read_config(workdir) != mine:
+    result.unlink(missing_ok=True)  # First: no result of another config stays.
+    _write_config(workdir, mine)
+  return json.loads(result.read_text()) if result.exists() else None
 
 
 def continues(earlier: dict, config: dict) -> bool:
@@ -94,12 +87,6 @@ def continues(earlier: dict, config: dict) -> bool:
   return earlier == config or (
       growing in config and earlier.get(growing, config[growing]) < config[growing]
       and {**earlier, growing: config[growing]} == config)
-
-
-def open_run(config: ConfigDict, workdir: pathlib.Path, name: str = "result.json"):
-  """Opens the directory; what the file `name` marks as a finished run holds, or None."""
-  path = open_workdir(config, workdir) / name
-  return json.loads(path.read_text()) if path.exists() else None
 
 
 def check_same_config(config: ConfigDict) -> None:
@@ -158,6 +145,26 @@ def reopen_lines(path: pathlib.Path, field: str) -> list[dict]:
   if lines:
     write_lines(path, lines)
   return lines
+
+
+def _read_config(workdir):
+  """What config.json holds; None where there is none."""
+  path = workdir / "config.json"
+  try:
+    return json.loads(path.read_text()) if path.exists() else None
+  except OSError as error:
+    raise _not_writable(workdir, error) from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f"workdir must be empty or of the same config; {path} is damaged: "
+                     f"{error}") from error
+
+
+def _write_config(workdir, config):
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config)
+  except OSError as error:
+    raise _not_writable(workdir, error) from error
 
 
 def _owner(workdir):
