@@ -73,8 +73,8 @@ def test_voc_by_name(tmp_path, year):
   assert dataset.name == "voc" and dataset.num_classes == 20
   np.testing.assert_array_equal(dataset.train_labels, np.arange(20))
   np.testing.assert_array_equal(dataset.test_labels, [3, 4])
-  np.testing.assert_array_equal(dataset.mean, np.float32([.485, .456, .406]))
-  np.testing.assert_array_equal(dataset.std, np.float32([.229, .224, .225]))
+  np.testing.assert_array_equal(dataset.mean, [.485, .456, .406])
+  np.testing.assert_array_equal(dataset.std, [.229, .224, .225])
 
 
 def test_voc_without_objects_of_every_class(tmp_path):
@@ -192,8 +192,8 @@ def test_cub200_by_name_from_jpeg(tmp_path):
   np.testing.assert_array_equal(dataset.train_labels, np.arange(200))
   np.testing.assert_allclose(dataset.test_images, np.broadcast_to(
       (200, 100, 50), (1, 224, 224, 3)), atol=3)
-  np.testing.assert_array_equal(dataset.mean, np.float32([.4785, .4992, .4022]))
-  np.testing.assert_array_equal(dataset.std, np.float32([.2321, .2277, .2665]))
+  np.testing.assert_array_equal(dataset.mean, [.4785, .4992, .4022])
+  np.testing.assert_array_equal(dataset.std, [.2321, .2277, .2665])
 
 
 @pytest.mark.parametrize("file", ["images.txt", "image_class_labels.txt", "train_test_split.txt",

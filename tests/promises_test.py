@@ -17,9 +17,9 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGE = pathlib.Path(dd_jax.__file__).parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
-_ORDER = ["types", "npz", "torch_files", "datasets", "pooling", "convolution", "models",
+_ORDER = ["extras", "types", "npz", "torch_files", "datasets", "pooling", "convolution", "models",
           "imagenet_weights", "init_distributions", "parametrization", "augmentation", "whitening", "losses",
-          "inner_loop", "inner_optimizers", "truncation", "implicit", "parallel",
+          "batch_independence", "inner_loop", "inner_optimizers", "truncation", "implicit", "parallel",
           "outer_objective", "hypergradient", "distillation", "pretraining", "evaluation",
           "baselines", "linear", "artifacts", "application", "exports", "__init__"]
 

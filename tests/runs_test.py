@@ -97,7 +97,7 @@ def test_a_second_run_is_refused_while_the_first_one_lives_and_not_after_it(tmp_
     assert first.poll() is None
   finally:
     first.kill()
-    first.wait()
+    first.wait(timeout=60)
   last = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()
              if path.name.isdigit())
   second = subprocess.Popen([sys.executable, "-m", "experiments.main", *command], cwd=_ROOT,
@@ -107,7 +107,7 @@ def test_a_second_run_is_refused_while_the_first_one_lives_and_not_after_it(tmp_
     assert int(begins.split()[-1]) >= last - 4
   finally:
     second.kill()
-    second.communicate()
+    second.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("command", [

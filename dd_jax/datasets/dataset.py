@@ -218,7 +218,11 @@ def pictures(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *,
              pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
   """Images to look at, float64 `[..., H, W, C]` in 0..1: black and white are the ends of the range.
 
-  Arguments as of `denormalize`.
+  Args:
+    images: normalized, `[..., H, W, C]`.
+    mean: subtracted from the pixels, `[C]`.
+    std: divided by, `[C]`.
+    pixel_range: what black and white are in the data.
   """
   low, high = pixel_range
   pixels = denormalize(images, mean, std, pixel_range=pixel_range)
