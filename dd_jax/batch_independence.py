@@ -67,7 +67,8 @@ def _differs(compare, function, params, *examples):
 
 
 @functools.lru_cache(maxsize=64)
-def _differs_at(compare, function, structure, shapes, x64) -> bool:
+def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: tuple, x64: bool
+                ) -> bool:
   """Whether the two sides differ by more than rounding; compiled once for a function."""
   del x64  # A part of the cache's key.
   with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):

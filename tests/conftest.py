@@ -4,6 +4,8 @@ import os
 
 # The launchers' own cache, for the processes that tests start too: a second run is faster.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dd_jax/xla"))
+# Many tests compile the same small program, which takes less than JAX's own limit of a second.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
@@ -12,11 +14,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_configure(config):
+  """Tests that compile more than they compute: less optimised code is compiled in half the time."""
+  if config.option.markexpr == "not slow":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 def pytest_collection_modifyitems(items):
   """Slow tests may take longer than pyproject's limit."""
   for item in items:
     if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
       item.add_marker(pytest.mark.timeout(1200))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_kept():
+  """Programs of a module are dropped with it: gigabytes of them slow every test behind."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

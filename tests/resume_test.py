@@ -106,8 +106,8 @@ def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_pat
 
 def test_the_best_images_are_selected_on_request(tmp_path):
   # Learning rates that overshoot: the last images are not the best.
-  config = _config(**{"validation.selection": "best", "outer.learning_rate": .5,
-                      "outer.step_size_learning_rate": .3})
+  config = _config(**{"validation.selection": "best", "outer.learning_rate": 2.,
+                      "outer.step_size_learning_rate": .3, "outer.schedule": "halving"})
   result = train.distill_and_evaluate(config, tmp_path)
   accuracy = {line["step"]: line["validation_accuracy"] for line in _lines(tmp_path)}
   best = max(accuracy.values())
