@@ -123,8 +123,7 @@ def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path, monkeypatch):
-  monkeypatch.delenv("XLA_FLAGS")  # As a user runs it.
+def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path):
   process = _launch(tmp_path / "run", variant="")
   assert process.returncode == 0, process.stderr
   result = json.loads(process.stdout.splitlines()[-1])
