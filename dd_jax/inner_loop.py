@@ -37,7 +37,8 @@ def inner_step(inner_value_and_grad: Callable, optimizer: optax.GradientTransfor
     The state after the step and the loss before it.
   """
   loss, gradient = inner_value_and_grad(state.params, *batch)
-  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  updates, opt_state = optax.with_extra_args_support(optimizer).update(
+      gradient, state.opt_state, state.params, value=loss)
   params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
   return InnerState(params, opt_state), loss
 

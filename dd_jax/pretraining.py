@@ -21,7 +21,8 @@ def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: 
       distribution, or a pool to fine-tune.
     loss: `(params, images, labels) -> []`, with a fourth argument `key` where `keyed`.
     images, labels: `[n, H, W, C]` in normalised space, and `[n]` or `[n, K]`.
-    optimizer: optax transformation with its learning rate.
+    optimizer: optax transformation with its learning rate; one that asks for it gets the loss
+      as `value`.
     num_epochs: passes over the images; each is a new permutation, whose last
       partial minibatch is left out.
     batch_size: images per step.
@@ -42,6 +43,7 @@ def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: 
     if value is not None and value < 1:
       raise ValueError(f"{name} must be at least 1; got {value}")
   num_batches = num_images // batch_size
+  update = optax.with_extra_args_support(optimizer).update
   # NumPy arrays cannot be indexed inside the scan.
   images, labels = jnp.asarray(images), jnp.asarray(labels)
 
@@ -52,8 +54,8 @@ def pretrain(key: Array, params: Params, loss: Callable, images: Array, labels: 
     def step(state, inputs):
       params, opt_state = state
       batch, *keys = inputs
-      gradient = jax.grad(loss)(params, images[batch], labels[batch], *keys)
-      updates, opt_state = optimizer.update(gradient, opt_state, params)
+      value, gradient = jax.value_and_grad(loss)(params, images[batch], labels[batch], *keys)
+      updates, opt_state = update(gradient, opt_state, params, value=value)
       return (optax.apply_updates(params, updates), opt_state), None
 
     def epoch(state, index):

@@ -186,13 +186,13 @@ def _differing_bytes(expected, found):
 def _tmpfs(path):
   size = f"size={_TMPFS_BYTES}"
   mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)],
-                           capture_output=True, text=True)
+                           capture_output=True, text=True, timeout=60)
   if mounted.returncode:
     raise OSError(f"--break=disk must be able to mount a tmpfs: {mounted.stderr.strip()}")
   try:
     yield
   finally:
-    subprocess.run(["umount", str(path)], check=True)
+    subprocess.run(["umount", str(path)], check=True, timeout=60)
 
 
 def _run(config, workdir):

@@ -1,6 +1,7 @@
 """Strict JAX settings for every test, and a cache of what they compile."""
 
 import os
+import time
 
 # The launchers' own cache, for the processes that tests start too: a second run is faster.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dd_jax/xla"))
@@ -14,6 +15,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+_BEGUN = time.monotonic()
+
+
+def pytest_addoption(parser):
+  parser.addoption("--begin-within", type=float, metavar="SECONDS",
+                   help="a test that would begin later is skipped, and says so")
+
+
 def pytest_configure(config):
   """The quick tests compile more than they compute: less optimised code halves their time."""
   if config.option.markexpr == "not slow":
@@ -25,6 +34,13 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
       item.add_marker(pytest.mark.timeout(1200))
+
+
+def pytest_runtest_setup(item):
+  """Ends a run in time on a machine that is slower than most."""
+  limit = item.config.option.begin_within
+  if limit is not None and time.monotonic() - _BEGUN > limit:
+    pytest.skip(f"it would begin after --begin-within={limit:.0f} seconds")
 
 
 @pytest.fixture(scope="module", autouse=True)

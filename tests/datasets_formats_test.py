@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from dd_jax import datasets
 from dd_jax.datasets import formats
 from tests.dataset_files import cifar10_batches
 from tests.dataset_files import idx_bytes
@@ -310,3 +311,10 @@ def test_npz_unpickles_nothing(tmp_path):
   path.write_bytes(pickle.dumps(Trap()))
   with raises(ValueError, path, "allow_pickle="):
     formats.read_npz(path)
+
+
+@pytest.mark.parametrize("name, data_dir, argument", [
+    ("gs://bucket/set.npz", None, "name"), ("mnist", "gs://bucket/data", "data_dir")])
+def test_an_address_is_refused(name, data_dir, argument):
+  with pytest.raises(ValueError, match=f"{argument} must not be an address, but local; got 'gs:"):
+    datasets.load(name, data_dir)

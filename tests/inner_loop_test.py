@@ -140,6 +140,24 @@ def test_momentum_follows_its_definition(x64):
   assert _relative_error(actual, params) < 1e-12
 
 
+def test_an_optimizer_that_wants_the_loss_gets_it(x64):
+  """Updates of loss times gradient, against the same steps by hand."""
+  def update(gradient, state, params=None, *, value, **_):
+    del params
+    return jax.tree.map(lambda g: value * g, gradient), state
+
+  optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
+  trainable, decode = problems.trainable()
+  distilled, params = decode(trainable), problems.init(jax.random.key(0))
+  trained, _ = dd_jax.inner_trajectory(problems.inner_loss, params, distilled, optimizer=optimizer)
+  for e, s in np.ndindex(distilled.step_sizes.shape):
+    loss, gradient = jax.value_and_grad(problems.inner_loss)(
+        params, distilled.images[s], distilled.labels[s])
+    params = jax.tree.map(lambda p, g, e=e, s=s, loss=loss: p - distilled.step_sizes[e, s] * loss * g,
+                          params, gradient)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), trained, params)
+
+
 def test_hyper_parameters_of_the_optimizer_receive_a_gradient(x64):
   trainable, decode = problems.trainable()
   params, real = problems.init(jax.random.key(0)), problems.real()

@@ -60,6 +60,19 @@ def test_networks_side_by_side_change_nothing(num_parallel):
                actual, expected)
 
 
+@pytest.mark.usefixtures("x64")
+def test_an_optimizer_that_wants_the_loss_gets_it():
+  """One epoch of one whole batch is one update by hand."""
+  images, labels = _real()
+  optimizer, pool = optax.polyak_sgd(.1), _pool(1)
+  trained = _pretrain(pool, optimizer=optimizer, num_epochs=1, batch_size=11)
+  params = jax.tree.map(lambda leaf: leaf[0], pool)
+  loss, gradient = jax.value_and_grad(problems.inner_loss)(params, images, labels)
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params, value=loss)
+  for name, leaf in optax.apply_updates(params, updates).items():
+    np.testing.assert_allclose(trained[name][0], leaf, rtol=1e-11, atol=1e-13)
+
+
 def test_every_network_sees_an_order_of_its_own():
   pool = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 2), _pool(1))
   trained = _pretrain(pool)

@@ -113,11 +113,15 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     A `Dataset`; the named sets have uint8 images, and K=10 but for `voc` (20) and `cub200` (200).
 
   Raises:
-    ValueError: the name is unknown, or a file is corrupt or holds something else.
+    ValueError: the name is unknown, or a file is corrupt or holds something else; an address,
+      such as gs://bucket/data.
     FileNotFoundError: nothing was found, and `download` is False or cannot help.
     ConnectionError: a download failed.
   """
   name = os.fspath(name)
+  for argument, text in (("name", name), ("data_dir", os.fspath(data_dir or ""))):
+    if "://" in text:
+      raise ValueError(f"{argument} must not be an address, but local; got {text!r}")
   if name.endswith(".npz"):
     path = pathlib.Path(name).expanduser()
     return _checked(path, formats.read_npz(path), name=path.stem)
