@@ -5,16 +5,16 @@ The modules, in the order in which data flows through them.
 
 from dd_jax import types
 from dd_jax import datasets
-from dd_jax import convolution
+from dd_jax.models import convolution
 from dd_jax import models
-from dd_jax import imagenet_weights
+from dd_jax.files import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import parametrization
 from dd_jax import augmentation
 from dd_jax import whitening
 from dd_jax import losses
 from dd_jax import inner_loop
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import truncation
 from dd_jax import implicit
 from dd_jax import parallel
@@ -25,9 +25,9 @@ from dd_jax import pretraining
 from dd_jax import evaluation
 from dd_jax import baselines
 from dd_jax import linear
-from dd_jax import artifacts
-from dd_jax import application
-from dd_jax import exports
+from dd_jax.files import artifacts
+from dd_jax.files import reuse
+from dd_jax.files import exports
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
 from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
@@ -39,8 +39,8 @@ from dd_jax.distillation import (
 from dd_jax.pretraining import pretrain
 from dd_jax.evaluation import (
     EvalResult, Metrics, evaluate, evaluate_from_scratch, poisoning_metrics)
-from dd_jax.artifacts import Artifact, Pool
-from dd_jax.application import network, train_on
+from dd_jax.files.artifacts import Artifact, Pool
+from dd_jax.files.reuse import network, train_on
 
 __version__ = "0.1.0"
 

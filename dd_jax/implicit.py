@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax.inner_loop import inner_trajectory
 from dd_jax.models import Model
 from dd_jax.types import Array, DistilledData, Params
@@ -42,7 +42,7 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
 
   Raises:
     ValueError: an unknown solver, num_terms below 1, a negative damping, or an optimizer that
-      ends elsewhere (`inner_optimizers.pull`).
+      ends elsewhere (`optimizers.pull`).
   """
   if solver not in SOLVERS:
     raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}")
@@ -53,7 +53,7 @@ def implicit_trajectory(inner_loss: Callable, params: Params, distilled: Distill
   keys = () if options.get("key") is None else (options["key"],)
 
   hyper = distilled.hyper if options.get("hyper") is None else options["hyper"]
-  pull = inner_optimizers.pull(options.get("optimizer"), hyper, params)
+  pull = optimizers.pull(options.get("optimizer"), hyper, params)
 
   def residual(params, pull, images, labels):
     """Zero at the optimum."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dd_jax import batch_independence
 from dd_jax import parallel
 from dd_jax.inner_loop import inner_trajectory
-from dd_jax.inner_optimizers import check_differentiable
+from dd_jax.optimizers import check_differentiable
 from dd_jax.truncation import objective_keys
 from dd_jax.types import DistilledData
 

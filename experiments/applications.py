@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 import dd_jax
-from dd_jax import application
-from dd_jax import artifacts
+from dd_jax.files import reuse
+from dd_jax.files import artifacts
 from dd_jax import datasets
 from dd_jax import init_distributions
 from dd_jax import models
@@ -52,7 +52,7 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
   artifact = artifacts.load(paths.local(path, "--distilled"))
   dataset = load_dataset(artifact, data_dir, download=download)
   shape = artifact.distilled.images.shape[2:]
-  model = (application.network(artifact) if network is None else application.network(
+  model = (reuse.network(artifact) if network is None else reuse.network(
       artifact, lambda num_outputs: make_network(network, num_outputs, shape, "--network")))
   if init is None and network is None and artifact.init_params is not None:
     init = "stored"
@@ -64,7 +64,7 @@ def apply_file(path: str | os.PathLike, *, network: str | None = None, init: str
 
   @jax.jit
   def test(init_state, images, labels):
-    return application.evaluate_on(
+    return reuse.evaluate_on(
         problem.make_keys(seed)["test"], artifact, distribution._replace(state=init_state),
         model.apply, images, labels, num_inits=num_networks, batch_size=batch_size,
         num_parallel=1 if jax.default_backend() == "cpu" else 10)
@@ -94,10 +94,10 @@ def load_dataset(artifact: dd_jax.Artifact, data_dir: str | None, *, download: b
 def _make_init(artifact, model, init):
   """The distribution, its name, and how many networks it has to draw from."""
   if init is None:
-    return (application.init_distribution(artifact, model), artifact.metadata["init"]["weights"],
+    return (reuse.init_distribution(artifact, model), artifact.metadata["init"]["weights"],
             np.inf)
   if init == "stored":
-    params = application.stored_params(artifact)
+    params = reuse.stored_params(artifact)
     models.check_params(model, params, where="the file",
                         rule="--init=stored must go with the network of the run")
     return init_distributions.fixed_init(params), init, 1

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import extras
 
 _MAX_IMAGES = 10  # Of each distill step.

@@ -3,7 +3,7 @@
     python -m experiments.export --distilled=runs/NAME/distilled.npz --to=png --out=FOLDER
 
 safetensors and tensors (.pt) hold everything; steps (.pth) what the authors' release saves; png a
-folder of pictures that Hugging Face's datasets load as an imagefolder. dd_jax/exports.py describes
+folder of pictures that Hugging Face's datasets load as an imagefolder. dd_jax/files/exports.py describes
 them, and reads them back.
 """
 
@@ -16,8 +16,8 @@ _FORMATS = ("png", "safetensors", "steps", "tensors")
 
 
 def _run():
-  from dd_jax import artifacts
-  from dd_jax import exports
+  from dd_jax.files import artifacts
+  from dd_jax.files import exports
   options = flags.FLAGS
   out = paths.local(options.out, "--out")
   artifact = artifacts.load(paths.local(options.distilled, "--distilled"))

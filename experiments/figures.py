@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.

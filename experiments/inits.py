@@ -6,9 +6,9 @@ import jax
 from ml_collections import ConfigDict
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
-from dd_jax import imagenet_weights
+from dd_jax.files import imagenet_weights
 from dd_jax import init_distributions
 from dd_jax import models
 from experiments import paths

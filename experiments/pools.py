@@ -12,7 +12,7 @@ import optax
 from tqdm import tqdm
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import evaluation
 from dd_jax import losses
 from experiments import fingerprints

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
 from dd_jax import implicit
 from dd_jax import inner_loop
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import parametrization
 from dd_jax import truncation
@@ -49,7 +49,7 @@ def make_training(config: ConfigDict, model: dd_jax.Model, num_classes: int) -> 
           implicit.ridge_features(model.apply, config.inner.num_features), num_classes,
           regularization=config.inner.regularization),
   }, config.inner.hypergradient, "inner.hypergradient")()
-  optimizer = choose(inner_optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
+  optimizer = choose(optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
   return Training(inner_loss, optimizer, config.inner.augmentation is not None, trajectory)
 
 
@@ -162,7 +162,7 @@ def _start_from_file(config, num_classes, images_shape):
 
 def make_hyper(inner: ConfigDict) -> parametrization.Part:
   """Hyper-parameters of the inner optimizer: the config's, else the usual ones."""
-  usual = inner_optimizers.DEFAULTS[inner.optimizer]
+  usual = optimizers.DEFAULTS[inner.optimizer]
   given = {name: inner[name] for name in _HYPER if inner[name] is not None}
   for name, value in given.items():
     if name not in usual and name != "weight_decay":

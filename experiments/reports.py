@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 from PIL import Image
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import figures
 from experiments import paths
 from experiments import snapshots

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
-from dd_jax import npz
+from dd_jax.files import npz
 from dd_jax import whitening as zca
 from experiments.problem import Data
 

@@ -7,7 +7,7 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import figures
 from experiments import train
 from experiments import workdirs

@@ -15,8 +15,8 @@ import optax
 from tqdm import tqdm
 
 import dd_jax
-from dd_jax import application
-from dd_jax import artifacts
+from dd_jax.files import reuse
+from dd_jax.files import artifacts
 from dd_jax import parametrization
 from dd_jax.inner_loop import GRADIENT_MODES
 from dd_jax.inner_loop import MEMORY_MODES
@@ -315,7 +315,7 @@ def make_metadata(data: Data, config: ConfigDict, result: dict) -> dict:
       "pixel_range": list(dataset.pixel_range),
       "whitening": config.data.whitening,
       "order": "for e in epochs, for s in steps; step size softplus(raw_step_sizes[e, s])",
-      "inner_optimizer": config.inner.optimizer, "inner_loss": application.INNER_LOSS,
+      "inner_optimizer": config.inner.optimizer, "inner_loss": reuse.INNER_LOSS,
       "inner_augmentation": config.inner.augmentation, "inner_siamese": config.inner.siamese,
       "trajectory": {"unrolled": "inner_trajectory",
                      "implicit": "implicit_trajectory",

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import augmentation
 from dd_jax import baselines
 from dd_jax import datasets

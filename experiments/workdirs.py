@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import paths
 from experiments import processes
 

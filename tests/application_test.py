@@ -1,4 +1,4 @@
-"""dd_jax.application: training on a file is the training of the run."""
+"""dd_jax.files.reuse: training on a file is the training of the run."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax import application
-from dd_jax import artifacts
+from dd_jax.files import reuse
+from dd_jax.files import artifacts
 from dd_jax import augmentation
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import whitening
@@ -66,7 +66,7 @@ def test_one_step_of_a_linear_model_in_closed_form():
 def test_it_takes_the_steps_of_the_inner_trajectory(optax_promotion, name, hyper, trajectory):
   artifact = _artifact(hyper=jax.tree.map(jnp.float32, hyper), inner_optimizer=name,
                        inner_augmentation=None, trajectory=trajectory)
-  optimizer = inner_optimizers.INNER_OPTIMIZERS[name](artifact.distilled.hyper)
+  optimizer = optimizers.INNER_OPTIMIZERS[name](artifact.distilled.hyper)
   expected, _ = dd_jax.inner_trajectory(_LOSS, _params(), artifact.distilled, optimizer=optimizer)
   _assert_close(dd_jax.train_on(artifact, _params()), expected)
   _assert_close(dd_jax.train_on(artifact._replace(init_params=_params())), expected)
@@ -108,7 +108,7 @@ def test_evaluate_on_is_train_on_of_every_network():
   images = jax.random.normal(jax.random.key(4), (20, *_SHAPE))
   labels = jax.random.randint(jax.random.key(5), (20,), 0, 3)
   pool = jax.vmap(_MODEL.init)(jax.random.split(jax.random.key(3), 2))
-  result = application.evaluate_on(jax.random.key(0), artifact, dd_jax.pretrained_init(pool), None,
+  result = reuse.evaluate_on(jax.random.key(0), artifact, dd_jax.pretrained_init(pool), None,
                                    images, labels, num_inits=2)
   expected = [np.mean(np.argmax(_MODEL.apply(dd_jax.train_on(artifact, jax.tree.map(
       lambda leaf: leaf[row], pool)), images), -1) == labels) for row in range(2)]
@@ -159,7 +159,7 @@ def test_an_old_file_loads_and_says_what_it_lacks(tmp_path):
     ("kaiming_fan_in", None, (2 / 16) ** .5)])
 def test_the_init_distribution_of_the_run(weights, scale, std):
   artifact = _artifact(init={"name": "random", "weights": weights, "scale": scale})
-  init = application.init_distribution(artifact, dd_jax.network(artifact))
+  init = reuse.init_distribution(artifact, dd_jax.network(artifact))
   drawn = init.sample(init.state, jax.random.key(0), 300)["Dense_0"]["kernel"]
   np.testing.assert_allclose(drawn.std(), std, rtol=.05)
 
@@ -168,7 +168,7 @@ def test_an_init_that_is_not_in_the_file():
   for init in ({"name": "pretrained"}, {"name": "random"}, "mine", {
       "name": "random", "weights": "he", "scale": None}):
     with pytest.raises(ValueError, match="init must be given: that of the file cannot be drawn"):
-      application.init_distribution(_artifact(init=init), _MODEL)
+      reuse.init_distribution(_artifact(init=init), _MODEL)
 
 
 # The space of the images

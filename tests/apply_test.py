@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
 from experiments import applications
 from experiments import problem

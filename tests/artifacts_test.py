@@ -1,4 +1,4 @@
-"""dd_jax.artifacts: files that come back bit for bit, broken files, and image grids."""
+"""dd_jax.files.artifacts: files that come back bit for bit, broken files, and image grids."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 
 METADATA = {"network": "lenet", "normalisation": {"mean": [0.1307], "std": [0.3081]},
             "accuracy": 0.938, "classes": ["zéro", "one"], "fixed": True, "note": None}

@@ -1,4 +1,4 @@
-"""dd_jax.convolution: the same numbers as lax, to any order of derivative."""
+"""dd_jax.models.convolution: the same numbers as lax, to any order of derivative."""
 
 import functools
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax import convolution
+from dd_jax.models import convolution
 from tests.arrays import assert_close
 from tests.arrays import jit
 from tests.arrays import normal

@@ -31,9 +31,9 @@ import pytest
 import scipy.io
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
-from dd_jax import imagenet_weights
+from dd_jax.files import imagenet_weights
 from dd_jax.datasets import directories
 from dd_jax.datasets import formats
 from dd_jax.datasets import tfds_source

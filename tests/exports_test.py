@@ -1,4 +1,4 @@
-"""dd_jax.exports: what goes out comes back, and reads as other projects read it."""
+"""dd_jax.files.exports: what goes out comes back, and reads as other projects read it."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from PIL import Image
 import pytest
 
 import dd_jax
-from dd_jax import artifacts
-from dd_jax import exports
+from dd_jax.files import artifacts
+from dd_jax.files import exports
 from dd_jax import whitening
 from tests.artifacts_test import assert_identical
 from tests.artifacts_test import normal

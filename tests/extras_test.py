@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dd_jax import extras
-from dd_jax import torch_files
+from dd_jax.files import torch_files
 
 
 def test_what_is_there_is_given():

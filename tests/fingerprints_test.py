@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
 from experiments import compare
 from experiments import fingerprints

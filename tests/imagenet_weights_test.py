@@ -1,4 +1,4 @@
-"""dd_jax.imagenet_weights: PyTorch's own logits, every file format, every mistake."""
+"""dd_jax.files.imagenet_weights: PyTorch's own logits, every file format, every mistake."""
 
 import functools
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax import imagenet_weights
+from dd_jax.files import imagenet_weights
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization

@@ -13,7 +13,7 @@ import pytest
 
 import dd_jax
 from dd_jax import implicit
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import parametrization
 from dd_jax import truncation
@@ -174,7 +174,7 @@ def test_weight_decay_is_a_part_of_the_optimum(x64, optimizer, start):
 
   decayed = learned._replace(
       init=lambda key: {**learned.init(key), "hyper": hyper.init(key)}, decode=decode)
-  optimizer = inner_optimizers.INNER_OPTIMIZERS[optimizer]
+  optimizer = optimizers.INNER_OPTIMIZERS[optimizer]
   expected = _hypergradient(decayed, real, optimizer=optimizer)
   trajectory = functools.partial(implicit.implicit_trajectory, num_terms=40)
   actual = _hypergradient(decayed, real, optimizer=optimizer, trajectory=trajectory)
@@ -184,7 +184,7 @@ def test_weight_decay_is_a_part_of_the_optimum(x64, optimizer, start):
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("optimizer", [
-    optax.add_decayed_weights(.1), lambda hyper: inner_optimizers.adam({
+    optax.add_decayed_weights(.1), lambda hyper: optimizers.adam({
         "b1": .9, "b2": .99, "weight_decay": .1})])
 def test_an_optimizer_that_rests_elsewhere_is_refused(optimizer):
   with pytest.raises(ValueError, match="optimizer must come to rest where the gradient is zero"):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import problem
 from experiments import train
 from experiments import transfers

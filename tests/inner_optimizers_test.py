@@ -1,4 +1,4 @@
-"""dd_jax.inner_optimizers: what they compute, and hypergradients through them."""
+"""dd_jax.optimizers: what they compute, and hypergradients through them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ import optax
 import pytest
 
 import dd_jax
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import parametrization
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 _HYPER = {name: {**values, "weight_decay": .05}
-          for name, values in inner_optimizers.DEFAULTS.items()}
+          for name, values in optimizers.DEFAULTS.items()}
 
 
 def _learned(name):
@@ -33,19 +33,19 @@ def _outer_loss(learned, apply, init, optimizer, **options):
 
 
 @pytest.mark.parametrize("gradient", ["reverse", "forward_over_reverse"])
-@pytest.mark.parametrize("name", inner_optimizers.INNER_OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
 def test_hypergradient_by_images_step_sizes_and_hyper_parameters(x64, name, gradient):
   """Along a random direction in all that is learned, weight decay and momenta included."""
   learned = _learned(name)
   outer_loss = jax.jit(_outer_loss(learned, problems.apply, problems.init,
-                                   inner_optimizers.INNER_OPTIMIZERS[name], gradient=gradient))
+                                   optimizers.INNER_OPTIMIZERS[name], gradient=gradient))
   trainable, rest = learned.init(jax.random.key(1)), ((), jax.random.key(5), *problems.real())
   assert set(trainable["hyper"]) == set(_HYPER[name])
   slope = problems.check_hypergradient(outer_loss, trainable, *rest, rtol=1e-5)
   assert all(jnp.abs(leaf).max() > 1e-7 for leaf in jax.tree.leaves(slope))
 
 
-@pytest.mark.parametrize("name", inner_optimizers.INNER_OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
 def test_weights_without_a_gradient_do_not_spoil_the_hypergradient(name):
   """A dead unit and a last layer of zeros: gradients that are exactly zero."""
   def init(key):
@@ -58,7 +58,7 @@ def test_weights_without_a_gradient_do_not_spoil_the_hypergradient(name):
     return hidden @ params["second"] + params["bias"][None]
 
   learned = _learned(name)
-  gradient = jax.grad(_outer_loss(learned, apply, init, inner_optimizers.INNER_OPTIMIZERS[name]))(
+  gradient = jax.grad(_outer_loss(learned, apply, init, optimizers.INNER_OPTIMIZERS[name]))(
       learned.init(jax.random.key(1)), (), jax.random.key(5), *problems.real())
   assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
   assert jnp.abs(gradient["images"]).max() > 1e-6
@@ -68,7 +68,7 @@ def test_adam_is_that_of_optax_with_decoupled_weight_decay(x64):
   params = problems.init(jax.random.key(0))
   gradient = jax.tree.map(jnp.sin, params)
   hyper = {"b1": .8, "b2": .99, "weight_decay": .1}
-  ours = inner_optimizers.adam(hyper)
+  ours = optimizers.adam(hyper)
   reference = optax.adamw(1., b1=.8, b2=.99, weight_decay=.1)
   states = [optimizer.init(params) for optimizer in (ours, reference)]
   for _ in range(3):
@@ -80,9 +80,9 @@ def test_adam_is_that_of_optax_with_decoupled_weight_decay(x64):
       np.testing.assert_allclose(actual, -negative, rtol=1e-4)  # eps_root is ours alone.
 
 
-@pytest.mark.parametrize("name", inner_optimizers.INNER_OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
 def test_every_optimizer_of_ours_can_be_differentiated(name):
-  inner_optimizers.check_differentiable(inner_optimizers.INNER_OPTIMIZERS[name](_HYPER[name]))
+  optimizers.check_differentiable(optimizers.INNER_OPTIMIZERS[name](_HYPER[name]))
 
 
 def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilation():

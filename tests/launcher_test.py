@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import datasets
 from dd_jax import losses
 from dd_jax import models

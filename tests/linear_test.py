@@ -12,7 +12,7 @@ import pytest
 import dd_jax
 from dd_jax import inner_loop
 from dd_jax import linear
-from experiments import linear as experiment
+from experiments.measurements import linear as experiment
 
 _DIMENSION, _STEP_SIZE = 5, .3
 _MODES = itertools.product(inner_loop.MEMORY_MODES, inner_loop.GRADIENT_MODES)

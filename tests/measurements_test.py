@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bench
-from experiments import memory
+from experiments.measurements import bench
+from experiments.measurements import memory
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
@@ -25,7 +25,7 @@ def _run(*arguments):
 
 
 def test_bench_refuses_an_unknown_setting(tmp_path):
-  process = _run("experiments.bench", f"--out={tmp_path / 'bench.json'}", "--settings=mnist")
+  process = _run("experiments.measurements.bench", f"--out={tmp_path / 'bench.json'}", "--settings=mnist")
   assert process.returncode == 1
   assert "error: settings must be of ['cifar10_fixed_n1'" in process.stderr
   assert not list(tmp_path.iterdir())
@@ -37,7 +37,7 @@ def test_bench_refuses_an_unknown_setting(tmp_path):
 def test_bench_writes_every_row(tmp_path, name):
   """With PyTorch where it is installed, and then only if both sides agree."""
   out = tmp_path / "bench.json"
-  process = _run("experiments.bench", f"--out={out}", f"--settings={name}", "--rounds=1",
+  process = _run("experiments.measurements.bench", f"--out={out}", f"--settings={name}", "--rounds=1",
                  "--real_batch=16")
   assert process.returncode == 0, process.stderr
   (row,) = json.loads(out.read_text())["settings"]
@@ -57,7 +57,7 @@ def test_bench_writes_every_row(tmp_path, name):
 @pytest.mark.usefixtures("optax_promotion")
 def test_both_sides_of_a_row_agree():
   pytest.importorskip("torch")
-  from experiments import torch_reference
+  from experiments.measurements import torch_reference
   setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
   ours = bench.Ours(setting, "highest")
   theirs = torch_reference.TorchSide(setting._asdict(), ours.inputs(), "cpu", "highest")
@@ -91,7 +91,7 @@ def test_sides_that_disagree_end_the_bench():
 @pytest.mark.slow
 def test_memory_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "memory.json"
-  process = _run("experiments.memory", f"--out={out}", "--lengths=100,400", "--memory=nested",
+  process = _run("experiments.measurements.memory", f"--out={out}", "--lengths=100,400", "--memory=nested",
                  "--gradient=reverse")
   assert process.returncode == 0, process.stderr
   report = json.loads(out.read_text())
@@ -107,7 +107,7 @@ def test_the_exponent_is_the_slope_of_the_logarithms():
 
 def test_linear_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "new" / "linear.json"
-  process = _run("experiments.linear", f"--out={out}", "--dimension=2", "--seeds=2",
+  process = _run("experiments.measurements.linear", f"--out={out}", "--dimension=2", "--seeds=2",
                  "--steps=500")
   assert process.returncode == 0, process.stderr
   rows = json.loads(out.read_text())["rows"]

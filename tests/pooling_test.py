@@ -1,4 +1,4 @@
-"""dd_jax.pooling: the numbers of lax and of the formulas, to any order of derivative."""
+"""dd_jax.models.pooling: the numbers of lax and of the formulas, to any order of derivative."""
 
 import itertools
 
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax import convolution
-from dd_jax import pooling
+from dd_jax.models import convolution
+from dd_jax.models import pooling
 from tests.arrays import assert_close
 from tests.arrays import jit
 from tests.arrays import normal

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import dd_jax
-from experiments import reference
+from docs import reference
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # A function may send its reader to another one for arguments that mean the same there.
@@ -66,7 +66,7 @@ def test_the_fields_of_a_record_are_explained(name):
 @pytest.mark.slow
 def test_the_pages_are_built_without_a_warning(tmp_path):
   process = subprocess.run(
-      [sys.executable, "-m", "experiments.reference", f"--out={tmp_path}"], cwd=_ROOT,
+      [sys.executable, "-m", "docs.reference", f"--out={tmp_path}"], cwd=_ROOT,
       capture_output=True, text=True, timeout=500)
   assert process.returncode == 0 and "arning" not in process.stderr, process.stderr
   pages = {path.stem: path.read_text() for path in tmp_path.glob("dd_jax/*.html")}

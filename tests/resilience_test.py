@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import resilience
+from experiments.measurements import resilience
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,7 +21,7 @@ def test_a_broken_run_ends_like_one_left_in_peace(tmp_path, how):
   elif how == "disk":
     subprocess.run(["umount", tmp_path], check=True, timeout=60)
   process = subprocess.run(
-      [sys.executable, "-m", "experiments.resilience", f"--workdir={tmp_path / 'run'}",
+      [sys.executable, "-m", "experiments.measurements.resilience", f"--workdir={tmp_path / 'run'}",
        f"--break={how}", "--times=4", "--config=experiments/configs/digits_fixed_init.py:smoke",
        "--config.model.name=mlp", "--config.outer.num_steps=400"],
       cwd=_ROOT, capture_output=True, text=True, timeout=500)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from experiments import results
+from experiments.results.tables.tables import tables
 
 _RESULT = {"accuracy_mean": .8, "accuracy_std": .02, "accuracy_before_mean": .1,
            "num_eval_inits": 200, "num_distilled_images": 100, "outer_steps": 600,
@@ -33,7 +33,7 @@ def lines(tmp_path):
   def render(**files):
     for name, content in files.items():
       (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    return results.render(results._MARK, tmp_path, tmp_path).splitlines()
+    return tables.render(tables._MARK, tmp_path, tmp_path).splitlines()
 
   return render
 
@@ -44,36 +44,36 @@ def row_of(lines, config):
 
 
 def test_the_readme_is_up_to_date():
-  text = (results._HERE / "README.md").read_text()
-  assert results.render(text) == text
+  text = (tables._HERE / "README.md").read_text()
+  assert tables.render(text) == text
 
 
 def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
   """On a copy of what it reads and writes."""
-  shutil.copytree(results._HERE, tmp_path / "experiments",
+  shutil.copytree(tables._HERE, tmp_path / "experiments",
                   ignore=shutil.ignore_patterns("__pycache__"))
-  shutil.copy(results._HERE.parent / "BUILD_NOTES.md", tmp_path)
+  shutil.copy(tables._HERE.parent / "BUILD_NOTES.md", tmp_path)
   monkeypatch.setattr(results, "_HERE", tmp_path / "experiments")
-  results.main([])
+  tables.main([])
   assert ((tmp_path / "experiments/README.md").read_bytes()
-          == (pathlib.Path(results.__file__).parent / "README.md").read_bytes())
+          == (pathlib.Path(tables.__file__).parent / "README.md").read_bytes())
 
 
 def test_the_bench_s_table_is_up_to_date_and_gives_every_run_its_speed(tmp_path):
-  text = (results._HERE.parent / "BUILD_NOTES.md").read_text()
-  assert all(text.count(mark) == 1 for mark in results._BENCH_MARKS)
-  assert results.render_bench(text) == text
+  text = (tables._HERE.parent / "BUILD_NOTES.md").read_text()
+  assert all(text.count(mark) == 1 for mark in tables._BENCH_MARKS)
+  assert tables.render_bench(text) == text
   for run, ratio, speed in ((1, 1.56, 466.), (2, 1.21, 198.)):
     (tmp_path / f"bench_{run}.json").write_text(json.dumps({"settings": [
         {"name": name, "seconds_ours": .0276, "seconds_torch": .0430, "ratio": ratio,
          "matmul_gflops": speed, "compile_seconds": 2.9, "temporary_bytes": 18e6}
-        for name in results._BENCH_ROWS]}))
-  rendered = results.render_bench(text, tmp_path)
+        for name in tables._BENCH_ROWS]}))
+  rendered = tables.render_bench(text, tmp_path)
   assert ("| `mnist_fixed_n1` | 0.0276 | 0.043 | 1.56 (466) | 1.21 (198) | 1.5 | 3 | 2.9 | 18 "
           "| 0.072 |") in rendered.splitlines()
-  head, tail = (text.partition(mark) for mark in results._BENCH_MARKS)
+  head, tail = (text.partition(mark) for mark in tables._BENCH_MARKS)
   assert rendered.startswith(head[0]) and rendered.endswith(tail[2])
-  assert results.render_bench(rendered, tmp_path) == rendered
+  assert tables.render_bench(rendered, tmp_path) == rendered
 
 
 def test_a_row_gives_mean_worst_and_spread(lines):
@@ -111,7 +111,7 @@ def test_poisoning_gives_both_figures(lines):
 def test_baselines_stand_beside_the_distilled_data(lines):
   figures = {"accuracy_mean": .5, "accuracy_std": .1, "nearest_neighbor_mean": .7,
              "nearest_neighbor_std": .02}
-  baselines = {"baselines": {name: figures for name in results._BASELINES},
+  baselines = {"baselines": {name: figures for name in tables._BASELINES},
                "num_eval_inits": 200, "num_distilled_images": 100}
   rendered = lines(**{"mnist_random_init-seed0": _RESULT,
                       "baselines/mnist_random_init": baselines})

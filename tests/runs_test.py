@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from dd_jax import artifacts
-from dd_jax import exports
+from dd_jax.files import artifacts
+from dd_jax.files import exports
 from dd_jax import parametrization
-from dd_jax import torch_files
+from dd_jax.files import torch_files
 from experiments import applications
 from experiments import compare
 from experiments import launcher

@@ -10,7 +10,7 @@ import pytest
 
 import dd_jax
 from dd_jax import inner_loop
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import truncation
 from tests import problems
 
@@ -115,7 +115,7 @@ def test_an_adaptive_window_prefers_where_the_inner_loss_changes():
 def test_what_a_window_begins_with_is_the_state_of_the_trajectory_there(x64):
   trainable, decode = problems.trainable()
   params, distilled = problems.init(jax.random.key(0)), decode(trainable)
-  adam = inner_optimizers.adam({"b1": .9, "b2": .99})
+  adam = optimizers.adam({"b1": .9, "b2": .99})
   run = functools.partial(dd_jax.inner_trajectory, problems.inner_loss, distilled=distilled,
                           optimizer=adam)
   whole, _ = run(params=params)

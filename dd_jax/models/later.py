@@ -8,8 +8,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dd_jax import convolution as conv
-from dd_jax import pooling
+from dd_jax.models import convolution as conv
+from dd_jax.models import pooling
 from dd_jax.models.model import check_arguments
 from dd_jax.models.model import check_classes
 from dd_jax.models.model import from_flax

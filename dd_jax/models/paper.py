@@ -5,8 +5,8 @@ import functools
 
 from flax import linen as nn
 
-from dd_jax import convolution as conv
-from dd_jax import pooling
+from dd_jax.models import convolution as conv
+from dd_jax.models import pooling
 from dd_jax.models.model import check_arguments
 from dd_jax.models.model import from_flax
 from dd_jax.models.model import Model

@@ -24,10 +24,10 @@ from dd_jax import augmentation
 from dd_jax import evaluation
 from dd_jax import implicit
 from dd_jax import init_distributions
-from dd_jax import inner_optimizers
+from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import models
-from dd_jax.artifacts import Artifact
+from dd_jax.files.artifacts import Artifact
 from dd_jax.hypergradient import PRECISIONS
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import inner_trajectory
@@ -180,12 +180,12 @@ def _training(artifact, apply):
   """How the run trained a network."""
   metadata = artifact.metadata
   for name, known in (("trajectory", _TRAJECTORIES), ("inner_loss", (INNER_LOSS,)),
-                      ("inner_optimizer", tuple(inner_optimizers.INNER_OPTIMIZERS))):
+                      ("inner_optimizer", tuple(optimizers.INNER_OPTIMIZERS))):
     if metadata.get(name, known[0]) not in known:
       raise ValueError(f"{name} of the metadata must be one of {list(known)} to train on the file; "
                        f"got {metadata[name]!r}")
   optimizer = metadata.get("inner_optimizer", "gradient_descent")
-  missing = inner_optimizers.DEFAULTS[optimizer].keys() - dict(artifact.distilled.hyper).keys()
+  missing = optimizers.DEFAULTS[optimizer].keys() - dict(artifact.distilled.hyper).keys()
   if missing:
     raise ValueError(f"the file must hold hyper/{min(missing)} of its inner optimizer {optimizer}; "
                      f"it has {sorted(dict(artifact.distilled.hyper))}")
@@ -199,7 +199,7 @@ def _training(artifact, apply):
     trajectory = implicit.ridge_trajectory(
         implicit.ridge_features(apply, artifact.field("num_features")),
         artifact.field("num_classes"), regularization=artifact.field("regularization"))
-  return _Training(apply, inner_loss, inner_optimizers.INNER_OPTIMIZERS[optimizer],
+  return _Training(apply, inner_loss, optimizers.INNER_OPTIMIZERS[optimizer],
                    augment is not None, trajectory)
 
 

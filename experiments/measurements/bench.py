@@ -1,7 +1,7 @@
 """Times whole outer steps, ours and an eager PyTorch version of the same, side by side.
 
     pip install -e '.[experiments,bench]'
-    python -m experiments.bench --out=bench.json [--settings=mnist_fixed_n1,...] [--rounds=7]
+    python -m experiments.measurements.bench --out=bench.json [--settings=mnist_fixed_n1,...] [--rounds=7]
 
 Each side of a row runs in a process of its own. They get the same inputs and must agree in loss and
 hypergradient, in float64 (a ReLU that flips on a rounding error makes float32 gradients jump),
@@ -24,7 +24,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import commands
 from experiments import machine
 from experiments import paths
@@ -186,7 +186,7 @@ class Machine:
 
 
 def _make_torch(*args):
-  from experiments import torch_reference
+  from experiments.measurements import torch_reference
   return torch_reference.TorchSide(*args)
 
 

@@ -1,7 +1,7 @@
 """Writes the reference pages of dd_jax, made of its docstrings and of the comments beside fields.
 
     pip install -e '.[docs]'
-    python -m experiments.reference --out=build/reference
+    python -m docs.reference --out=build/reference
 
 build/reference/index.html is the first page. A warning of pdoc ends it with an error.
 """

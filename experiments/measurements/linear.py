@@ -1,6 +1,6 @@
 """The linear case (section 3.3): what M points learned by the hypergradient reach, and the bound.
 
-    python -m experiments.linear --out=experiments/measurements/linear.json
+    python -m experiments.measurements.linear --out=experiments/measurements/linear.json
 
 One step of least squares from theta_0 ~ N(m, sigma^2 I) in D dimensions. The points, their targets
 and the step size start random and descend E ||theta_1 - theta*||^2, which no M points bring below
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 import dd_jax
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import linear
 from dd_jax import parametrization
 from experiments import commands

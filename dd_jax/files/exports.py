@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from dd_jax import extras
-from dd_jax import torch_files
-from dd_jax.artifacts import Artifact
+from dd_jax.files import torch_files
+from dd_jax.files.artifacts import Artifact
 from dd_jax.datasets import normalize
 
 _FOLDER_FIELDS = ("metadata", "labels", "raw_step_sizes", "step_sizes", "pixel_range", "whitened")

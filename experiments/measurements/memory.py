@@ -1,6 +1,6 @@
 """Memory of the hypergradient against the number of inner steps T, for every memory mode.
 
-    python -m experiments.memory --out=experiments/measurements/memory.json
+    python -m experiments.measurements.memory --out=experiments/measurements/memory.json
 
 LeNet, MNIST's shapes, S = 10, E = T / S, N = 1, R = 256. Each row is a process of its own: the
 compiler's temporary bytes, the most memory that the process held above what it held before
@@ -19,7 +19,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax import artifacts
+from dd_jax.files import artifacts
 from experiments import commands
 from experiments import machine
 from experiments import paths

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
 
-from dd_jax import pooling
+from dd_jax.models import pooling
 
 # Images of more channels than this fill the matrices of a product by themselves.
 _WIDE = 32

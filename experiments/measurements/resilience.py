@@ -1,6 +1,6 @@
 """Breaks a run again and again, and compares what it ends with to the same run left in peace.
 
-    python -m experiments.resilience --config=experiments/configs/mnist_fixed_init.py \\
+    python -m experiments.measurements.resilience --config=experiments/configs/mnist_fixed_init.py \\
       --config.data.dir=DATA --config.checkpoint_every=100 --workdir=DIR --break=kill --times=30
 
 What breaks it, at random moments from the start of the process to its last outer step:

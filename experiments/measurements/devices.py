@@ -1,6 +1,6 @@
 """Outer steps per second against the number of devices: 1, 2, 4, ... of those there are.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.devices \\
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m experiments.measurements.devices \\
       --config=experiments/configs/mnist_random_init.py --config.data.dir=DATA \\
       --config.outer.num_inits=8 --workdir=DIR
 

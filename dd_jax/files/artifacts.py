@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax import npz
+from dd_jax.files import npz
 from dd_jax import whitening as zca
 from dd_jax.datasets import denormalize
 from dd_jax.datasets import normalize

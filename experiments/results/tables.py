@@ -6,7 +6,7 @@
     cp runs/transfer/transfer.json experiments/results/transfers/mnist_random_soft_labels.json
     cp runs/ingredients/ingredients.csv \\
       experiments/measurements/studies/mnist_ingredients-ingredients.csv
-    python -m experiments.results
+    python -m experiments.results.tables
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
 run that overrode its config; those of the bench are measurements/bench_1.json, bench_2.json and so
@@ -21,8 +21,8 @@ import pathlib
 from absl import app
 import numpy as np
 
-_HERE = pathlib.Path(__file__).parent
-_MARK = "<!-- from here on: python -m experiments.results -->\n"
+_HERE = pathlib.Path(__file__).parent.parent
+_MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
 # Config -> what it distils, and the paper's figures in % (arXiv 1811.10959).
 _ROWS = {
     "digits_fixed_init": ("digits, LeNet, fixed init", "not in the paper"),
@@ -69,7 +69,7 @@ _PAPER_BASELINES = {
     "cifar10_random_init": (
         "21.3 ± 1.5", "23.4 ± 1.3", "22.5 ± 3.1", "22.3 ± 0.7", "18.8 ± 1.3", "29.4 ± 0.3"),
 }
-_BENCH_MARKS = ("<!-- bench: python -m experiments.results -->\n", "<!-- end of bench -->\n")
+_BENCH_MARKS = ("<!-- bench: python -m experiments.results.tables -->\n", "<!-- end of bench -->\n")
 # Row of the bench -> ratio to reach, ratio to aim for, seconds of the authors' release.
 _BENCH_ROWS = {
     "mnist_fixed_n1": ("1.5", "3", "0.072"),
