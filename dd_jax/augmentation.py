@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from dd_jax import adapters
 from dd_jax.types import Array
 
 _CROP_PADDING = 4
@@ -110,13 +111,15 @@ def compose(names: str, *, siamese: bool = False) -> Callable[[Array, Array], Ar
   return augment
 
 
-def augmented(inner_loss: Callable, augment: Callable[[Array, Array], Array]) -> Callable:
-  """The inner loss `(params, images, labels, key)` on images that change anew in every step."""
-  def loss(params, images, labels, key):
-    augment_key, loss_key = jax.random.split(key)
-    return inner_loss(params, augment(augment_key, images), labels, loss_key)
+def augmented(loss: Callable, augment: Callable[[Array, Array], Array]) -> Callable:
+  """The loss `(params, images, labels, key)` on images that change anew in every step."""
+  keyed = adapters.with_key(loss)
 
-  return loss
+  def augmented_loss(params, images, labels, key):
+    augment_key, loss_key = jax.random.split(key)
+    return keyed(params, augment(augment_key, images), labels, key=loss_key)
+
+  return augmented_loss
 
 
 def _move(key, image, most, **pad):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import extras
-from dd_jax.parametrization import class_labels, encode_step_size
+from dd_jax.parametrization import check_positive, class_labels
 from dd_jax.types import Array, DistilledData
 
 
@@ -107,8 +107,9 @@ def with_step_size(images: Array, labels: Array, *, step_size: float, num_epochs
   if num_epochs < 1:
     raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
   images, labels = jnp.asarray(images), jnp.asarray(labels)
-  raw = encode_step_size(step_size, "softplus", images.dtype)
-  return DistilledData(images, labels, jnp.full((num_epochs, images.shape[0]), raw))
+  check_positive(step_size)
+  return DistilledData(images, labels,
+                       jnp.full((num_epochs, images.shape[0]), step_size, images.dtype))
 
 
 def search_step_size(score: Callable, candidates: Sequence[float]) -> tuple[float, np.ndarray]:

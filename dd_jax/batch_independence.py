@@ -15,53 +15,59 @@ import jax.numpy as jnp
 from dd_jax.types import Array, Params
 
 
-def check_mean(loss: Callable, params: Params, images: Array, labels: Array, *, cut_by: str
+def check_mean(loss: Callable, params: Params, inputs: Any, labels: Array, *, cut_by: str
                ) -> None:
   """Refuses to cut batches whose loss is not a mean over the examples.
 
   Args:
-    loss: `(params, images, labels) -> []`.
-    params, images, labels: of the shapes that the loss will get, `[n, ...]`; tracers will do.
+    loss: `(params, inputs, labels) -> []`.
+    params, inputs, labels: of the shapes that the loss will get, `[n, ...]`; tracers will do.
     cut_by: the argument that cuts them, for the message.
 
   Raises:
     ValueError: the loss of two examples is not the mean of their own losses.
   """
-  if _differs(_of_loss, loss, params, images, labels):
+  if _differs(_of_loss, loss, params, inputs, labels):
     raise ValueError(f"real_loss must be a mean over examples for {cut_by}; got one whose value "
                      "for two examples is not the mean of their own: with batch statistics in the "
                      "network the batch must stay in one piece")
 
 
-def check_rows(apply: Callable, params: Params, images: Array, *, batch_size: int) -> None:
-  """Refuses to cut images into batches for a network that looks at the whole batch.
+def check_rows(apply: Callable, params: Params, inputs: Any, *, batch_size: int) -> None:
+  """Refuses to cut inputs into batches for a network that looks at the whole batch.
 
   Args:
-    apply: `(params, images) -> logits [n, K]`.
-    params, images: as in `check_mean`.
+    apply: `(params, inputs) -> logits [n, K]`.
+    params, inputs: as in `check_mean`.
     batch_size: what cuts them, for the message.
 
   Raises:
-    ValueError: the logits of an image depend on the other images.
+    ValueError: the logits of an example depend on the others.
   """
-  if _differs(_of_rows, apply, params, images):
-    raise ValueError(f"batch_size must be at least the {images.shape[0]} images for a network "
+  if _differs(_of_rows, apply, params, inputs):
+    size = jax.tree.leaves(inputs)[0].shape[0]
+    raise ValueError(f"batch_size must be at least the {size} examples for a network "
                      "whose logits depend on the rest of the batch (batch statistics); "
                      f"got {batch_size}")
 
 
 def _of_loss(loss, params, *examples):
-  alone = [loss(params, *(x[i:i + 1] for x in examples)) for i in range(2)]
+  alone = [loss(params, *_row(examples, i)) for i in range(2)]
   return loss(params, *examples), jnp.mean(jnp.stack(alone))
 
 
-def _of_rows(apply, params, images):
-  return apply(params, images), jnp.concatenate([apply(params, images[i:i + 1]) for i in range(2)])
+def _of_rows(apply, params, inputs):
+  return apply(params, inputs), jnp.concatenate(
+      [apply(params, _row(inputs, i)) for i in range(2)])
+
+
+def _row(examples, i):
+  return jax.tree.map(lambda x: x[i:i + 1], examples)
 
 
 def _differs(compare, function, params, *examples):
-  leaves, structure = jax.tree.flatten((params, *(
-      jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for x in examples)))
+  leaves, structure = jax.tree.flatten((params, *jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), examples)))
   shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
   return _differs_at(compare, function, structure, shapes, jax.config.jax_enable_x64)
 

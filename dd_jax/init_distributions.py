@@ -1,8 +1,9 @@
 """p(theta_0): where the weights come from that the distilled data must train.
 
-An `InitDistribution` is a state and a pure function that draws from it. The
-state is a pytree of arrays and travels as an argument through every jitted
-function: weights and pools are never folded into a program.
+An `InitDistribution` is a state and two pure functions: `draw` says which networks, by tokens of a
+few bytes, `make` builds the weights of one. Whoever trains the networks maps, chunks and shards the
+tokens, so that memory does not grow with N. The state is a pytree of arrays and travels as an
+argument through every jitted function: weights and pools are never folded into a program.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from dd_jax.types import Array, Params
 
 
 class InitDistribution(NamedTuple):
-  """A state and `sample(state, key, num_inits, rows=None) -> params`, each leaf `[N, ...]`.
-
-  `rows` `[n]` asks for these of the N networks alone, `[n, ...]`: whoever shares the draw, one
-  chunk after another or one device beside another, draws its own part of the same N.
-  """
+  """Where networks come from."""
   state: Any
-  sample: Callable[..., Params]
+  draw: Callable[..., Array]  # (state, key, n) -> tokens [n]: keys, or places in a pool.
+  make: Callable[[Any, Array], Params]  # (state, token) -> the weights of one network.
+
+  def sample(self, key: Array, num_inits: int) -> Params:
+    """The weights of N networks at once, each leaf `[N, ...]`."""
+    return jax.vmap(self.make, (None, 0))(self.state, self.draw(self.state, key, num_inits))
 
 
 def xavier_normal(gain: float = 1.0) -> initializers.Initializer:
@@ -126,9 +128,15 @@ def random_init(init: Callable[[Array], Params], weight_init: Callable | None = 
       `weight_init`; `path` joins the names that lead to the leaf by "/".
 
   Raises:
-    ValueError: by `sample`, where `weight_init` is given and no leaf is to be redrawn.
+    ValueError: by `make`, where `weight_init` is given and no leaf is to be redrawn.
   """
-  def draw(key):
+  def draw(state, key, num_inits):
+    del state
+    _check_num_inits(num_inits)
+    return jax.random.split(key, num_inits)
+
+  def make(state, key):
+    del state
     init_key, weight_key = jax.random.split(key)
     params = init(init_key)
     if weight_init is None:
@@ -143,13 +151,7 @@ def random_init(init: Callable[[Array], Params], weight_init: Callable | None = 
     return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if new else leaf
                            for k, leaf, new in zip(keys, leaves, chosen)])
 
-  def sample(state, key, num_inits, rows=None):
-    del state
-    _check_num_inits(num_inits)
-    keys = jax.random.split(key, num_inits)
-    return jax.vmap(draw)(keys if rows is None else keys[rows])
-
-  return InitDistribution((), sample)
+  return InitDistribution((), draw, make)
 
 
 def fixed_init(params: Params) -> InitDistribution:
@@ -157,13 +159,13 @@ def fixed_init(params: Params) -> InitDistribution:
 
   More than one draw would repeat the same network, so `num_inits` must be 1.
   """
-  def sample(state, key, num_inits, rows=None):
-    del key, rows
+  def draw(state, key, num_inits):
+    del state, key
     if num_inits != 1:
       raise ValueError(f"num_inits must be 1 for a fixed init; got {num_inits}")
-    return jax.tree.map(lambda leaf: leaf[None], state)
+    return jnp.zeros(1, jnp.int32)
 
-  return InitDistribution(params, sample)
+  return InitDistribution(params, draw, lambda state, token: state)
 
 
 def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistribution:
@@ -173,30 +175,39 @@ def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistributio
     pool: weights of P networks, each leaf `[P, ...]`.
     size: networks to draw from, the first of the pool; the rest is padding. None: P.
   """
+  size = pool_size(pool) if size is None else size
+  return InitDistribution(pool, lambda state, key, num_inits: pool_tokens(key, size, num_inits),
+                          _at)
+
+
+def given_init(networks: Params) -> InitDistribution:
+  """Exactly these networks, each leaf `[N, ...]`, in their order, in every draw of N."""
+  size = pool_size(networks)
+
+  def draw(state, key, num_inits):
+    del state, key
+    if num_inits != size:
+      raise ValueError(f"num_inits must be the {size} given networks; got {num_inits}")
+    return jnp.arange(size)
+
+  return InitDistribution(networks, draw, _at)
+
+
+def pool_size(pool: Params) -> int:
+  """The number of networks P; ValueError unless every leaf is `[P, ...]`."""
   shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pool)]
   if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
     raise ValueError(f"pool must have one leading axis [P, ...] on every leaf; got shapes {shapes}")
-
-  size = shapes[0][0] if size is None else size
-
-  def sample(state, key, num_inits, rows=None):
-    chosen = pool_rows(key, size, num_inits, rows)
-    return jax.tree.map(lambda leaf: leaf[chosen], state)
-
-  return InitDistribution(pool, sample)
+  return shapes[0][0]
 
 
-def pool_rows(key: Array, size: int, num_inits: int, rows: Array | None = None) -> Array:
-  """Which of a pool's `size` networks a draw of N takes, without replacement.
+def pool_tokens(key: Array, size: int, num_inits: int) -> Array:
+  """The places `[N]` in a pool that a draw takes, without replacement.
 
   Args:
     key: consumed by the draw.
     size: networks of the pool.
     num_inits: N.
-    rows: `[n]`, the networks of the draw that are asked for. None: all N.
-
-  Returns:
-    Indices `[N]`, or `[n]` of `rows`.
 
   Raises:
     ValueError: N below 1 or above the size of the pool.
@@ -204,8 +215,11 @@ def pool_rows(key: Array, size: int, num_inits: int, rows: Array | None = None) 
   _check_num_inits(num_inits)
   if num_inits > size:
     raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")
-  chosen = jax.random.permutation(key, size)[:num_inits]
-  return chosen if rows is None else chosen[rows]
+  return jax.random.permutation(key, size)[:num_inits]
+
+
+def _at(pool, place):
+  return jax.tree.map(lambda leaf: leaf[place], pool)
 
 
 def _check_num_inits(num_inits):

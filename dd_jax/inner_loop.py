@@ -1,14 +1,18 @@
 """The inner trajectory: training one network on the distilled data, with `lax.scan`."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from dd_jax import adapters
+from dd_jax.optimizers import check_differentiable
 from dd_jax.types import Array, DistilledData, Params
 
 MEMORY_MODES = ("plain", "remat", "nested")
@@ -21,128 +25,165 @@ class InnerState(NamedTuple):
   opt_state: Any  # Of the inner optimizer.
 
 
-def inner_step(inner_value_and_grad: Callable, optimizer: optax.GradientTransformation,
-               state: InnerState, batch: tuple[Array, ...], step_size: Array
+def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation,
+               state: InnerState, batch: tuple[Any, ...], step_size: Array
                ) -> tuple[InnerState, Array]:
-  """One step: theta <- theta - step_size * optimizer(grad of the inner loss).
+  """One step: theta <- theta + step_size * what the optimizer's `update` returns.
+
+  That is optax's convention: `optax.sgd(1.0)` descends. The update is computed in the wider of the
+  two types; weights and optimizer state keep their own.
 
   Args:
-    inner_value_and_grad: `(params, *batch) -> (loss [], gradient)`.
-    optimizer: optax transformation without a learning rate.
+    value_and_grad: `(params, *batch) -> (loss [], gradient)`.
+    optimizer: optax transformation; one that asks for it gets the loss as `value`.
     state: weights and optimizer state before the step.
-    batch: images `[B, H, W, C]`, labels `[B]` or `[B, K]`, and a key where the loss takes one.
+    batch: inputs `[B, ...]`, labels `[B]` or `[B, K]`, and what else `value_and_grad` takes.
     step_size: `[]`.
 
   Returns:
     The state after the step and the loss before it.
   """
-  loss, gradient = inner_value_and_grad(state.params, *batch)
+  loss, gradient = value_and_grad(state.params, *batch)
   updates, opt_state = optax.with_extra_args_support(optimizer).update(
       gradient, state.opt_state, state.params, value=loss)
-  params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
-  return InnerState(params, opt_state), loss
+
+  def moved(weight, update):
+    dtype = jnp.promote_types(weight.dtype, jnp.promote_types(update.dtype, step_size.dtype))
+    return (weight.astype(dtype) + step_size.astype(dtype) * update.astype(dtype)
+            ).astype(weight.dtype)
+
+  new = InnerState(jax.tree.map(moved, state.params, updates), opt_state)
+  return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, state), loss
 
 
-def inner_trajectory(inner_loss: Callable, params: Params, distilled: DistilledData, *,
-                     optimizer: Any = None, hyper: Any = None, key: Array | None = None,
-                     opt_state: Any = None, start: Array | int = 0, length: int | None = None,
-                     memory: str = "remat", gradient: str = "reverse") -> tuple[Params, Array]:
-  """Trains `params` on the distilled data, step by step in its order (section 3.1, eq. 6).
-
-  Differentiable with respect to `params`, the images, soft labels, step sizes
-  and `hyper`. Whatever receives a gradient must be an argument: `inner_loss`
-  may not close over it.
+def unroll(loss: Callable, optimizer: Any = None, *, memory: str = "remat",
+           gradient: str = "reverse") -> "Unroll":
+  """Trains step by step, and is differentiated through every step (section 3.1, eq. 6).
 
   Args:
-    inner_loss: `(params, images, labels) -> []`, with a fourth argument `key`
-      where `key` is given.
-    params: initial weights theta_0.
-    distilled: images `[S, B, H, W, C]`, labels, raw step sizes `[E, S]`.
-    optimizer: optax transformation without a learning rate, whose update is
-      scaled by the step size; or `hyper -> transformation`. None: gradient descent.
-    hyper: differentiable hyper-parameters of the optimizer. None: those of the distilled data.
-    key: consumed by the inner loss, a fresh one per step.
-    opt_state: optimizer state to start from. None: a new one.
-    start: first step of the window; may be traced.
-    length: steps of the window, T by default; static.
-    memory: what the backward pass keeps. "plain": every step's activations;
-      "remat": the weights of every step; "nested": about 2 sqrt(T) sets of weights.
-    gradient: "reverse" differentiates the inner gradient in reverse;
-      "forward_over_reverse" takes the same product from one forward derivative, which less than
-      halves what "plain" keeps and saves nothing in the others; forward mode (`jvp`, `jacfwd`)
-      through it is an error.
+    loss: `(params, inputs, labels) -> []`, or `([], anything)`. It gets a fresh key in every step
+      where it has an argument `key`. Whatever receives a gradient must be an argument: it may
+      not close over it.
+    optimizer: optax transformation whose update the step size scales, or `hyper ->
+      transformation` of the hyper-parameters of the distilled data. None: gradient descent.
+    memory: what the backward pass keeps. "plain": every step's activations; "remat": the weights
+      of every step; "nested": about 2 sqrt(T) sets of weights.
+    gradient: "reverse" differentiates the inner gradient in reverse; "forward_over_reverse" takes
+      the same product from one forward derivative, which less than halves what "plain" keeps and
+      saves nothing in the others; forward mode (`jvp`, `jacfwd`) through it is an error.
 
   Returns:
-    Weights after the window, and the inner loss before each step `[length]`.
+    `train(key, params, distilled) -> (weights after T steps, loss before each step [T])`,
+    differentiable with respect to the weights, inputs, soft labels, step sizes and hyper.
 
   Raises:
-    ValueError: an argument that does not fit, named with its rule and value.
+    ValueError: an unknown mode; when called, distilled data whose shapes do not fit.
   """
-  total = distilled.raw_step_sizes.size
-  length = total if length is None else length
-  check_length(length, total)
-  if isinstance(start, int) and not 0 <= start <= total - length:
-    raise ValueError(f"start must lie in 0..{total - length} (E * S - length); got {start}")
   if memory not in MEMORY_MODES:
     raise ValueError(f"memory must be one of {list(MEMORY_MODES)}; got {memory!r}")
   if gradient not in GRADIENT_MODES:
     raise ValueError(f"gradient must be one of {list(GRADIENT_MODES)}; got {gradient!r}")
-
-  step, inputs, state = _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state,
-                               gradient)
-  state, losses = _scan(step, state, inputs(start + jnp.arange(length)), length, memory)
-  return state.params, losses
+  return Unroll(loss, optimizer, memory, gradient)
 
 
-def advance(inner_loss: Callable, params: Params, distilled: DistilledData, num_steps: Array | int,
-            *, optimizer: Any = None, hyper: Any = None, key: Array | None = None,
-            opt_state: Any = None, start: Array | int = 0) -> InnerState:
-  """The state after `num_steps` steps from `start` on, without a gradient; both may be traced.
+@dataclasses.dataclass(frozen=True)
+class Unroll:
+  """What `unroll` makes: a whole trajectory when called, and its stretches."""
+  loss: Callable
+  optimizer: Any
+  memory: str
+  gradient: str
 
-  The other arguments are those of `inner_trajectory`, whose keys and steps it takes.
-  """
-  params, distilled, hyper, opt_state = jax.lax.stop_gradient(
-      (params, distilled, hyper, opt_state))
-  step, inputs, state = _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state,
-                               "reverse")
+  def __call__(self, key: Array, params: Params, distilled: DistilledData
+               ) -> tuple[Params, Array]:
+    state, losses = self.stretch(key, self.begin(params, distilled), distilled, 0,
+                                 distilled.step_sizes.size)
+    return state.params, losses
 
-  def body(position, state):
-    return step(state, jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None])))[0]
+  def begin(self, params: Params, distilled: DistilledData) -> InnerState:
+    """The state before the first step."""
+    return InnerState(params, self._transformation(distilled).init(params))
 
-  return jax.lax.fori_loop(start, start + num_steps, body, state)
+  def stretch(self, key: Array, state: InnerState, distilled: DistilledData, start: Array | int,
+              length: int) -> tuple[InnerState, Array]:
+    """The state after the `length` steps from `start` on, which may be traced, and their losses.
+
+    Raises:
+      ValueError: a stretch that does not fit into the trajectory, or distilled data that are none.
+    """
+    check_stretch(start, length, distilled.step_sizes.size)
+    step, inputs = self._steps(key, distilled)
+    return _scan(step, state, inputs(start + jnp.arange(length)), length, self.memory)
+
+  def advance(self, key: Array, state: InnerState, distilled: DistilledData, start: Array | int,
+              num_steps: Array | int) -> InnerState:
+    """The same without a gradient, and without losses; `num_steps` may be traced too."""
+    state, distilled = jax.lax.stop_gradient((state, distilled))
+    step, inputs = dataclasses.replace(self, gradient="reverse")._steps(key, distilled)
+
+    def body(position, state):
+      return step(state, jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None])))[0]
+
+    return jax.lax.fori_loop(start, start + num_steps, body, state)
+
+  def check(self, params: Params) -> None:
+    """A ValueError where no hypergradient can pass the optimizer; tracers of weights will do."""
+    if self.optimizer is not None and not callable(self.optimizer):
+      check_differentiable(self.optimizer, params)
+
+  def _transformation(self, distilled):
+    if self.optimizer is None:
+      return optax.scale(-1.)
+    return self.optimizer(distilled.hyper) if callable(self.optimizer) else self.optimizer
+
+  def _steps(self, key, distilled):
+    """`step(state, input) -> (state, loss)`, and the inputs of steps at positions `[n]`."""
+    check_distilled(distilled)
+    loss = adapters.scalar(adapters.with_key(self.loss))
+    keyed = adapters.takes_key(self.loss)
+    value_and_grad = (_symmetric_value_and_grad if self.gradient == "forward_over_reverse" else
+                      jax.value_and_grad)(
+                          lambda params, batch, key: loss(params, *batch, key=key))
+    transformation = self._transformation(distilled)
+    # NumPy arrays cannot be indexed by a step of the scan.
+    batches = jax.tree.map(jnp.asarray, (distilled.inputs, distilled.labels))
+    step_sizes = jnp.asarray(distilled.step_sizes).reshape(-1)
+    num_steps = distilled.step_sizes.shape[1]
+
+    def inputs(positions):
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions) if keyed else None
+      return positions, step_sizes[positions], keys
+
+    def step(state, inputs):
+      position, step_size, step_key = inputs
+      batch = jax.tree.map(lambda x: x[position % num_steps], batches)
+      return inner_step(value_and_grad, transformation, state, (batch, step_key), step_size)
+
+    return step, inputs
 
 
-def check_length(length: int, total: int) -> None:
-  """A ValueError unless a window of `length` steps fits into a trajectory of `total`."""
+def check_stretch(start: Any, length: int, total: int) -> None:
+  """A ValueError unless `length` steps from `start` on fit into a trajectory of `total`."""
   if not 1 <= length <= total:
     raise ValueError(f"length must lie in 1..{total} (E * S); got {length}")
+  if isinstance(start, (int, np.integer)) and not 0 <= start <= total - length:
+    raise ValueError(f"start must lie in 0..{total - length} (E * S - length); got {start}")
 
 
-def _begin(inner_loss, params, distilled, optimizer, hyper, key, opt_state, gradient):
-  """`step(state, input) -> (state, loss)`, the inputs of steps at positions `[n]`, the state."""
-  _check_distilled(distilled)
-  value_and_grad = (_symmetric_value_and_grad(inner_loss) if gradient == "forward_over_reverse"
-                    else jax.value_and_grad(inner_loss))
-  transformation = optax.identity() if optimizer is None else optimizer
-  if callable(transformation):
-    transformation = transformation(distilled.hyper if hyper is None else hyper)
-  if opt_state is None:
-    opt_state = transformation.init(params)
-  # NumPy arrays cannot be indexed by a step of the scan.
-  images, labels = jnp.asarray(distilled.images), jnp.asarray(distilled.labels)
-  step_sizes = jnp.asarray(distilled.step_sizes).reshape(-1)
-  num_steps = images.shape[0]
-
-  def inputs(positions):
-    keys = () if key is None else (jax.vmap(jax.random.fold_in, (None, 0))(key, positions),)
-    return positions, step_sizes[positions], *keys
-
-  def step(state, inputs):
-    position, step_size, *step_key = inputs
-    batch = images[position % num_steps], labels[position % num_steps]
-    return inner_step(value_and_grad, transformation, state, (*batch, *step_key), step_size)
-
-  return step, inputs, InnerState(params, opt_state)
+def check_distilled(distilled: DistilledData) -> None:
+  """A ValueError that names the field whose shape does not fit the others."""
+  inputs, labels, step_sizes, _ = distilled
+  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+  if not shapes or min(map(len, shapes)) < 2 or len({shape[:2] for shape in shapes}) > 1:
+    raise ValueError("inputs must be arrays [S, B, ...] with one S and one B; "
+                     f"got {[list(shape) for shape in shapes]}")
+  batch = shapes[0][:2]
+  if labels.shape[:2] != batch:
+    raise ValueError(f"labels must begin with [S, B] = {list(batch)} of the inputs; "
+                     f"got {list(labels.shape)}")
+  if step_sizes.ndim != 2 or step_sizes.shape[1] != batch[0]:
+    raise ValueError(f"step_sizes must be [E, S] with S = {batch[0]} of the inputs; "
+                     f"got {list(step_sizes.shape)}")
 
 
 def _scan(step, state, inputs, length, memory):
@@ -167,47 +208,41 @@ def _scan(step, state, inputs, length, memory):
   return state, jnp.concatenate([head_losses.reshape(-1), tail_losses])
 
 
-def _symmetric_value_and_grad(inner_loss):
+def _symmetric_value_and_grad(loss):
   """`jax.value_and_grad` whose reverse rule is one forward derivative of the full gradient.
 
-  The Hessian over (params, images, labels) is symmetric, so the cotangents of
-  all three along v are the derivative of their own gradients in direction v of
-  the params (Kemaev et al., arXiv 2505.00793).
+  The Hessian over (params, batch) is symmetric, so the cotangents of both along v are the
+  derivative of their own gradients in direction v of the params (Kemaev et al., arXiv 2505.00793).
   """
   @jax.custom_vjp
-  def value_and_grad(params, *batch):
-    return jax.value_and_grad(inner_loss)(params, *batch)
+  def value_and_grad(params, batch, key):
+    return jax.value_and_grad(loss)(params, batch, key)
 
-  def forward(params, *batch):
-    return value_and_grad(params, *batch), (params, batch)
+  def forward(params, batch, key):
+    return value_and_grad(params, batch, key), (params, batch, key)
 
   def backward(residuals, cotangents):
-    params, batch = residuals
+    params, batch, key = residuals
     loss_cotangent, direction = cotangents
-    floating = [i for i, x in enumerate(batch) if jnp.issubdtype(x.dtype, jnp.floating)]
+    leaves, structure = jax.tree.flatten(batch)
+    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def of_floating(params, values):
+      joined = list(leaves)
+      for i, value in zip(floating, values, strict=True):
+        joined[i] = value
+      return loss(params, structure.unflatten(joined), key)
 
     def full_gradient(params):
-      return jax.grad(inner_loss, argnums=(0, *(i + 1 for i in floating)))(params, *batch)
+      return jax.grad(of_floating, argnums=(0, 1))(params, [leaves[i] for i in floating])
 
     gradients, tangents = jax.jvp(full_gradient, (params,), (direction,))
-    params_bar, *floating_bars = jax.tree.map(
+    params_bar, floating_bars = jax.tree.map(
         lambda g, t: loss_cotangent * g + t, gradients, tangents)
-    batch_bars = [None] * len(batch)
-    for i, bar in zip(floating, floating_bars):
-      batch_bars[i] = bar
-    return params_bar, *batch_bars
+    bars = [None] * len(leaves)
+    for i, bar in zip(floating, floating_bars, strict=True):
+      bars[i] = bar
+    return params_bar, structure.unflatten(bars), None
 
   value_and_grad.defvjp(forward, backward)
   return value_and_grad
-
-
-def _check_distilled(distilled):
-  images, labels, raw_step_sizes, _ = distilled
-  if images.ndim < 2:
-    raise ValueError(f"images must be [S, B, ...]; got {list(images.shape)}")
-  if labels.shape[:2] != images.shape[:2]:
-    raise ValueError(f"labels must begin with [S, B] = {list(images.shape[:2])} of the images; "
-                     f"got {list(labels.shape)}")
-  if raw_step_sizes.ndim != 2 or raw_step_sizes.shape[1] != images.shape[0]:
-    raise ValueError(f"raw_step_sizes must be [E, S] with S = {images.shape[0]} of the images; "
-                     f"got {list(raw_step_sizes.shape)}")

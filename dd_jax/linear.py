@@ -6,8 +6,8 @@ with targets t `[M]` is the affine map
   theta_1 = A theta_0 + b,   A = I - (eta/M) d^T d,   b = (eta/M) d^T t.
 
 It sends every theta_0 to the optimum theta* of the real data only if d^T d has
-rank D, hence M >= D. Distilled data here are one step of M "images" of shape
-`[D]`: images `[1, M, D]`, labels `[1, M]`, raw step sizes `[1, 1]`.
+rank D, hence M >= D. Distilled data here are one step of M points of shape
+`[D]`: inputs `[1, M, D]`, labels `[1, M]`, step sizes `[1, 1]`.
 """
 
 import math
@@ -15,24 +15,24 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dd_jax.parametrization import encode_step_size
+from dd_jax.parametrization import check_positive
 from dd_jax.types import Array, DistilledData
 
 
-def loss(params: Array, images: Array, labels: Array) -> Array:
+def loss(params: Array, inputs: Array, labels: Array) -> Array:
   """1/(2M) ||d theta - t||^2 -> `[]`; the inner or the real loss.
 
   Args:
     params: theta `[D]`.
-    images: points d `[M, D]`.
+    inputs: points d `[M, D]`.
     labels: targets t `[M]`.
   """
-  return .5 * jnp.mean((images @ params - labels) ** 2)
+  return .5 * jnp.mean((inputs @ params - labels) ** 2)
 
 
-def optimum(images: Array, labels: Array) -> Array:
+def optimum(inputs: Array, labels: Array) -> Array:
   """theta* `[D]` of real data `[R, D]`, `[R]`; below full column rank that of least norm."""
-  return jnp.linalg.lstsq(images, labels)[0]
+  return jnp.linalg.lstsq(inputs, labels)[0]
 
 
 def exact_data(theta_star: Array, step_size: float, *, num_points: int | None = None
@@ -70,10 +70,11 @@ def exact_data_for(theta_0: Array, theta_star: Array, step_size: float) -> Disti
   """
   _check_vector("theta_star", theta_star)
   _check_vector("theta_0", theta_0, like=theta_star)
-  raw_step_size = encode_step_size(step_size, "softplus", theta_star.dtype)
+  check_positive(step_size)
   point = theta_star - theta_0
   target = point @ theta_0 + 1 / step_size
-  return DistilledData(point[None, None], target[None, None], raw_step_size[None, None])
+  return DistilledData(point[None, None], target[None, None],
+                       jnp.full((1, 1), step_size, theta_star.dtype))
 
 
 def optimal_data(theta_star: Array, step_size: float, *, mean: Array, num_points: int
@@ -161,23 +162,23 @@ def closed_form_hypergrad(distilled: DistilledData, params: Array, theta_star: A
   by_targets = 2 * step_size * jnp.mean(projected, axis=0)
   by_step_size = -2 / (num_inits * num_points) * jnp.sum(projected * errors)
   return jnp.mean(jnp.sum(residuals ** 2, axis=1)), DistilledData(
-      by_points[None], by_targets[None],
-      by_step_size * jax.nn.sigmoid(distilled.raw_step_sizes))
+      by_points[None], by_targets[None], by_step_size[None, None])
 
 
 def _scaled(directions, theta_star, step_size):
   """Distilled data of d = sqrt(M/eta) directions `[M, D]` and t = d theta*."""
-  raw_step_size = encode_step_size(step_size, "softplus", theta_star.dtype)
+  check_positive(step_size)
   points = math.sqrt(len(directions) / step_size) * directions
-  return DistilledData(points[None], (points @ theta_star)[None], raw_step_size[None, None])
+  return DistilledData(points[None], (points @ theta_star)[None],
+                       jnp.full((1, 1), step_size, theta_star.dtype))
 
 
 def _one_step(distilled):
   """d `[M, D]`, t `[M]` and eta/M `[]`."""
-  if distilled.images.ndim != 3 or distilled.raw_step_sizes.shape != (1, 1):
-    raise ValueError("distilled must be one step: images [1, M, D], raw_step_sizes [1, 1]; got "
-                     f"{list(distilled.images.shape)}, {list(distilled.raw_step_sizes.shape)}")
-  points, targets = distilled.images[0], distilled.labels[0]
+  if distilled.inputs.ndim != 3 or distilled.step_sizes.shape != (1, 1):
+    raise ValueError("distilled must be one step: inputs [1, M, D], step_sizes [1, 1]; got "
+                     f"{list(distilled.inputs.shape)}, {list(distilled.step_sizes.shape)}")
+  points, targets = distilled.inputs[0], distilled.labels[0]
   return points, targets, distilled.step_sizes[0, 0] / targets.size
 
 

@@ -1,10 +1,11 @@
-"""Losses of the inner and the outer loop, as functions of params, images and labels."""
+"""Losses of the inner and the outer loop, as functions of params, inputs and labels."""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
 
+from dd_jax import adapters
 from dd_jax.types import Array, wide
 
 
@@ -33,12 +34,19 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def classification(apply: Callable) -> Callable:
-  """`loss(params, images, labels, key=None) -> []`: mean cross-entropy of a network.
+  """`loss(params, inputs, labels, key=None) -> []`: mean cross-entropy of a network.
 
-  The inner loss of the method and, without a key, its outer loss on real images.
+  The inner loss of the method and, without a key, its outer loss on real examples.
+
+  Args:
+    apply: `(params, inputs) -> logits [n, K]`; where it has an argument `key` it gets that of the
+      loss, and where it has none, neither has the loss.
   """
-  def loss(params, images, labels, key=None):
-    return jnp.mean(cross_entropy(apply(params, images, key=key), labels))
+  if not adapters.takes_key(apply):
+    return lambda params, inputs, labels: jnp.mean(cross_entropy(apply(params, inputs), labels))
+
+  def loss(params, inputs, labels, key=None):
+    return jnp.mean(cross_entropy(apply(params, inputs, key=key), labels))
 
   return loss
 
@@ -48,13 +56,13 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
   """Mean cross-entropy with every label `attack_class` read as `target_class` (section 3.6).
 
   Args:
-    apply: `(params, images, *, key=None) -> logits [n, K]`.
+    apply: `(params, inputs) -> logits [n, K]`.
     attack_class: the class that is to be mistaken.
     target_class: what for.
     num_classes: K.
 
   Returns:
-    `loss(params, images, labels, key=None) -> []`.
+    `loss(params, inputs, labels) -> []`.
 
   Raises:
     ValueError: equal classes, or one that is not in 0..K-1.
@@ -66,7 +74,7 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
     raise ValueError(f"target_class must differ from attack_class; got {target_class} for both")
   loss = classification(apply)
 
-  def poisoned_loss(params, images, labels, key=None):
-    return loss(params, images, jnp.where(labels == attack_class, target_class, labels), key)
+  def poisoned_loss(params, inputs, labels):
+    return loss(params, inputs, jnp.where(labels == attack_class, target_class, labels))
 
   return poisoned_loss

@@ -1,8 +1,9 @@
 """Optimizers of the inner loop, with hyper-parameters that can be learned.
 
-An optimizer is `hyper -> optax transformation` without a learning rate: the learned step sizes are
-its learning rates. `hyper` is a dict of numbers; each optimizer lists what it takes, with
-the usual values. Any other optax transformation is as good, fixed or as such a function.
+An optimizer is `hyper -> optax transformation` of learning rate 1: the learned step sizes scale what
+its `update` returns, which is added to the weights. `hyper` is a dict of numbers; each optimizer
+lists what it takes, with the usual values. Any other optax transformation is as good, fixed or as
+such a function.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.types import Array
+from dd_jax.types import Array, Params
 
 # The derivative of a square root is infinite at 0, where Adam's second moment is for any weight
 # without a gradient: without this a dead unit makes the hypergradient NaN.
@@ -21,22 +22,22 @@ _EPS_ROOT = 1e-8
 
 def gradient_descent(hyper: dict[str, Any]) -> optax.GradientTransformation:
   """theta - step size * (gradient + weight_decay * theta)."""
-  return _decayed(optax.identity(), hyper)
+  return _descent(optax.identity(), hyper)
 
 
 def momentum(hyper: dict[str, Any]) -> optax.GradientTransformation:
   """Heavy-ball momentum with `decay`."""
-  return _decayed(optax.trace(hyper["decay"]), hyper)
+  return _descent(optax.trace(hyper["decay"]), hyper)
 
 
 def nesterov(hyper: dict[str, Any]) -> optax.GradientTransformation:
   """Nesterov's momentum with `decay`."""
-  return _decayed(optax.trace(hyper["decay"], nesterov=True), hyper)
+  return _descent(optax.trace(hyper["decay"], nesterov=True), hyper)
 
 
 def adam(hyper: dict[str, Any]) -> optax.GradientTransformation:
   """Adam with `b1` and `b2`, differentiable where a gradient is exactly zero."""
-  return _decayed(optax.scale_by_adam(hyper["b1"], hyper["b2"], eps_root=_EPS_ROOT), hyper)
+  return _descent(optax.scale_by_adam(hyper["b1"], hyper["b2"], eps_root=_EPS_ROOT), hyper)
 
 
 INNER_OPTIMIZERS: dict[str, Callable] = {
@@ -46,22 +47,31 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "adam": {"b1": 0.9, "b2": 0.999}}
 
 
-def check_differentiable(transformation: optax.GradientTransformation) -> None:
-  """Differentiates one update, at gradients of zero and of one.
+def check_differentiable(transformation: optax.GradientTransformation, params: Params) -> None:
+  """Differentiates one update of such weights, at gradients of zero and of one.
+
+  Args:
+    transformation: the optimizer.
+    params: of the weights' structure, shapes and types; tracers will do.
 
   Raises:
     ValueError: the derivative fails or is not finite: no hypergradient can pass the optimizer.
   """
-  params = {"weight": jnp.zeros(2)}
+  optimizer = optax.with_extra_args_support(transformation)
 
-  def update(gradient):
-    updates, state = transformation.update({"weight": gradient}, transformation.init(params),
-                                           params)
-    return updates, [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+  def update(value):
+    gradient = jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x)), params)
+    weights = jax.tree.map(jnp.zeros_like, gradient)
+    updates, state = optimizer.update(gradient, optimizer.init(weights), weights,
+                                      value=jnp.ones(()))
+    return [x for x in jax.tree.leaves((updates, state))
+            if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
 
   try:
-    derivatives = jax.jacrev(update)(jnp.array([0., 1.]))
-    found = "" if all(jnp.isfinite(x).all() for x in jax.tree.leaves(derivatives)) else (
+    with jax.ensure_compile_time_eval():
+      derivatives = [jax.jvp(update, (jnp.asarray(at),), (jnp.ones(()),))[1] for at in (0., 1.)]
+      finite = all(jnp.isfinite(x).all() for x in jax.tree.leaves(derivatives))
+    found = "" if finite else (
         "a derivative that is not finite at a gradient of 0 (Adam needs eps_root > 0)")
   except Exception as error:  # Whatever a transformation does, the rule is the same.
     found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -73,7 +83,7 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
   """The c of an optimizer's fixed point, where the gradient of the loss is -c theta -> `[]`.
 
   Args:
-    optimizer: as in `inner_trajectory`.
+    optimizer: as in `inner_loop.unroll`.
     hyper: its hyper-parameters.
     params: of the weights' shapes; tracers will do.
 
@@ -88,10 +98,11 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
   with jax.ensure_compile_time_eval():
     zeros, ones = (jax.tree.map(lambda x, value=value: jnp.full(x.shape, value, x.dtype), params)
                    for value in (0, 1))
-    transformation = optax.identity() if optimizer is None else optimizer
+    transformation = optax.scale(-1.) if optimizer is None else optimizer
     if callable(transformation):
       transformation = transformation({name: jnp.asarray(.5) for name in hyper})
-    updates, _ = transformation.update(zeros, transformation.init(ones), ones)
+    updates, _ = optax.with_extra_args_support(transformation).update(
+        zeros, transformation.init(ones), ones, value=jnp.ones(()))
     moves = any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
   if moves:
     raise ValueError("optimizer must come to rest where the gradient is zero for implicit "
@@ -100,7 +111,6 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
   return jnp.zeros(())
 
 
-def _decayed(transformation, hyper):
-  if "weight_decay" not in hyper:
-    return transformation
-  return optax.chain(transformation, optax.add_decayed_weights(hyper["weight_decay"]))
+def _descent(transformation, hyper):
+  decay = ((optax.add_decayed_weights(hyper["weight_decay"]),) if "weight_decay" in hyper else ())
+  return optax.chain(transformation, *decay, optax.scale(-1.))

@@ -1,6 +1,6 @@
-"""A mean over networks or over images, in pieces: chunk after chunk, or device beside device.
+"""A mean over networks or over examples, in pieces: chunk after chunk, or device beside device.
 
-The outer loss is a mean over N networks of a mean over R images. Each function here takes such a
+The outer loss is a mean over N networks of a mean over R real examples. Each function here takes such a
 mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and returns
 the same mean computed in pieces; they compose. Sharding annotations place the pieces, so that
 the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
@@ -9,22 +9,28 @@ the numerical code knows no device; `over_pmap` spells out the one collective fo
 from collections.abc import Callable
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.init_distributions import InitDistribution, pool_rows, pretrained_init
+from dd_jax.init_distributions import InitDistribution, pretrained_init
 from dd_jax.types import Params, wide
 
-INITS, IMAGES = "inits", "images"  # The axes of a mesh: networks, and real images.
+INITS, EXAMPLES = "inits", "examples"  # The axes of a mesh: networks, and real examples.
 Spec = jax.sharding.PartitionSpec
 
 
+class Split(NamedTuple):
+  """How devices share the two means of an outer loss: `loss -> loss`; None: they do not."""
+  networks: Callable | None = None
+  examples: Callable | None = None
+
+
 def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:
-  """Devices as `[inits, images]`: as many as divide N take networks, the others split R.
+  """Devices as `[inits, examples]`: as many as divide N take networks, the others split R.
 
   Args:
     num_inits: N.
@@ -32,16 +38,15 @@ def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:
   """
   devices = jax.devices() if devices is None else devices
   rows = math.gcd(num_inits, len(devices))
-  return jax.make_mesh((rows, len(devices) // rows), (INITS, IMAGES), devices=devices,
+  return jax.make_mesh((rows, len(devices) // rows), (INITS, EXAMPLES), devices=devices,
                        axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
-def split(mesh: jax.sharding.Mesh) -> dict[str, Callable]:
-  """The arguments of `make_outer_loss` that share its networks and real images over the mesh."""
-  shared: dict[str, Callable] = {"split_inits": functools.partial(over_mesh, mesh=mesh, axis=INITS)}
-  if mesh.shape[IMAGES] > 1:
-    shared["split_images"] = functools.partial(over_mesh, mesh=mesh, axis=IMAGES)
-  return shared
+def split_over_mesh(mesh: jax.sharding.Mesh) -> Split:
+  """The networks and real examples of `make_outer_loss` shared over the mesh."""
+  return Split(functools.partial(over_mesh, mesh=mesh, axis=INITS),
+               functools.partial(over_mesh, mesh=mesh, axis=EXAMPLES)
+               if mesh.shape[EXAMPLES] > 1 else None)
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -58,7 +63,7 @@ def shard_pool(pool: Params, mesh: jax.sharding.Mesh) -> InitDistribution:
     pool: weights of P networks, each leaf `[P, ...]`, the same in every process.
   """
   size, padded = _pad(pool, mesh.size)
-  return pretrained_init(_place(padded, mesh, Spec((INITS, IMAGES))), size=size)
+  return pretrained_init(_place(padded, mesh, Spec((INITS, EXAMPLES))), size=size)
 
 
 def in_chunks(loss: Callable, chunk_size: int) -> Callable:
@@ -105,7 +110,7 @@ def over_mesh(loss: Callable, mesh: jax.sharding.Mesh, axis: str) -> Callable:
   Args:
     loss: `(variable, examples, *constants) -> []`, a mean over the examples.
     mesh: from `make_mesh`.
-    axis: `INITS` or `IMAGES`.
+    axis: `INITS` or `EXAMPLES`.
 
   Raises:
     ValueError: when traced, a number of examples that the axis does not divide.
@@ -135,70 +140,39 @@ def over_pmap(loss: Callable) -> Callable:
   def check(tangents):
     if any(map(_is_perturbed, jax.tree.leaves(tangents[1:]))):
       raise ValueError("under pmap the loss must be differentiated by the distilled data alone; got "
-                       "initial weights or real images, for which over_mesh is right")
+                       "initial weights or real examples, for which over_mesh is right")
 
   return _differentiated_in_its_pass(loss, mean, check)
 
 
 def map_over_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
-  """`function(rows [n]) -> tree of [n, ...]` with the rows split over all devices of the mesh.
+  """`function(rows) -> tree of [n, ...]` with the rows split over all devices of the mesh.
 
-  Rows are repeated where the devices do not divide n, and the repetitions dropped.
+  `rows` are any pytree of `[n, ...]`; some are repeated where the devices do not divide n, and the
+  repetitions dropped.
   """
-  spread = _spread(lambda _, rows: function(rows), mesh, (INITS, IMAGES))
+  spread = _spread(lambda _, rows: function(rows), mesh, (INITS, EXAMPLES))
 
   def mapped(rows):
-    num_rows = rows.shape[0]
-    padded = jnp.resize(rows, (-(-num_rows // mesh.size) * mesh.size,))
-    results = spread((), padded.reshape(mesh.size, -1))
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    places = jnp.arange(-(-num_rows // mesh.size) * mesh.size) % num_rows
+    results = spread((), jax.tree.map(
+        lambda x: x[places].reshape(mesh.size, -1, *x.shape[1:]), rows))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_rows], results)
 
   return mapped
 
 
 def pmap(run: Callable) -> Callable:
-  """`jax.pmap` of `run(state, init_state, images, labels)` over the devices of all processes.
+  """`jax.pmap` of `run(state, init_state, inputs, labels)` over the devices of all processes.
 
-  `init_state` is that of `pmap_init` or `pmap_pool`; the rest is the same on every device, and so
-  are the results.
+  Everything is the same on every device, the results too; the networks of an outer loss that is
+  split with `Split(over_pmap)` are shared.
   """
-  return jax.pmap(run, axis_name=INITS, in_axes=(None, 0, None, None), out_axes=None)
-
-
-def pmap_init(init: InitDistribution) -> InitDistribution:
-  """The same distribution, its state `[local devices, ...]` to be mapped over by `pmap`."""
-  copies = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], jax.local_device_count(), 0),
-                        init.state)
-  # `jax.pmap` needs an array to map over even where the state is empty.
-  return InitDistribution(
-      (np.arange(jax.local_device_count()), copies),
-      lambda state, key, num_inits, rows=None: init.sample(state[1], key, num_inits, rows))
-
-
-def pmap_pool(pool: Params) -> InitDistribution:
-  """As `shard_pool`, for `pmap`: the state `[local devices, P / devices, ...]` is mapped over.
-
-  A draw sends each device the networks it asks for, by one sum over the devices.
-  """
-  size, padded = _pad(pool, jax.device_count())
-  local = slice(jax.process_index() * jax.local_device_count(),
-                (jax.process_index() + 1) * jax.local_device_count())
-  parts = jax.tree.map(lambda x: x.reshape(jax.device_count(), -1, *x.shape[1:])[local], padded)
-
-  def sample(state, key, num_inits, rows=None):
-    num_own = jax.tree.leaves(state)[0].shape[0]
-    wanted = lax.all_gather(pool_rows(key, size, num_inits, rows), INITS)
-    position = wanted - lax.axis_index(INITS) * num_own
-    here = (0 <= position) & (position < num_own)
-
-    def collect(leaf):
-      mine = jnp.where(here.reshape(*here.shape, *(1,) * (leaf.ndim - 1)),
-                       leaf[jnp.clip(position, 0, num_own - 1)], jnp.zeros((), leaf.dtype))
-      return lax.psum_scatter(mine, INITS)
-
-    return jax.tree.map(collect, state)
-
-  return InitDistribution(parts, sample)
+  mapped = jax.pmap(lambda _, *args: run(*args), axis_name=INITS,
+                    in_axes=(0, None, None, None, None), out_axes=None)
+  # `jax.pmap` needs something to map over.
+  return functools.partial(mapped, np.arange(jax.local_device_count()))
 
 
 def _differentiated_in_its_pass(loss, mean, check=lambda tangents: None):

@@ -32,28 +32,31 @@ class Part(NamedTuple):
   decode: Callable[[Any], Any]  # what is learned -> the field
 
 
-def join(images: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
+def join(inputs: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
          dtype: DTypeLike = jnp.float32) -> Parametrization:
   """The parametrization whose trainable holds the learned parts by these names.
 
   Args:
-    images: of `[S, B, H, W, C]`; the one part that is drawn: the others start at given values.
-    labels: of `[S, B]` or `[S, B, K]`.
-    step_sizes: of raw step sizes `[E, S]`.
+    inputs: of any pytree of `[S, B, ...]`; the one part that is drawn: the others start at given
+      values. Several kinds of inputs are put together by `parts`.
+    labels: of `[S, B]`, `[S, B, K]` or `[S, B, D]`.
+    step_sizes: of step sizes `[E, S]`.
     hyper: of the hyper-parameters of the inner optimizer.
-    dtype: of every learned number.
+    dtype: of every learned number, and of the step sizes.
   """
-  parts = {"images": images, "labels": labels, "step_sizes": step_sizes,
+  fields = {"inputs": inputs, "labels": labels, "step_sizes": step_sizes,
            **({} if hyper is None else {"hyper": hyper})}
 
   def init(key):
-    trainable = {name: part.init(key) for name, part in parts.items()}
+    trainable = {name: part.init(key) for name, part in fields.items()}
     # Copies: the caller's own start outlives a call that the trainable is donated to.
     return {name: jax.tree.map(lambda x: jnp.array(x, dtype), tree)
             for name, tree in trainable.items() if jax.tree.leaves(tree)}
 
   def decode(trainable):
-    return DistilledData(*(part.decode(trainable.get(name, ())) for name, part in parts.items()))
+    found = DistilledData(**{name: part.decode(trainable.get(name, ()))
+                             for name, part in fields.items()})
+    return found._replace(step_sizes=found.step_sizes.astype(dtype))
 
   return Parametrization(init, decode)
 
@@ -75,6 +78,16 @@ def paper(labels: Array, image_shape: tuple[int, ...], *, num_epochs: int, step_
               dtype=dtype)
 
 
+def parts(named: dict[str, Part]) -> Part:
+  """Inputs of several kinds, a dict of what each part stands for; each is drawn by its own key."""
+  def init(key):
+    return {name: part.init(part_key) for (name, part), part_key in
+            zip(named.items(), jax.random.split(key, len(named)))}
+
+  return Part(init, lambda learned: {name: part.decode(learned[name])
+                                     for name, part in named.items()})
+
+
 def num_bytes(trainable: Any) -> int:
   """The budget: bytes of everything learned."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainable))
@@ -84,11 +97,11 @@ def num_bytes(trainable: Any) -> int:
 
 
 def pixels(shape: tuple[int, ...], start: Array | None = None) -> Part:
-  """The paper's images: every pixel is learned by itself.
+  """The paper's images: every pixel is learned by itself; so may be any array of inputs.
 
   Args:
-    shape: `(S, B, H, W, C)`.
-    start: images of that shape to start from. None: N(0, 1) in normalised space.
+    shape: `(S, B, H, W, C)`, or `(S, B, ...)`.
+    start: an array of that shape to start from. None: N(0, 1), in normalised space.
 
   Raises:
     ValueError: a start of another shape.
@@ -96,7 +109,7 @@ def pixels(shape: tuple[int, ...], start: Array | None = None) -> Part:
   if start is None:
     return Part(lambda key: jax.random.normal(key, shape), lambda images: images)
   if start.shape != tuple(shape):
-    raise ValueError(f"start must be [S, B, H, W, C] = {list(shape)}; got {list(start.shape)}")
+    raise ValueError(f"start must be [S, B, ...] = {list(shape)}; got {list(start.shape)}")
   return Part(lambda key: jnp.asarray(start), lambda images: images)
 
 
@@ -225,11 +238,6 @@ def tied_labels(labels: Array, num_classes: int) -> Part:
 # Step sizes and hyper-parameters
 
 
-def inverse_softplus(x: Array) -> Array:
-  """The raw value whose softplus is `x` > 0, without overflow for any size."""
-  return x + jnp.log(-jnp.expm1(-x))
-
-
 def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: str = "softplus",
                sharing: str = "per_step") -> Part:
   """Learned step sizes of the inner gradient descent.
@@ -238,8 +246,8 @@ def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: 
     num_epochs: E.
     num_steps: S.
     start: all of them at first, positive; or `[E, S]`, alike where they are shared.
-    scale: what is learned. "softplus": the raw step sizes (the authors' choice); "log": their
-      logarithms, under which an optimizer changes them by a ratio.
+    scale: what is learned. "softplus": numbers whose softplus they are (the authors' choice); "log":
+      their logarithms, under which an optimizer changes them by a ratio.
     sharing: "per_step" learns `[E, S]`, "per_epoch" `[E, 1]`, "tied" one for all, `[1, 1]`.
 
   Raises:
@@ -254,8 +262,8 @@ def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: 
   encoded = encode_step_size(_shared(start, num_epochs, num_steps, shape), scale, float)
 
   def decode(learned):
-    raw = inverse_softplus(jnp.exp(learned)) if scale == "log" else learned
-    return jnp.broadcast_to(raw, (num_epochs, num_steps))
+    values = jnp.exp(learned) if scale == "log" else jax.nn.softplus(learned)
+    return jnp.broadcast_to(values, (num_epochs, num_steps))
 
   return Part(lambda key: jnp.full(shape, encoded), decode)
 
@@ -275,15 +283,13 @@ def _shared(values, num_epochs, num_steps, shape):
   return learned
 
 
-def fixed_step_sizes(num_epochs: int, num_steps: int, value: float | Array,
-                     dtype: DTypeLike = jnp.float32) -> Part:
+def fixed_step_sizes(num_epochs: int, num_steps: int, value: float | Array) -> Part:
   """Step sizes `[E, S]` that are not learned.
 
   Args:
     num_epochs: E.
     num_steps: S.
     value: all of them, positive; or `[E, S]`.
-    dtype: of the raw step sizes.
 
   Raises:
     ValueError: an argument out of range, named with its rule and value.
@@ -291,22 +297,29 @@ def fixed_step_sizes(num_epochs: int, num_steps: int, value: float | Array,
   check_at_least("num_epochs", num_epochs, 1)
   check_at_least("num_steps", num_steps, 1)
   shape = num_epochs, num_steps
-  raw = jnp.full(shape, encode_step_size(_shared(value, *shape, shape), "softplus", dtype))
-  return Part(lambda key: (), lambda learned: raw)
+  check_positive(value)
+  values = jnp.full(shape, _shared(value, *shape, shape), float)
+  return Part(lambda key: (), lambda learned: values)
 
 
 def encode_step_size(step_size: float | Array, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
-  """What `step_sizes` learns for positive `step_size`, of its shape; `scale`, `dtype` as there.
+  """What `step_sizes` learns for positive `step_size`, of its shape; `scale` as there.
 
   Raises:
     ValueError: another scale, or a step size that is not positive.
   """
   if scale not in STEP_SIZE_SCALES:
     raise ValueError(f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {scale!r}")
+  check_positive(step_size)
+  value = jnp.asarray(step_size, dtype)
+  # The inverse of softplus, without overflow for any size.
+  return jnp.log(value) if scale == "log" else value + jnp.log(-jnp.expm1(-value))
+
+
+def check_positive(step_size: float | Array) -> None:
+  """A ValueError unless every step size is positive."""
   if not np.all(np.asarray(step_size) > 0):
     raise ValueError(f"step_size must be positive; got {step_size}")
-  value = jnp.asarray(step_size, dtype)
-  return jnp.log(value) if scale == "log" else inverse_softplus(value)
 
 
 def shares(start: dict[str, float]) -> Part:

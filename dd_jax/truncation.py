@@ -1,41 +1,45 @@
 """Windows: the hypergradient of a stretch of a long trajectory instead of the whole.
 
-A window is `begin(key, inner_loss, params, distilled, **options) -> options of inner_trajectory`
-with the weights under "params": the steps before it are taken without a gradient, so that memory
-and time of the hypergradient depend on the window's length alone. The length is static and the
-position is not: one compiled program serves all.
+The steps before a window are taken without a gradient, so that memory and time of the hypergradient
+depend on the window's length alone. The length is static and the position is not: one compiled
+program serves all.
+
+Where a window begins is `start(key, last, losses) -> []`, with `last` the largest beginning and
+`losses()` the inner losses `[T]` of one more pass without a gradient.
 """
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dd_jax import inner_loop
-from dd_jax.init_distributions import pool_rows
-from dd_jax.types import Array, Params
+from dd_jax.init_distributions import InitDistribution, pool_tokens
+from dd_jax.inner_loop import InnerState, Unroll, check_stretch
+from dd_jax.types import Array, DistilledData, Params, Train
 
 
-def last_window(length: int) -> Callable:
-  """The last `length` steps: the truncated hypergradient."""
-  return _window(length, lambda key, last, losses: last)
+def last_start(key: Array, last: int, losses: Callable[[], Array]) -> Array | int:
+  """The last steps: the truncated hypergradient."""
+  del key, losses
+  return last
 
 
-def random_window(length: int) -> Callable:
-  """A position drawn uniformly in every outer step.
+def random_start(key: Array, last: int, losses: Callable[[], Array]) -> Array:
+  """Drawn uniformly in every outer step.
 
   Feng, Vedantam and Kempe, "Embarrassingly Simple Dataset Distillation", 2023 (arXiv 2311.07025).
   """
-  return _window(length, lambda key, last, losses: jax.random.randint(key, (), 0, last + 1))
+  del losses
+  return jax.random.randint(key, (), 0, last + 1)
 
 
-def adaptive_window(length: int, temperature: float = 1.0) -> Callable:
-  """A position drawn where training moves: by how much the inner loss changes within the window.
+def adaptive_start(temperature: float = 1.0) -> Callable:
+  """Drawn where training moves: by how much the inner loss changes within the window.
 
   The probability is proportional to the mean absolute change to the power of 1 / temperature: a
-  high temperature is `random_window`, a low one takes the window of the largest change. The
-  losses come from one more pass without a gradient.
+  high temperature is `random_start`, a low one takes the window of the largest change.
 
   Raises:
     ValueError: a temperature that is not positive.
@@ -43,35 +47,68 @@ def adaptive_window(length: int, temperature: float = 1.0) -> Callable:
   if not temperature > 0:
     raise ValueError(f"temperature must be positive; got {temperature}")
 
-  def draw(key, last, losses):
+  def start(key, last, losses):
     change = jnp.abs(jnp.diff(losses(), append=0.)).at[-1].set(0.)
     total = jnp.concatenate([jnp.zeros_like(change[:1]), jnp.cumsum(change)])
+    length = change.size - last
     moved = total[length:] - total[:last + 1]
     tiny = jnp.finfo(moved.dtype).tiny
     return jax.random.categorical(key, jnp.log(jnp.maximum(moved, tiny)) / temperature)
 
-  return _window(length, draw)
+  return start
 
 
-WINDOWS: dict[str, Callable] = {
-    "last": last_window, "random": random_window, "adaptive": adaptive_window}
+def window(train: Unroll, *, start: Callable = random_start, length: int) -> "Window":
+  """Trains to the end of a window, and is differentiated through the window alone.
+
+  Args:
+    train: of `inner_loop.unroll`.
+    start: where the window begins: `last_start`, `random_start`, one of `adaptive_start`, or a
+      function of this form.
+    length: steps of the window; static.
+
+  Returns:
+    `train(key, params, distilled) -> (weights after the window, loss before its steps [length])`.
+    In `make_outer_loss` all networks of an outer step share the key of `start`.
+
+  Raises:
+    ValueError: when called, a length beyond 1..T, or a `train` that is not unrolled.
+  """
+  if not isinstance(train, Unroll):
+    raise ValueError(f"train must be one of inner_loop.unroll to have windows; got {train!r}")
+  return Window(train, start, length)
 
 
-def _window(length, draw_start):
-  def begin(key, inner_loss, params, distilled, /, **options):  # The options may have a key too.
-    total = distilled.raw_step_sizes.size
-    inner_loop.check_length(length, total)
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """What `window` makes."""
+  unrolled: Unroll
+  start: Callable
+  length: int
+  start_key: Array | None = None  # Shared by the networks of an outer step; None: the network's.
+
+  def __call__(self, key: Array, params: Params, distilled: DistilledData) -> tuple[Params, Array]:
+    total = distilled.step_sizes.size
+    check_stretch(0, self.length, total)
 
     def losses():
-      return inner_loop.inner_trajectory(inner_loss, *jax.lax.stop_gradient((params, distilled)),
-                                         memory="plain", **options)[1]
+      plain = dataclasses.replace(self.unrolled, memory="plain", gradient="reverse")
+      return plain(key, *jax.lax.stop_gradient((params, distilled)))[1]
 
-    start = draw_start(key, total - length, losses)
-    state = inner_loop.advance(inner_loss, params, distilled, start, **options)
-    return {"params": state.params, "opt_state": state.opt_state, "start": start,
-            "length": length}
+    start = self.start(
+        jax.random.fold_in(key, total) if self.start_key is None else self.start_key,
+        total - self.length, losses)
+    begun = self.unrolled.advance(key, self.unrolled.begin(params, distilled), distilled, 0, start)
+    state, losses_there = self.unrolled.stretch(key, begun, distilled, start, self.length)
+    return state.params, losses_there
 
-  return begin
+  def in_step(self, key: Array) -> "Window":
+    """The same, its position drawn with the key of an outer step."""
+    return dataclasses.replace(self, start_key=key)
+
+  def check(self, params: Params) -> None:
+    """As of `Unroll`."""
+    self.unrolled.check(params)
 
 
 class WarmPool(NamedTuple):
@@ -84,17 +121,17 @@ class WarmPool(NamedTuple):
 class WarmStart(NamedTuple):
   """Windows that begin where those of earlier outer steps ended.
 
-  `init` makes the pool, the `carry` of the outer state; `sample` and `window` are arguments of
-  `make_outer_loss`, `carry_on` on decoded data is one of `make_outer_step`.
+  `begin` makes the pool, the `carry` of the outer state; `init` and `train` are arguments of
+  `make_outer_loss`, `carry_on` on decoded data is one of `make_outer_loop`.
   """
-  init: Callable  # (key, init_state, distilled) -> WarmPool
-  sample: Callable  # (pool, key, num_inits, rows=None) -> WarmPool of [N, ...]
-  window: Callable
+  begin: Callable  # (key, init_state, distilled) -> WarmPool
+  init: InitDistribution  # Of a pool, given later: networks that are WarmPools of one.
+  train: Train
   carry_on: Callable  # (key, pool, init_state, distilled) -> WarmPool
 
 
-def warm_start(sample_new: Callable, inner_loss: Callable, *, size: int, length: int,
-               num_inits: int, optimizer: Any = None) -> WarmStart:
+def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int, num_inits: int
+               ) -> WarmStart:
   """Every outer step moves N networks of a pool on by one window, and learns from it.
 
   Unlike a window behind steps without a gradient its cost does not depend on T. A network that has
@@ -102,12 +139,11 @@ def warm_start(sample_new: Callable, inner_loss: Callable, *, size: int, length:
   way, its early steps are those of older data.
 
   Args:
-    sample_new: `sample` of an init distribution.
-    inner_loss: `(params, images, labels) -> []`.
+    init: where new networks come from.
+    train: of `inner_loop.unroll`.
     size: P, at least N.
     length: steps of a window.
     num_inits: N.
-    optimizer: as in `inner_trajectory`.
 
   Raises:
     ValueError: a size below N.
@@ -115,43 +151,48 @@ def warm_start(sample_new: Callable, inner_loss: Callable, *, size: int, length:
   if size < num_inits:
     raise ValueError(f"size must be at least num_inits={num_inits}; got {size}")
 
-  def start(params, distilled):
-    return inner_loop.advance(inner_loss, params, distilled, 0, optimizer=optimizer)
+  def begin(key, init_state, distilled):
+    def start(token):
+      params = init.make(init_state, token)
+      return WarmPool(*train.begin(params, distilled), jnp.zeros((), jnp.int32))
 
-  def init(key, init_state, distilled):
-    params = sample_new(init_state, key, size)
-    return WarmPool(*jax.vmap(start, (0, None))(params, distilled), jnp.zeros(size, jnp.int32))
+    return jax.vmap(start)(init.draw(init_state, key, size))
 
-  def sample(pool, key, num_inits, rows=None):
-    chosen = pool_rows(key, size, num_inits, rows)
-    return jax.tree.map(lambda leaf: leaf[chosen], pool)
+  def draw(pool, key, num_inits):
+    del pool
+    return pool_tokens(key, size, num_inits)
 
-  def window(key, inner_loss, network, distilled, **options):
-    inner_loop.check_length(length, distilled.raw_step_sizes.size)
-    return {"params": network.params, "opt_state": network.opt_state, "start": network.position,
-            "length": length}
+  def make(pool, token):
+    return jax.tree.map(lambda leaf: leaf[token], pool)
+
+  def train_window(key, network, distilled):
+    state, losses = train.stretch(key, InnerState(network.params, network.opt_state), distilled,
+                                  network.position, length)
+    return state.params, losses
 
   def carry_on(key, pool, init_state, distilled):
-    rows_key, _, new_key = objective_keys(key)
-    chosen = pool_rows(rows_key, size, num_inits)
-    networks = jax.tree.map(lambda leaf: leaf[chosen], pool)
+    draw_key, train_key, new_key = objective_keys(key)
+    check_stretch(0, length, distilled.step_sizes.size)
+    chosen = draw(pool, draw_key, num_inits)
 
-    def move(network, new):
-      moved = inner_loop.advance(inner_loss, network.params, distilled, length,
-                                 optimizer=optimizer, opt_state=network.opt_state,
-                                 start=network.position)
+    def move(place, row, new_token):
+      network = make(pool, place)
+      moved = train.advance(jax.random.fold_in(train_key, row),
+                            InnerState(network.params, network.opt_state), distilled,
+                            network.position, length)
       position = network.position + length
-      ended = position + length > distilled.raw_step_sizes.size
-      return jax.tree.map(lambda a, b: jnp.where(ended, a, b),
-                          WarmPool(*start(new, distilled), jnp.zeros_like(position)),
-                          WarmPool(*moved, position))
+      ended = position + length > distilled.step_sizes.size
+      new = WarmPool(*train.begin(init.make(init_state, new_token), distilled),
+                     jnp.zeros_like(position))
+      return jax.tree.map(lambda a, b: jnp.where(ended, a, b), new, WarmPool(*moved, position))
 
-    moved = jax.vmap(move)(networks, sample_new(init_state, new_key, num_inits))
+    moved = jax.vmap(move)(chosen, jnp.arange(num_inits),
+                           init.draw(init_state, new_key, num_inits))
     return jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new), pool, moved)
 
-  return WarmStart(init, sample, window, carry_on)
+  return WarmStart(begin, InitDistribution((), draw, make), train_window, carry_on)
 
 
 def objective_keys(key: Array) -> tuple[Array, Array, Array]:
-  """The keys of one outer step: for the networks, for the inner losses, for the window."""
+  """The keys of one outer step: to draw the networks, to train them, to place the window."""
   return tuple(jax.random.split(key, 3))

@@ -2,17 +2,19 @@
 
 Every docstring of the package uses these letters:
 
-  S      distill steps: distinct minibatches of distilled images
+  S      distill steps: distinct minibatches of distilled data
   E      distill epochs: passes over the S minibatches; T = S * E inner steps
-  B      distilled images per step
+  B      distilled examples per step
   K      classes
   N      initial weights drawn from p(theta_0) in one outer step
-  R      real images in one outer minibatch
+  R      real examples in one outer minibatch
   H W C  image height, width and channels, channels last
 
-Images are floating point in normalised space: (pixel - mean) / std.
+Inputs are arrays or any pytree of them, such as `{"image": ..., "table": ...}`. Images are floating
+point in normalised space: (pixel - mean) / std.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,20 +26,18 @@ Array = jax.Array
 
 
 class DistilledData(NamedTuple):
-  """Synthetic images that train a network, in the order they are used.
+  """Synthetic examples that train a network, in the order they are used.
 
-  Inner step t = e * S + s trains on `images[s]` with step size
-  `softplus(raw_step_sizes[e, s])`.
+  Inner step t = e * S + s trains on `inputs[s]` with step size `step_sizes[e, s]`.
   """
-  images: Array  # [S, B, H, W, C], normalised space.
-  labels: Array  # [S, B] integer classes, or [S, B, K] soft labels.
-  raw_step_sizes: Array  # [E, S], before the softplus.
-  hyper: Any = ()  # Learned hyper-parameters of the inner optimizer, by name.
+  inputs: Any  # Pytree of [S, B, ...]; images are [S, B, H, W, C].
+  labels: Array  # [S, B] integer classes, [S, B, K] soft labels, or targets [S, B, D].
+  step_sizes: Array  # [E, S].
+  hyper: Any = ()  # Hyper-parameters of the inner optimizer, by name.
 
-  @property
-  def step_sizes(self) -> Array:
-    """Step sizes `[E, S]` of the inner gradient descent, all positive."""
-    return jax.nn.softplus(self.raw_step_sizes)
+
+# An inner algorithm: `train(key, params, distilled) -> (trained params, losses)`.
+Train = Callable[[Array, Params, DistilledData], tuple[Params, Array]]
 
 
 class OuterState(NamedTuple):

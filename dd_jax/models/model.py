@@ -1,9 +1,9 @@
 """A network as a pair of pure functions, and how one is made of a Flax module.
 
-A `Model` is `init(key) -> params` and `apply(params, images, *, key=None) ->
-logits [n, K]`. A key means training (dropout on: the inner loop), None means
-evaluation (the outer loss). Any pair of plain functions of that form is as good
-as the networks here; `from_flax` and `from_nnx` make one of a Flax module.
+A `Model` is `init(key) -> params` and `apply(params, inputs) -> outputs [n, K]`. Any pair of plain
+functions of that form is as good as the networks here; `from_flax` and `from_nnx` make one of a
+Flax module. Of a module with dropout or a training mode, `apply` takes a `key` too: a key means
+training (the inner loop), None means evaluation (the outer loss).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _MODES = {"train": True, "training": True, "is_training": True, "deterministic":
 
 
 class Model(NamedTuple):
-  """A network: `init(key) -> params`, `apply(params, images, *, key=None) -> logits`."""
+  """A network: `init(key) -> params`, `apply(params, inputs) -> outputs`, maybe with a `key`."""
   init: Callable[[Array], Params]
   apply: Callable[..., Array]
 
@@ -61,10 +61,15 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   def init(key):
     return init_variables(key)["params"]
 
-  def apply(params, images, *, key=None):
-    return call(module.apply, {"params": params}, images, key)
+  def apply(params, inputs, *, key=None):
+    return call(module.apply, {"params": params}, inputs, key)
 
-  return Model(init, apply)
+  traced = jax.make_jaxpr(lambda key: call(
+      module.apply, init_variables(jax.random.key(0)), jnp.zeros((1, *image_shape)), key))(
+          jax.random.key(0)).jaxpr
+  uses_key = any(traced.invars[0] is var for equation in traced.eqns for var in equation.invars)
+  return Model(init, apply if modes or uses_key else
+               lambda params, inputs: apply(params, inputs))
 
 
 def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -86,15 +91,17 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   def init(key):
     return nnx.to_pure_dict(nnx.state(make_module(nnx.Rngs(key)), nnx.Param))
 
-  def apply(params, images, *, key=None):
+  def apply(params, inputs, *, key=None):
     module = make_module(nnx.Rngs(jax.random.key(0) if key is None else key))
     state = nnx.state(module, nnx.Param)
     nnx.replace_by_pure_dict(state, params)
     nnx.update(module, state)
     module.eval() if key is None else module.train()
-    return module(images, **_tell(modes, key))
+    return module(inputs, **_tell(modes, key))
 
-  return Model(init, apply)
+  has_noise = bool(jax.tree.leaves(nnx.state(abstract, nnx.RngState)))
+  return Model(init, apply if modes or has_noise else
+               lambda params, inputs: apply(params, inputs))
 
 
 def check_params(model: Model, params: Params, *, rule: str, where: str) -> None:

@@ -1,0 +1,102 @@
+"""The hypergradient of an optimum, which does not differentiate the steps that lead to it."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax import adapters
+from dd_jax import optimizers
+from dd_jax.inner_loop import unroll
+from dd_jax.types import Train
+
+SOLVERS = ("conjugate_gradient", "neumann")
+
+
+def implicit(loss: Callable, optimizer: Any = None, *, solver: str = "conjugate_gradient",
+             num_terms: int = 20, damping: float = 0.0) -> Train:
+  """Trains as `unroll`; the gradient is that of the optimum it is taken to have reached.
+
+  The steps end where the gradient of the mean inner loss over the S minibatches is g = -c theta,
+  with c from the optimizer's weight decay. There the implicit function theorem gives
+  d theta / d (data, c) = -(H + c)^-1 d (g + c theta) / d (data, c). Memory does not grow with T.
+  Step sizes and initial weights have no influence on an optimum: their gradient is zero. Forward
+  mode (`jvp`, `jacfwd`) is an error.
+
+  Args:
+    loss, optimizer: as in `inner_loop.unroll`.
+    solver: of H u = v. "conjugate_gradient", or "neumann": the series u = eta sum (I - eta H)^k v,
+      which is the hypergradient of `num_terms` steps at the optimum; eta is the last step size.
+    num_terms: iterations or terms.
+    damping: added to the diagonal of H.
+
+  Returns:
+    `train(key, params, distilled) -> (weights after T steps, loss before each)`.
+
+  Raises:
+    ValueError: an unknown solver, num_terms below 1, a negative damping; when called, an optimizer
+      that ends elsewhere (`optimizers.pull`).
+  """
+  if solver not in SOLVERS:
+    raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}")
+  if num_terms < 1:
+    raise ValueError(f"num_terms must be at least 1; got {num_terms}")
+  if not damping >= 0:
+    raise ValueError(f"damping must not be negative; got {damping}")
+  unrolled = unroll(loss, optimizer, memory="plain")
+  mean_loss = adapters.scalar(adapters.with_key(loss))
+
+  def train(key, params, distilled):
+    final, losses = unrolled(key, *jax.lax.stop_gradient((params, distilled)))
+    pull = optimizers.pull(optimizer, distilled.hyper, params)
+    solve = _optimum(mean_loss, key, solver, num_terms, damping)
+    step_size = jax.lax.stop_gradient(distilled.step_sizes[-1, -1])
+    return solve(final, step_size, pull, distilled.inputs, distilled.labels), losses
+
+  return train
+
+
+def _optimum(loss, key, solver, num_terms, damping):
+  """`(final, step_size, *data) -> final`, with the derivative of an optimum by the data."""
+  def residual(params, pull, inputs, labels):
+    """Zero at the optimum."""
+    gradient = jax.grad(lambda params: jnp.mean(jax.vmap(
+        lambda inputs, labels: loss(params, inputs, labels, key=key))(inputs, labels)))(params)
+    return jax.tree.map(lambda g, p: g + jnp.asarray(pull, p.dtype) * p, gradient, params)
+
+  @jax.custom_vjp
+  def optimum(final, step_size, pull, inputs, labels):
+    return final
+
+  def forward(final, step_size, *data):
+    return final, (final, step_size, data)
+
+  def backward(residuals, direction):
+    final, step_size, data = residuals
+
+    def product(u):
+      curved = jax.jvp(lambda p: residual(p, *data), (final,), (u,))[1]
+      return jax.tree.map(lambda c, x: c + damping * x, curved, u)
+
+    if solver == "neumann":
+      u = _neumann(product, direction, step_size, num_terms)
+    else:
+      tolerance = float(jnp.finfo(step_size.dtype).eps)
+      u, _ = jax.scipy.sparse.linalg.cg(product, direction, tol=tolerance, maxiter=num_terms)
+    _, back = jax.vjp(functools.partial(residual, final), *data)
+    return None, None, *back(jax.tree.map(jnp.negative, u))
+
+  optimum.defvjp(forward, backward)
+  return optimum
+
+
+def _neumann(product, direction, step_size, num_terms):
+  def body(_, carry):
+    term, total = carry
+    term = jax.tree.map(lambda t, p: t - step_size * p, term, product(term))
+    return term, jax.tree.map(jnp.add, total, term)
+
+  _, total = jax.lax.fori_loop(1, num_terms, body, (direction, direction))
+  return jax.tree.map(lambda x: step_size * x, total)
