@@ -22,15 +22,14 @@ import jax
 
 from dd_jax import augmentation
 from dd_jax import evaluation
-from dd_jax import implicit
+from dd_jax import ridge_regression
 from dd_jax import init_distributions
 from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import models
 from dd_jax.files.artifacts import Artifact
-from dd_jax.hypergradient import PRECISIONS
 from dd_jax.init_distributions import InitDistribution
-from dd_jax.inner_loop import inner_trajectory
+from dd_jax.inner_loop import unroll
 from dd_jax.types import Array, Params
 
 INNER_LOSS = "mean cross-entropy of images[s]"
@@ -49,7 +48,7 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
     artifact: what `artifacts.load` returns.
     params: initial weights theta_0. None: those that the file holds, of a fixed init.
     apply: `(params, images [n, H, W, C], *, key=None) -> logits [n, K]`. None: the network that
-      the metadata name. Of data for a ridge regression it is that of an `implicit.ridge_model`.
+      the metadata name. Of data for a ridge regression it is that of an `ridge_regression.ridge_model`.
     key: consumed by the augmentation of the distilled images, where the run had one.
 
   Returns:
@@ -112,7 +111,7 @@ def network(artifact: Artifact, make: Callable[[int], models.Model] | None = Non
   if artifact.metadata.get("trajectory") != _RIDGE:
     return make(num_classes)
   num_features = artifact.field("num_features")
-  return implicit.ridge_model(make(num_features), num_features, num_classes)
+  return ridge_regression.ridge_model(make(num_features), num_features, num_classes)
 
 
 def _model(artifact, num_outputs):
@@ -196,8 +195,8 @@ def _training(artifact, apply):
         inner_loss, augmentation.compose(augment, siamese=artifact.field("inner_siamese")))
   trajectory = inner_trajectory
   if metadata.get("trajectory") == _RIDGE:
-    trajectory = implicit.ridge_trajectory(
-        implicit.ridge_features(apply, artifact.field("num_features")),
+    trajectory = ridge_regression.ridge_trajectory(
+        ridge_regression.ridge_features(apply, artifact.field("num_features")),
         artifact.field("num_classes"), regularization=artifact.field("regularization"))
   return _Training(apply, inner_loss, optimizers.INNER_OPTIMIZERS[optimizer],
                    augment is not None, trajectory)
