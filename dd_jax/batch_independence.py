@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.types import Array, Params
 
@@ -51,17 +52,31 @@ def check_rows(apply: Callable, params: Params, images: Array, *, batch_size: in
 
 
 def _of_loss(loss, params, *examples):
-  alone = [loss(params, *(x[i:i + 1] for x in examples)) for i in range(2)]
-  return loss(params, *examples), jnp.mean(jnp.stack(alone))
+  """The loss of two examples, and the mean of their own."""
+  loss = _compiled(loss)
+  alone = [loss(params, *_row(examples, i)) for i in range(2)]
+  return loss(params, *examples), (alone[0] + alone[1]) / 2
 
 
-def _of_rows(apply, params, images):
-  return apply(params, images), jnp.concatenate([apply(params, images[i:i + 1]) for i in range(2)])
+def _of_rows(apply, params, inputs):
+  """The output of the first example beside the second, and beside itself."""
+  apply = _compiled(apply)
+  first = jax.tree.map(lambda x: np.concatenate([x[:1], x[:1]]), inputs)
+  return apply(params, inputs)[:1], apply(params, first)[:1]
+
+
+def _compiled(function):
+  compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+  return lambda *args: np.asarray(compiled(*args))
+
+
+def _row(examples, i):
+  return jax.tree.map(lambda x: x[i:i + 1], examples)
 
 
 def _differs(compare, function, params, *examples):
-  leaves, structure = jax.tree.flatten((params, *(
-      jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for x in examples)))
+  leaves, structure = jax.tree.flatten((params, *jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), examples)))
   shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
   return _differs_at(compare, function, structure, shapes, jax.config.jax_enable_x64)
 
@@ -72,24 +87,21 @@ def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: t
   """Whether the two sides differ by more than rounding; compiled once for a function."""
   del x64  # A part of the cache's key.
   with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
-    arguments = structure.unflatten(
-        [_made_up(jax.random.key(i), x) for i, x in enumerate(shapes)])
-    together, alone = jax.jit(
-        functools.partial(compare, function),
-        compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+    arguments = structure.unflatten([_made_up(i, x) for i, x in enumerate(shapes)])
     try:
-      error, size = (float(jnp.max(jnp.abs(x.astype(float)))) for x in
-                     (together - alone, together))
-    except jax.errors.ConcretizationTypeError:
+      together, alone = compare(function, *arguments)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+            jax.errors.UnexpectedTracerError):
       return False  # It closes over values of the program that is traced: nothing can be tried.
+  error, size = (np.abs(x.astype(float)).max() for x in (together - alone, together))
   return not error <= float(jnp.finfo(together.dtype).eps) ** .5 * max(size, 1.)
 
 
-def _made_up(key: Array, shape: Any) -> Array:
+def _made_up(seed: int, shape: Any) -> np.ndarray:
   """Kernels that keep the size of what they multiply; vectors around 1, so that none hides."""
   if not jnp.issubdtype(shape.dtype, jnp.floating):
-    return jnp.zeros(shape.shape, shape.dtype)
-  normal = jax.random.normal(key, shape.shape, shape.dtype)
+    return np.zeros(shape.shape, shape.dtype)
+  normal = np.random.default_rng(seed).standard_normal(shape.shape)
   if len(shape.shape) < 2:
-    return 1 + normal / 4
-  return normal / max(1, normal.size // shape.shape[-1]) ** .5
+    return (1 + normal / 4).astype(shape.dtype)
+  return (normal / max(1, normal.size // shape.shape[-1]) ** .5).astype(shape.dtype)
