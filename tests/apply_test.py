@@ -110,6 +110,7 @@ def test_the_run_s_own_networks_are_drawn_again(poisoned):
       "accuracy", "attack success", "others accuracy"]
 
 
+@pytest.mark.slow
 def test_a_ridge_regression_of_the_run_is_solved_again(tmp_path):
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({
@@ -165,6 +166,7 @@ def _python(code, directory, *arguments):
                         env={**os.environ, "PYTHONPATH": str(_ROOT)})
 
 
+@pytest.mark.slow
 def test_the_readme_s_blocks_run_on_a_run_s_file(launched, tmp_path):
   (block,) = (block for block in _blocks("README.md", "python") if "train_on" in block)
   (tmp_path / "runs").mkdir()

@@ -97,6 +97,7 @@ def test_a_finished_run_is_not_shown_for_other_data(finished, change):
   assert train.distill_and_evaluate(config, workdir) == result
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
   _write(tmp_path / "mine.npz")
   config = _config(tmp_path / "mine.npz")
@@ -205,6 +206,7 @@ def test_all_processes_must_have_the_same_data(monkeypatch):
     fingerprints.check_processes({"train_images": "a"})
 
 
+@pytest.mark.slow
 def test_on_the_command_line_it_is_one_line(tmp_path):
   _write(tmp_path / "mine.npz")
   command = [sys.executable, "-m", "experiments.main",

@@ -28,6 +28,7 @@ def _count(name, image_shape, **options):
   return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
+@pytest.mark.slow
 def test_parameter_counts():
   assert _count("resnet18", (32, 32, 3)) == 11_173_962
   assert _count("resnet18", (28, 28, 1), norm="none") == 11_173_962 - 2 * 9 * 64 - 2 * 4800

@@ -102,6 +102,7 @@ def test_a_finished_run_is_not_repeated(finished):
   assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
   """Killed once its first checkpoint lies there, then run again: bit for bit the same result."""
   with subprocess.Popen(_command(tmp_path / "run"), cwd=_ROOT, stdout=subprocess.DEVNULL,
@@ -289,6 +290,7 @@ def test_pools_hold_networks_of_disjoint_seeds_with_their_accuracy(pools):
   assert result["num_train"] == result["num_heldout"] == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
   config = digits_lenet_pool.get_config("smoke")
   expected = artifacts.load_pool(pools[0] / "heldout.npz").params
@@ -302,6 +304,7 @@ def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
       np.testing.assert_array_equal(actual[layer][name], leaf)
 
 
+@pytest.mark.slow
 def test_a_run_from_a_pool_is_tested_on_the_networks_held_out(pools, tmp_path):
   result = train.distill_and_evaluate(_pretrained_config(pools), tmp_path / "run")
   np.testing.assert_allclose(result["accuracy_before_mean"], pools[1]["heldout_accuracy_mean"],
@@ -309,6 +312,7 @@ def test_a_run_from_a_pool_is_tested_on_the_networks_held_out(pools, tmp_path):
   assert result["num_eval_inits"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_from_one_network_of_a_pool_stores_it(pools, tmp_path):
   config = _pretrained_config(pools, **{"init.name": "fixed_pretrained", "outer.num_inits": 1,
                                         "eval.num_inits": 1, "validation.num_inits": 1})

@@ -63,6 +63,7 @@ def test_eight_devices_equal_one(eight_devices, setting, layout):
   _assert_equal_to_one_device(eight_devices, setting, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting, layout", [(setting, layout) for setting in many_devices.OF_PROCESSES
                         for layout in many_devices.SETTINGS[setting]])

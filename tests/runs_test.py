@@ -79,6 +79,7 @@ def finished(tmp_path_factory):
 # One process for a directory
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_one_lives_and_not_after_it(tmp_path):
   command = [_SMOKE, "--config.model.name=mlp", "--config.outer.num_steps=100000",
              f"--workdir={tmp_path / 'run'}"]
@@ -213,6 +214,7 @@ def test_a_field_that_needs_a_value_is_not_emptied(tmp_path, field):
 # More outer steps
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_steps(finished, tmp_path):
   workdir, whole = tmp_path / "run", tmp_path / "whole"
   shutil.copytree(finished, workdir)
@@ -310,6 +312,7 @@ def test_step_sizes_start_at_given_ones(sharing, start, shape, scale):
 # Paths
 
 
+@pytest.mark.slow
 def test_the_home_directory_is_expanded_and_addresses_are_refused(tmp_path):
   address = _launch("main", _SMOKE, "--workdir=gs://bucket/run")
   assert _error(address) == "error: workdir must be a local path; got 'gs://bucket/run'"
@@ -334,7 +337,7 @@ def test_a_path_that_is_an_address_names_its_flag():
 # Machines
 
 
-@pytest.mark.parametrize("platform", ["cuda", "unheard"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("unheard", marks=pytest.mark.slow)])
 def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
   if platform == "cuda" and jax.default_backend() == "gpu":
     pytest.skip("This machine has one.")
@@ -349,6 +352,7 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_module_of_unix_alone(tmp_path):
   """As on Windows, but for the lock, which is another module's there."""
   script = ("import runpy, sys\nsys.modules['resource'] = None\n"

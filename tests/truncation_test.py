@@ -54,6 +54,7 @@ def test_the_hypergradient_of_a_window_is_its_definition(x64, memory):
       np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_random_windows_occur_everywhere_and_one_program_serves_all(x64):
   trainable, decode = problems.trainable()
   step = jax.jit(jax.value_and_grad(_outer_loss(truncation.random_window(3), decode, 1)))
