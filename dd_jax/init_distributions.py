@@ -193,6 +193,11 @@ def given_init(networks: Params) -> InitDistribution:
   return InitDistribution(networks, draw, _at)
 
 
+def is_pool(init: InitDistribution) -> bool:
+  """Whether the state is a pool, whose networks may lie on different devices."""
+  return init.make is _at
+
+
 def pool_size(pool: Params) -> int:
   """The number of networks P; ValueError unless every leaf is `[P, ...]`."""
   shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pool)]

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 import dd_jax
-from experiments import workdirs
+from dd_jax.runs import workdirs
 
 _METRIC = "validation_accuracy"
 

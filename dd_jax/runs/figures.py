@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dd_jax.files import artifacts
-from experiments import workdirs
+from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
 
@@ -107,4 +107,4 @@ def _save(figure, path):
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
   plt.close(figure)
-  artifacts.write_atomically(path, lambda file: file.write(buffer.getvalue()))
+  npz.write_atomically(path, lambda file: file.write(buffer.getvalue()))

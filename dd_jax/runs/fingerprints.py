@@ -4,31 +4,8 @@ import hashlib
 import json
 import pathlib
 
-from ml_collections import ConfigDict
-
-from experiments import inits
-from experiments import paths
-from experiments import processes
-from experiments import workdirs
-
-
-def of_run(config: ConfigDict, data: dict[str, str]) -> dict[str, str]:
-  """The fingerprints of a run by their fields: its data, and files of weights it starts from.
-
-  Args:
-    config: the fields of experiments/configs/default.py.
-    data: of `datasets.digest`.
-
-  Raises:
-    FileNotFoundError: a file that the config names is not there.
-  """
-  files = {}
-  if config.init.name in ("pretrained", "fixed_pretrained"):
-    files = {f"init.pool/{role}.npz": paths.local(config.init.pool, "init.pool") / f"{role}.npz"
-             for role in inits.POOLS}
-  elif config.init.name == "imagenet":
-    files = {"init.checkpoint": paths.local(config.init.checkpoint, "init.checkpoint")}
-  return {**data, **{name: of_file(path) for name, path in files.items()}}
+from dd_jax.runs import processes
+from dd_jax.runs import workdirs
 
 
 def of_file(path: pathlib.Path | str) -> str:

@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from dd_jax.files import artifacts
-from experiments import figures
-from experiments import paths
-from experiments import snapshots
-from experiments import workdirs
-from experiments.configs import default
+from dd_jax.runs import figures
+from dd_jax.runs import paths
+from dd_jax.runs import snapshots
+from dd_jax.runs import workdirs
 
 _MAX_IMAGES = 400  # Shown of one run; a page of more is slow.
 _MAX_EVOLVING = 10
@@ -80,7 +79,7 @@ def write(path: pathlib.Path, runs: list[Run]) -> None:
       undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
   text = environment.get_template("report.html.jinja").render(
       runs=[_view(run) for run in runs], comparison=_comparison(runs) if len(runs) > 1 else None)
-  artifacts.write_atomically(path, lambda file: file.write(text.encode()))
+  npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _view(run):
@@ -96,7 +95,7 @@ def _view(run):
                    f"test, at the end: {_percent(result['accuracy_mean'])} %":
                        [(line["step"], 100 * result["accuracy_mean"]) for line in validated]})]
   return {
-      "name": run.name, "title": _title(run), "result": result,
+      "name": run.name, "title": title(run.config), "result": result,
       "accuracy": _mean_std(result, "accuracy"), "measures": _measures(run),
       "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
       "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
@@ -106,8 +105,11 @@ def _view(run):
       "config": json.dumps(run.config, indent=2)}
 
 
-def _title(run):
-  config = run.config
+def title(config: dict[str, Any]) -> str:
+  """What a run is, in a few words: its data, network and init, where the config has names."""
+  if "problem" in config:
+    described = config["problem"]
+    return ", ".join(str(described[name]) for name in ("dataset", "model") if described.get(name))
   return f"{config['data']['name']}, {config['model']['name']}, {config['init']['name']} init"
 
 
@@ -130,7 +132,7 @@ def _measures(run):
 def _facts(run):
   result = run.result
   return [("images", result["num_distilled_images"]),
-          ("inner steps", run.artifact.distilled.raw_step_sizes.size),
+          ("inner steps", run.artifact.distilled.step_sizes.size),
           ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
           ("outer steps", f"{result['outer_steps']:,}"),
           ("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range)),
@@ -156,12 +158,12 @@ def _changed(config):
 
 
 def _num_images(run):
-  return int(np.prod(run.artifact.distilled.images.shape[:2]))
+  return int(np.prod(run.artifact.distilled.inputs.shape[:2]))
 
 
 def _distilled_steps(run):
   """Of each distill step: its step sizes by epoch, and its images with their labels."""
-  images = run.artifact.distilled.images
+  images = run.artifact.distilled.inputs
   if images.shape[-1] not in (1, 3):
     return []
   pixels = np.round(255 * run.artifact.pictures()).astype(np.uint8)
@@ -187,7 +189,7 @@ def _label(label):
 
 def _evolution(run):
   """Rows of outer step and one picture of a few images."""
-  if not run.snapshots or run.artifact.distilled.images.shape[-1] not in (1, 3):
+  if not run.snapshots or run.artifact.distilled.inputs.shape[-1] not in (1, 3):
     return []
   return [(step, _png(artifacts.image_grid(
       found["pixels"].reshape(1, -1, *found["pixels"].shape[2:])[:, :_MAX_EVOLVING] / 255.)))

@@ -5,12 +5,10 @@ import pathlib
 
 import numpy as np
 
-import dd_jax
-from dd_jax.files import artifacts
-from dd_jax import datasets
+from dd_jax.evaluation import EvalResult, Metrics
 from dd_jax.files import npz
-from dd_jax import whitening as zca
-from experiments.problem import Data
+from dd_jax.runs.data import Pixels
+from dd_jax.types import DistilledData
 
 _NUM_SNAPSHOTS = 8  # After the first, which is of step 0.
 
@@ -20,26 +18,22 @@ def is_due(before: int, step: int, num_steps: int) -> bool:
   return step * _NUM_SNAPSHOTS // num_steps > before * _NUM_SNAPSHOTS // num_steps
 
 
-def save_images(workdir: pathlib.Path, step: int, data: Data, distilled: dd_jax.DistilledData
-                ) -> np.ndarray:
+def save_images(workdir: pathlib.Path, step: int, pixels: Pixels | None, distilled: DistilledData
+                ) -> np.ndarray | None:
   """Writes snapshots/STEP.npz: pixels in 0..255 `[S, B, H, W, C]`, step sizes `[E, S]`.
 
-  0 and 255 are the ends of the dataset's `pixel_range`.
+  0 and 255 are the ends of the dataset's pixel range. Inputs that are no images are not kept.
 
   Returns:
-    The pixels.
+    The pixels, or None.
   """
-  images = np.asarray(distilled.images)
-  if data.whitening is not None:
-    images = zca.restore(data.whitening, images.reshape(-1, *images.shape[2:])
-                         ).reshape(images.shape)
-  pixels = np.round(255 * datasets.pictures(
-      images, data.dataset.mean, data.dataset.std, pixel_range=data.dataset.pixel_range)
-                    ).astype(np.uint8)
+  if pixels is None:
+    return None
+  shown = np.round(255 * pixels.pictures(np.asarray(distilled.inputs))).astype(np.uint8)
   directory = workdir / "snapshots"
   directory.mkdir(exist_ok=True)
-  _save(directory / f"{step}.npz", pixels=pixels, step_sizes=np.asarray(distilled.step_sizes))
-  return pixels
+  _save(directory / f"{step}.npz", pixels=shown, step_sizes=np.asarray(distilled.step_sizes))
+  return shown
 
 
 def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
@@ -52,7 +46,7 @@ def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
   return {step: _load(paths[step], ("pixels", "step_sizes")) for step in sorted(paths)}
 
 
-def save_evaluation(workdir: pathlib.Path, evaluated: dd_jax.EvalResult) -> None:
+def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult) -> None:
   """Writes evaluation.npz: loss and accuracy `[N]`, confusion `[N, K, K]`, before and after."""
   _save(workdir / "evaluation.npz", **{
       f"{when}_{name}": np.asarray(values) for when in evaluated._fields
@@ -62,15 +56,15 @@ def save_evaluation(workdir: pathlib.Path, evaluated: dd_jax.EvalResult) -> None
 def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
   """What `save_evaluation` wrote, None where a run has none; ValueError for a damaged file."""
   path = workdir / "evaluation.npz"
-  names = [f"{when}_{name}" for when in dd_jax.EvalResult._fields
-           for name in dd_jax.Metrics._fields]
+  names = [f"{when}_{name}" for when in EvalResult._fields
+           for name in Metrics._fields]
   return _load(path, names) if path.exists() else None
 
 
 def _save(path, **arrays):
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **arrays)
-  artifacts.write_atomically(path, lambda file: file.write(buffer.getvalue()))
+  npz.write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
 def _load(path, names):

@@ -9,12 +9,11 @@ import platform
 
 import filelock
 import jax
-from ml_collections import ConfigDict
 
 import dd_jax
-from dd_jax.files import artifacts
-from experiments import paths
-from experiments import processes
+from dd_jax.files import npz
+from dd_jax.runs import paths
+from dd_jax.runs import processes
 
 
 @contextlib.contextmanager
@@ -48,9 +47,9 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     lock.release()
 
 
-def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+def open_workdir(config: dict, workdir: pathlib.Path) -> None:
   """Creates the directory, or recognises one of the same config; a ValueError of another one."""
-  mine, theirs = json.loads(config.to_json()), _read_config(workdir)
+  mine, theirs = config, _read_config(workdir)
   if theirs is None:
     _write_config(workdir, mine)
   elif theirs != mine:
@@ -58,22 +57,22 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
                      f"{_differences(theirs, mine, 'there', 'here')}")
 
 
-def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check_run(config: dict, workdir: pathlib.Path) -> None:
   """A ValueError unless the directory is empty, or holds a run that this one may go on from."""
-  mine, theirs = json.loads(config.to_json()), _read_config(workdir)
+  mine, theirs = config, _read_config(workdir)
   if theirs is not None and not continues(theirs, mine):
     raise ValueError(f"workdir must be empty or of the same config, but for a larger "
                      f"outer.num_steps; in {workdir} {_differences(theirs, mine, 'there', 'here')}")
 
 
-def open_run(config: ConfigDict, workdir: pathlib.Path) -> dict | None:
+def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
   """Opens a directory that `check_run` let pass.
 
   Returns:
     What result.json of a finished run holds, or None. Where the config has more outer steps than
     the directory's, the result is removed, and the run goes on.
   """
-  mine, result = json.loads(config.to_json()), workdir / "result.json"
+  mine, result = config, workdir / "result.json"
   if _read_config(workdir) != mine:
     result.unlink(missing_ok=True)  # First: no result of another config stays.
     _write_config(workdir, mine)
@@ -89,32 +88,32 @@ def continues(earlier: dict, config: dict) -> bool:
       and {**earlier, growing: config[growing]} == config)
 
 
-def check_same_config(config: ConfigDict) -> None:
+def check_same_config(config: dict) -> None:
   """A ValueError in every process unless all were given the same config."""
-  first, *others = processes.gather_json(json.loads(config.to_json()))
+  first, *others = processes.gather_json(config)
   for index, other in enumerate(others, start=1):
     differing = _differences(first, other, "in process 0", f"in process {index}")
     if differing:
       raise ValueError(f"every process must be given the same config; {differing}")
 
 
-def provenance(config: ConfigDict) -> dict:
+def provenance(config: dict) -> dict:
   """The fields of every result that say where it comes from."""
   return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-          "seed": config.seed, "config": json.loads(config.to_json())}
+          "seed": config["seed"], "config": config}
 
 
 def write_json(path: pathlib.Path, content) -> None:
   """One JSON value, for people to read."""
   text = json.dumps(content, indent=2) + "\n"
-  artifacts.write_atomically(path, lambda file: file.write(text.encode()))
+  npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_lines(path: pathlib.Path, lines: list) -> None:
   """One JSON value a line."""
   text = "".join(json.dumps(line) + "\n" for line in lines)
-  artifacts.write_atomically(path, lambda file: file.write(text.encode()))
+  npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def append_line(path: pathlib.Path, content) -> None:

@@ -1,0 +1,20 @@
+"""A distillation that cannot be lost: checkpoints, signals, devices, guards, metrics, a report.
+
+`make_problem` puts data and a network together with good defaults, `distill` runs it in a
+directory. Needs `pip install dd_jax[runs]`.
+"""
+
+from dd_jax.runs.data import Data
+from dd_jax.runs.data import from_dataset
+from dd_jax.runs.interruptions import Interrupted
+from dd_jax.runs.problem import Inits
+from dd_jax.runs.problem import make_problem
+from dd_jax.runs.problem import Problem
+from dd_jax.runs.run import distill
+from dd_jax.runs.run import Result
+from dd_jax.runs.settings import Settings
+
+__all__ = [
+    "Data", "Inits", "Interrupted", "Problem", "Result", "Settings", "distill", "from_dataset",
+    "make_problem",
+]

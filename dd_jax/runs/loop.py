@@ -1,0 +1,229 @@
+"""The outer loop of a run: dispatches, validation, checkpoints, signals, learning rates halved."""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from dd_jax.inner_loop import GRADIENT_MODES, MEMORY_MODES, Unroll
+from dd_jax.runs import figures
+from dd_jax.runs import interruptions
+from dd_jax.runs import layouts
+from dd_jax.runs import machine
+from dd_jax.runs import processes
+from dd_jax.runs import snapshots
+from dd_jax.runs import watchdog
+from dd_jax.runs import workdirs
+from dd_jax.runs.checkpoints import Checkpoints
+from dd_jax.runs.interruptions import Interrupted
+from dd_jax.runs.problem import Problem
+from dd_jax.runs.programs import Programs, make_programs
+from dd_jax.runs.settings import Settings
+from dd_jax.runs.tensorboard import Board
+from dd_jax.types import OuterState
+
+
+class Run(NamedTuple):
+  """One run: what, how, for how long, and where."""
+  problem: Problem
+  programs: Programs
+  settings: Settings
+  num_steps: int
+  seed: int
+  config: dict[str, Any]
+  workdir: pathlib.Path
+
+
+def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
+  """Dispatches of `log_every` outer steps, from the newest checkpoint on.
+
+  Returns:
+    The selected state as numpy arrays, the lines of metrics.jsonl, and times in seconds.
+  """
+  programs, settings, num_steps = run.programs, run.settings, run.num_steps
+  first = processes.is_first()
+  like = jax.tree.map(np.zeros_like, layouts.to_host(programs.state))
+  with (Checkpoints(run.workdir / "checkpoints", run.config, settings.checkpoints_kept)
+        if first else contextlib.nullcontext() as checkpoints,
+        interruptions.deferred() as signals,
+        contextlib.closing(Board(run.workdir, first and settings.tensorboard)) as board):
+    keeper = _Keeper(run, checkpoints, board, like, layouts.to_host(programs.state))
+    state, metrics = keeper.resume()
+    timing = {"earlier_seconds": metrics[-1]["seconds"] if metrics else 0.0}
+    clock = time.perf_counter()
+    outer_steps, validate = compile_programs(run, state)
+    timing["compile_seconds"] = time.perf_counter() - clock
+    step, accuracy = int(state.step), None
+    steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
+    with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
+      while step < num_steps:
+        with steps_watchdog.watching(f"the outer steps from {step} on"):
+          state, infos = outer_steps(state, programs.inits.train.state, *programs.data["train"])
+          infos = layouts.to_host(infos)
+        before, step = step, int(layouts.to_host(state.step))
+        if step < min(before + settings.log_every, num_steps):
+          state, metrics = keeper.recover(layouts.to_host(state))
+          bar.update(int(state.step) - before)
+          step = int(state.step)
+          continue
+        infos = jax.tree.map(lambda x: x[:step - before], infos)
+        line = {"step": step, "loss": float(infos.loss.mean()),
+                "hypergradient_norm": float(infos.hypergradient_norm.mean())}
+        best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
+        if is_due(before, step, settings.validate_every) or step == num_steps:
+          with validation_watchdog.watching(f"the validation at outer step {step}"):
+            line |= _validation_figures(run, validate, state)
+        line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
+        metrics.append(line)
+        stopping = step < num_steps and processes.any_of(bool(signals))
+        if first:
+          keeper.keep(state, before, line, checkpoint=(
+              stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
+              or line.get("validation_accuracy", 0.) > best))
+        if stopping:
+          raise Interrupted(signals[0] if signals else signal.SIGTERM,
+                            f"stopped at outer step {step}; the same command continues from there")
+        bar.update(step - before)
+        accuracy = line.get("validation_accuracy", accuracy)
+        bar.set_postfix(loss=f"{line['loss']:.4f}",
+                        **({"validation": f"{100 * accuracy:.1f}%"} if accuracy else {}))
+    state = layouts.to_host(state)
+    if settings.selection == "best":
+      state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
+  return state, metrics, timing
+
+
+def is_due(before: int, step: int, every: int) -> bool:
+  """Whether a multiple of `every` lies in (before, step]; of log_every where a run goes on."""
+  return step // every > before // every
+
+
+class _Keeper(NamedTuple):
+  """What a run keeps on disk, and how it goes on from there."""
+  run: Run
+  checkpoints: Any  # None but in the first process.
+  board: Board
+  like: OuterState
+  initial: OuterState  # On the host.
+
+  def resume(self):
+    """The newest state, or the first, on the devices; the metrics up to it."""
+    found = processes.on_first_arrays(lambda: self.checkpoints.restore_newest(self.like),
+                                      self.like)
+    state = self.initial if found is None else found
+    path = self.run.workdir / "metrics.jsonl"
+    metrics = processes.on_first(lambda: figures.read_metrics(path, int(state.step)))
+    if processes.is_first():
+      workdirs.write_lines(path, metrics)
+      self.board.begin(int(state.step))
+      if state.step == 0:
+        self._keep_images(state)
+      print(f"begins at outer step {int(state.step)}", file=sys.stderr)
+    return self.run.programs.layout.place(state), metrics
+
+  def keep(self, state, before, line, *, checkpoint):
+    """Writes what is due; the state comes to the host only where it is."""
+    shown = snapshots.is_due(before, line["step"], self.run.num_steps)
+    host = layouts.to_host(state) if shown or checkpoint else None
+    if shown:
+      self._keep_images(host)
+    workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
+    self.board.add_line(line)
+    if checkpoint:
+      self.checkpoints.save(host, line.get("validation_accuracy"))
+
+  def recover(self, failed):
+    """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.
+
+    Raises:
+      FloatingPointError: that is not wanted, or they have been halved ten times already.
+    """
+    message = _not_finite(self.run.programs, self.initial, failed)
+    if self.run.settings.on_nonfinite == "stop":
+      if processes.is_first():
+        self.checkpoints.save(failed, None)
+      raise FloatingPointError(message)
+    state, metrics = self.resume()
+    scale = optax.tree.get(failed.opt_state, "rate_scale") / 2
+    if scale < 2. ** -10:
+      raise FloatingPointError(f"{message}; the learning rates were halved ten times in vain")
+    if processes.is_first():
+      print(f"warning: {message}; back to outer step {int(state.step)}, with {float(scale):.3g} of "
+            "the outer learning rates", file=sys.stderr)
+    host = layouts.to_host(state)
+    return self.run.programs.layout.place(host._replace(opt_state=optax.tree.set(
+        host.opt_state, rate_scale=np.asarray(scale, np.float32)))), metrics
+
+  def _keep_images(self, state):
+    pixels = snapshots.save_images(
+        self.run.workdir, int(state.step), self.run.problem.data.pixels,
+        self.run.programs.decode(state.trainable))
+    if pixels is not None:
+      self.board.add_images(int(state.step), pixels)
+
+
+def _validation_figures(run, validate, state):
+  """What a line of metrics.jsonl says of validation examples: means over networks."""
+  programs = run.programs
+  metrics = layouts.to_host(validate(
+      programs.layout.place(programs.decode(layouts.to_host(state.trainable))),
+      programs.inits.validation.state, *programs.data["validation"]).after)
+  return {f"validation_{name}": float(values.mean()) for name, values in
+          {"accuracy": metrics.accuracy, **run.problem.figures(metrics)}.items()}
+
+
+def compile_programs(run: Run, state: OuterState):
+  """The outer steps and the validation compiled for the state.
+
+  Raises:
+    ValueError: the outer steps need more memory than is free; it names the modes that fit.
+  """
+  programs = run.programs
+  outer_steps = _compile_outer_steps(programs, state)
+  free, needed = machine.free_bytes(), machine.program_bytes(outer_steps)
+  if free is not None and needed > free:
+    raise ValueError(_too_large(run, state, needed, free))
+  validate = programs.validate.lower(
+      programs.layout.place(programs.decode(layouts.to_host(state.trainable))),
+      programs.inits.validation.state, *programs.data["validation"]).compile()
+  return outer_steps, validate
+
+
+def _compile_outer_steps(programs, state):
+  return programs.run.lower(state, programs.inits.train.state, *programs.data["train"]).compile()
+
+
+def _too_large(run, state, needed, free):
+  """What is too large, and which of the memory modes of an unrolled trajectory are not."""
+  used, fitting = run.problem.train, []
+  if isinstance(used, Unroll) and run.problem.outer_train is None and run.problem.warm is None:
+    for memory in MEMORY_MODES:
+      for gradient in GRADIENT_MODES:
+        other = run.problem._replace(
+            train=dataclasses.replace(used, memory=memory, gradient=gradient))
+        size = machine.program_bytes(_compile_outer_steps(make_programs(
+            other, num_steps=run.num_steps, seed=run.seed, settings=run.settings), state))
+        if size <= free:
+          fitting.append(f"{memory} with {gradient} ({size / 1e9:.3g} GB)")
+  named = (f"memory={used.memory!r} with gradient={used.gradient!r}" if isinstance(used, Unroll)
+           else "an outer step")
+  return (f"{named} needs an estimated {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
+          + (f"these fit: {', '.join(fitting)}" if fitting else
+             "no mode fits: lower chunk_size, num_parallel or images_per_class"))
+
+
+def _not_finite(programs, initial, state):
+  start, now = (np.asarray(programs.decode(at.trainable).step_sizes) for at in (initial, state))
+  e, s = np.unravel_index(np.argmax(now / start), now.shape)
+  return (f"loss or hypergradient is not finite at outer step {int(state.step)}; the state before "
+          f"it is kept. The inner step size that grew most is [e={e}, s={s}], from "
+          f"{start[e, s]:.3g} to {now[e, s]:.3g}: lower the outer learning rates, or clip the "
+          "hypergradient")

@@ -1,0 +1,136 @@
+"""A distillation as arrays and functions: what `distill`, pools and baselines take."""
+
+from collections.abc import Callable
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from dd_jax import datasets
+from dd_jax import init_distributions
+from dd_jax import losses
+from dd_jax import models
+from dd_jax import parametrization
+from dd_jax.init_distributions import InitDistribution
+from dd_jax.inner_loop import unroll
+from dd_jax.parametrization import Parametrization
+from dd_jax.runs import accuracies
+from dd_jax.runs.data import Data, from_dataset
+from dd_jax.truncation import WarmStart
+from dd_jax.types import Train
+
+_VALIDATION_SHARE = 12  # One training image in so many is set aside.
+
+
+class Inits(NamedTuple):
+  """Where networks come from; those of one pool never meet those of another."""
+  train: InitDistribution
+  validation: InitDistribution
+  test: InitDistribution
+
+
+class Problem(NamedTuple):
+  """What is distilled, from what and for what; `_replace` changes any part of it."""
+  data: Data
+  learned: Parametrization
+  inits: Inits
+  train: Train  # The inner algorithm, which also trains the networks that are tested.
+  apply: Callable  # (params, inputs) -> logits [n, K].
+  real_loss: Callable  # The outer objective on real examples, (params, inputs, labels) -> [].
+  optimizer: optax.GradientTransformation  # The outer one, with its learning rates.
+  num_inits: int = 1  # N.
+  num_validation_inits: int = 1
+  num_test_inits: int = 1
+  batch_size: int = 256  # R.
+  num_parallel: int | None = None  # Networks side by side; None: one on a CPU, all elsewhere.
+  chunk_size: int | None = None  # Real examples per pass; None: all R.
+  outer_train: Train | None = None  # What is differentiated; None: `train`. Windows, for instance.
+  warm: WarmStart | None = None  # Instead of `outer_train`.
+  augment: Callable | None = None  # (key, inputs) -> inputs of every real minibatch.
+  figures: accuracies.Figures = accuracies.no_more  # Beside the accuracy.
+  keeps_network: bool = False  # Whether distilled.npz holds the one network that it is for.
+  metadata: dict[str, Any] = {}  # What distilled.npz says of itself.
+  made_from: dict[str, str] = {}  # Digests, by name, of all that a run must find unchanged.
+
+
+def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[..., models.Model],
+                 *, images_per_class: int = 1, num_steps: int = 1, num_epochs: int = 3,
+                 init: str | InitDistribution = "fixed", loss: Callable | None = None,
+                 real_loss: Callable | None = None, seed: int = 0) -> Problem:
+  """A problem with usual choices: every pixel and step size learned, hard labels, Adam.
+
+  Args:
+    data: of `from_dataset`, or a dataset, of whose training images a twelfth is set aside.
+    model: a `Model`, or a maker `(num_classes=, image_shape=) -> Model` such as `models.lenet`.
+    images_per_class: in every distill step.
+    num_steps: S.
+    num_epochs: E.
+    init: "fixed" (one known network), "random" (fresh weights in every outer step), or where the
+      networks come from.
+    loss: the inner loss, `(params, inputs, labels) -> []`. None: cross-entropy.
+    real_loss: the outer one. None: cross-entropy.
+    seed: of the validation split and of a fixed network.
+
+  Raises:
+    ValueError: an argument that does not fit, named with its rule and value.
+  """
+  if isinstance(data, datasets.Dataset):
+    data = from_dataset(data, num_validation=max(
+        data.num_classes, len(data.train_labels) // _VALIDATION_SHARE), seed=seed)
+  shape = data.train[0].shape[1:]
+  network = model if isinstance(model, models.Model) else model(
+      num_classes=data.num_classes, image_shape=shape)
+  labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
+  fixed = isinstance(init, str) and init == "fixed"
+  inner_loss = losses.classification(network.apply) if loss is None else loss
+  num_networks = 1 if fixed else 4
+  return Problem(
+      data,
+      parametrization.paper(labels, shape, num_epochs=num_epochs, step_size=.1 if fixed else .02,
+                            step_size_scale="log"),
+      _inits(init, network, jax.random.split(jax.random.key(seed), 2)[0]),
+      unroll(inner_loss, memory="plain"), network.apply,
+      losses.classification(network.apply) if real_loss is None else real_loss,
+      _optimizer(), num_inits=num_networks, num_validation_inits=1 if fixed else 10,
+      num_test_inits=1 if fixed else 100,
+      batch_size=min(256, len(data.train[1])), keeps_network=fixed, made_from=data.digest,
+      metadata=describe(data, network=name_of(model), inner_loss=name_of(loss)))
+
+
+def describe(data: Data, **parts: Any) -> dict[str, Any]:
+  """The metadata of distilled.npz that follow from the data, and these."""
+  images = {} if data.pixels is None else {
+      "image_shape": list(data.train[0].shape[1:]), "pixel_scale": data.pixels.scale,
+      "mean": data.pixels.mean.tolist(), "std": data.pixels.std.tolist(),
+      "pixel_range": list(data.pixels.range), "whitening": data.pixels.regularization}
+  return {"dataset": data.name, "data": data.digest, "num_train": len(data.train[1]),
+          "num_validation": len(data.validation[1]), "num_test": len(data.test[1]),
+          "num_classes": data.num_classes, **images,
+          "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
+
+
+def name_of(part: Any) -> str | None:
+  """`package.module:function` of a user's own part, by which a command can be told of it."""
+  if part is None or not inspect.isroutine(part):
+    return None
+  return f"{part.__module__}:{part.__qualname__}"
+
+
+def _inits(init, network, key):
+  if isinstance(init, InitDistribution):
+    return Inits(init, init, init)
+  if init not in ("fixed", "random"):
+    raise ValueError(f"init must be 'fixed', 'random' or an InitDistribution; got {init!r}")
+  random = init_distributions.random_init(network.init, init_distributions.xavier_normal())
+  found = random if init == "random" else init_distributions.fixed_init(one_network(random, key))
+  return Inits(found, found, found)
+
+
+def one_network(init: InitDistribution, key: jax.Array) -> Any:
+  """The weights of one network of a draw."""
+  return jax.jit(lambda: jax.tree.map(lambda leaf: leaf[0], init.sample(key, 1)))()
+
+
+def _optimizer():
+  return optax.chain(optax.clip_by_global_norm(1.), optax.adam(.03, b1=.5))

@@ -1,0 +1,55 @@
+"""How a run is watched, kept and computed; none of it changes what is distilled."""
+
+from typing import NamedTuple
+
+PRECISIONS = ("highest", "high", "default")
+SELECTIONS = {"final": "final images; test data chose nothing",
+              "best": "best images by validation accuracy; test data chose nothing"}
+ON_NONFINITE = ("stop", "halve")
+
+
+class Settings(NamedTuple):
+  """How a run is watched, kept and computed."""
+  log_every: int = 100  # Outer steps per dispatch, and per line of metrics.jsonl.
+  validate_every: int = 500  # Outer steps; a multiple of log_every.
+  checkpoint_every: int = 500  # Outer steps; a multiple of log_every.
+  checkpoints_kept: int = 2  # The last ones; the best by validation is kept besides.
+  selection: str = "final"  # Which images are the result: final, or best by validation.
+  on_nonfinite: str = "stop"  # Or halve: back to a checkpoint, with half the learning rates.
+  batch_size: int = 250  # Validation and test examples per forward pass.
+  num_parallel: int | None = None  # Networks tested side by side; None: one on a CPU, else 10.
+  parallel: str = "jit"  # Several devices share the run as sharded arrays; or pmap.
+  precision: str = "highest"  # Of float32 products on an accelerator: highest, high, default.
+  tensorboard: bool = False  # Whether curves and images are written for TensorBoard too.
+
+  def check(self, num_steps: int, seed: int) -> None:
+    """A ValueError that names the first setting which does not fit."""
+    check_seed("seed", seed)
+    for name, value in (("num_steps", num_steps), ("log_every", self.log_every),
+                        ("checkpoints_kept", self.checkpoints_kept)):
+      check_positive(name, value)
+    for name in ("checkpoint_every", "validate_every"):
+      value = getattr(self, name)
+      if value < 1 or value % self.log_every:
+        raise ValueError(f"{name} must be a multiple of log_every={self.log_every}; got {value}")
+    for name, choices in (("on_nonfinite", ON_NONFINITE), ("selection", tuple(SELECTIONS)),
+                          ("precision", PRECISIONS), ("parallel", ("jit", "pmap"))):
+      check_choice(name, getattr(self, name), choices)
+
+
+def check_choice(name: str, value: str, choices) -> None:
+  """A ValueError that lists the choices."""
+  if value not in choices:
+    raise ValueError(f"{name} must be one of {sorted(choices)}; got {value!r}")
+
+
+def check_seed(name: str, value: int) -> None:
+  """A ValueError unless the value is a seed: JAX takes 32 bits."""
+  if not 0 <= value < 2 ** 32:
+    raise ValueError(f"{name} must lie in 0..{2 ** 32 - 1}; got {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+  """A ValueError unless the value is positive."""
+  if not value > 0:
+    raise ValueError(f"{name} must be positive; got {value}")
