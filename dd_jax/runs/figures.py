@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dd_jax.files import artifacts
+from dd_jax.files import npz
 from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.

@@ -51,6 +51,7 @@ class Problem(NamedTuple):
   figures: accuracies.Figures = accuracies.no_more  # Beside the accuracy.
   keeps_network: bool = False  # Whether distilled.npz holds the one network that it is for.
   metadata: dict[str, Any] = {}  # What distilled.npz says of itself.
+  usual: dict[str, Any] = {}  # A config whose values the report does not repeat.
   made_from: dict[str, str] = {}  # Digests, by name, of all that a run must find unchanged.
 
 

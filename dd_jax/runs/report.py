@@ -7,11 +7,12 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jinja2
-from matplotlib.ticker import MaxNLocator
 import numpy as np
 from PIL import Image
 
 from dd_jax.files import artifacts
+from dd_jax.files import npz
+from dd_jax.runs import charts
 from dd_jax.runs import figures
 from dd_jax.runs import paths
 from dd_jax.runs import snapshots
@@ -39,8 +40,10 @@ class Run(NamedTuple):
   snapshots: dict[int, dict[str, np.ndarray]]
 
 
-def report(directories: list[str], out: str | None) -> dict[str, str]:
+def report(directories: list[str], out: str | None, usual: dict[str, Any]) -> dict[str, str]:
   """Writes the page about the runs in the directories; returns where it is.
+
+  `usual` is a config whose values go without saying.
 
   Raises:
     ValueError, OSError: no directory, one without a finished run, or a damaged file.
@@ -51,7 +54,7 @@ def report(directories: list[str], out: str | None) -> dict[str, str]:
     raise ValueError("--out must be given for several runs; got none")
   runs = [paths.local(directory, "a run's directory") for directory in directories]
   path = runs[0] / "report.html" if out is None else paths.local(out, "--out")
-  write(path, [read_run(run) for run in runs])
+  write(path, [read_run(run) for run in runs], usual)
   return {"report": str(path)}
 
 
@@ -72,24 +75,24 @@ def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> Run
              snapshots.load_images(workdir))
 
 
-def write(path: pathlib.Path, runs: list[Run]) -> None:
+def write(path: pathlib.Path, runs: list[Run], usual: dict[str, Any]) -> None:
   """One page: each run by itself and, of several, how they compare."""
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
       undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
   text = environment.get_template("report.html.jinja").render(
-      runs=[_view(run) for run in runs], comparison=_comparison(runs) if len(runs) > 1 else None)
+      runs=[_view(run, usual) for run in runs], comparison=_comparison(runs) if len(runs) > 1 else None)
   npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _view(run):
+def _view(run, usual):
   """What the template shows of one run."""
   result = run.result
   validated = [line for line in run.metrics if "validation_accuracy" in line]
   charts = [
-      _line_chart("Outer loss", "on real training images",
+      charts.line_chart("Outer loss", "on real training images",
                   {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
-      _line_chart("Accuracy while distilling", "% of validation images",
+      charts.line_chart("Accuracy while distilling", "% of validation images",
                   {"validation": [(line["step"], 100 * line["validation_accuracy"])
                                   for line in validated],
                    f"test, at the end: {_percent(result['accuracy_mean'])} %":
@@ -100,8 +103,8 @@ def _view(run):
       "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
       "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
       "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
-                   else _histogram(run.evaluation),
-      "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config),
+                   else charts.histogram(run.evaluation),
+      "source": run.config.get("init", {}).get("source"), "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config, usual),
       "config": json.dumps(run.config, indent=2)}
 
 
@@ -135,7 +138,8 @@ def _facts(run):
           ("inner steps", run.artifact.distilled.step_sizes.size),
           ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
           ("outer steps", f"{result['outer_steps']:,}"),
-          ("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range)),
+          *([("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range))]
+            if _has_pictures(run) else []),
           ("networks tested", result["num_eval_inits"]),
           ("selection", result["selection"]), ("seed", result["seed"]),
           ("device", result["device"]),
@@ -147,24 +151,27 @@ def _facts(run):
           ("versions", f"dd_jax {result['dd_jax_version']}, JAX {result['jax_version']}")]
 
 
-def _changed(config):
-  """`(field, value, default)` of what differs from the default config."""
-  defaults = workdirs.flatten(json.loads(default.get_config().to_json()))
-  return [(name, value, defaults.get(name)) for name, value in workdirs.flatten(config).items()
-          if value != defaults.get(name)]
+def _changed(config, usual):
+  """`(field, value, usual value)` of what differs from the usual config."""
+  usual = workdirs.flatten(usual)
+  return [(name, value, usual.get(name)) for name, value in workdirs.flatten(config).items()
+          if value != usual.get(name)]
 
 
 # Images
 
 
 def _num_images(run):
-  return int(np.prod(run.artifact.distilled.inputs.shape[:2]))
+  return int(run.artifact.distilled.labels.shape[0] * run.artifact.distilled.labels.shape[1])
+
+
+def _has_pictures(run):
+  return "mean" in run.artifact.metadata and run.artifact.distilled.inputs.shape[-1] in (1, 3)
 
 
 def _distilled_steps(run):
   """Of each distill step: its step sizes by epoch, and its images with their labels."""
-  images = run.artifact.distilled.inputs
-  if images.shape[-1] not in (1, 3):
+  if not _has_pictures(run):
     return []
   pixels = np.round(255 * run.artifact.pictures()).astype(np.uint8)
   labels = np.asarray(run.artifact.distilled.labels)
@@ -189,7 +196,7 @@ def _label(label):
 
 def _evolution(run):
   """Rows of outer step and one picture of a few images."""
-  if not run.snapshots or run.artifact.distilled.inputs.shape[-1] not in (1, 3):
+  if not run.snapshots or not _has_pictures(run):
     return []
   return [(step, _png(artifacts.image_grid(
       found["pixels"].reshape(1, -1, *found["pixels"].shape[2:])[:, :_MAX_EVOLVING] / 255.)))
@@ -214,57 +221,6 @@ def _confusion(run):
   return (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
 
 
-# Charts, in units of their view box
-
-
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 240, 50, 26, 12, 42
-
-
-def _axes(x_range, y_range):
-  """Functions from values to the view box, and the ticks of both axes."""
-  (x_low, x_high), (y_low, y_high) = x_range, y_range
-  x_ticks = MaxNLocator(6, integer=True).tick_values(*x_range)
-  y_ticks = MaxNLocator(5).tick_values(*y_range)
-  y_low, y_high = y_ticks[0], y_ticks[-1]
-
-  def x(value):
-    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - x_low) / ((x_high - x_low) or 1)
-
-  def y(value):
-    height = _HEIGHT - _TOP - _BOTTOM
-    return _HEIGHT - _BOTTOM - height * (value - y_low) / ((y_high - y_low) or 1)
-
-  ticks = {"x_ticks": [(x(tick), f"{tick:g}") for tick in x_ticks if x_low <= tick <= x_high],
-           "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
-           "width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": _WIDTH - _RIGHT,
-           "bottom": _HEIGHT - _BOTTOM}
-  return x, y, ticks
-
-
-def _line_chart(title, unit, series, x_label="outer step"):
-  """Lines through points; `series` is `{name: [(x, y)]}`."""
-  points = [point for line in series.values() for point in line if np.isfinite(point).all()]
-  xs, ys = zip(*(points or [(0, 0)]))
-  x, y, ticks = _axes((min(xs), max(xs)), (min(ys), max(ys)))
-  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [], "lines": [
-      (name, " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line if np.isfinite((a, b)).all()))
-      for name, line in series.items()]}
-
-
-def _histogram(evaluation):
-  """How many networks reach which accuracy, before and after."""
-  values = {"before": 100 * evaluation["before_accuracy"].astype(float),
-            "after training on distilled data": 100 * evaluation["after_accuracy"].astype(float)}
-  everything = np.concatenate(list(values.values()))
-  edges = np.linspace(np.floor(everything.min()), np.ceil(everything.max()) or 1, 41)
-  counts = [np.histogram(of, edges)[0] for of in values.values()]
-  x, y, ticks = _axes((edges[0], edges[-1]), (0, max(map(np.max, counts))))
-  bars = [(i, x(low), y(count), x(high) - x(low), y(0) - y(count))
-          for i, of in enumerate(counts) for low, high, count in zip(edges, edges[1:], of) if count]
-  return {"title": "Networks never seen in training", "unit": "networks", **ticks, "bars": bars,
-          "x_label": "test accuracy, %", "lines": [(name, "") for name in values]}
-
-
 def _comparison(runs):
   """The table and the charts that several runs share."""
   configs = [workdirs.flatten(run.config) for run in runs]
@@ -283,10 +239,10 @@ def _comparison(runs):
       "differing": [(field, [config.get(field) for config in configs]) for field in fields
                     if len({json.dumps(config.get(field)) for config in configs}) > 1],
       "charts": [
-          _line_chart("Outer loss", "on real training images", {
+          charts.line_chart("Outer loss", "on real training images", {
               name: [(line["step"], line["loss"]) for line in run.metrics]
               for name, run in zip(names, runs)}),
-          _line_chart("Accuracy while distilling", "% of validation images", {
+          charts.line_chart("Accuracy while distilling", "% of validation images", {
               name: [(line["step"], 100 * line["validation_accuracy"]) for line in run.metrics
                      if "validation_accuracy" in line] for name, run in zip(names, runs)})]}
 
@@ -294,8 +250,7 @@ def _comparison(runs):
 def _check_result(path, result):
   if not isinstance(result, dict):
     raise ValueError(f"{path} must be that of a run; got {type(result).__name__}")
-  missing = [f"config.{section}.name" for section in ("data", "model", "init")
-             if not isinstance(result.get("config", {}).get(section, {}).get("name"), str)]
+  missing = [] if isinstance(result.get("config"), dict) else ["config"]
   missing += [name for name in _NUMBERS if not isinstance(result.get(name), (int, float))]
   if not isinstance(result.get("peak_memory_bytes"), (int, float, type(None))):
     missing.append("peak_memory_bytes")

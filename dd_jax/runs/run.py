@@ -156,5 +156,5 @@ def _write(run, artifact, evaluated, metrics, result):
         f"{distilled.step_sizes.size} steps of gradient descent")
   figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
   snapshots.save_evaluation(workdir, evaluated)
-  report.write(workdir / "report.html", [report.read_run(workdir, result)])
+  report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
   workdirs.write_json(workdir / "result.json", result)
