@@ -22,7 +22,7 @@ def _run():
   out = paths.local(options.out, "--out")
   artifact = artifacts.load(paths.local(options.distilled, "--distilled"))
   exports.save(out, artifact, options.to)
-  num_steps, batch = artifact.distilled.images.shape[:2]
+  num_steps, batch = artifact.distilled.labels.shape[:2]
   return {"out": str(out), "format": options.to, "num_distilled_images": num_steps * batch}
 
 

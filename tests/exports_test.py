@@ -7,15 +7,19 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 import dd_jax
+from dd_jax import whitening
+from dd_jax.files import archive
 from dd_jax.files import artifacts
 from dd_jax.files import exports
-from dd_jax import whitening
+from tests.artifacts_test import TREES
 from tests.artifacts_test import assert_identical
 from tests.artifacts_test import normal
 
@@ -29,11 +33,10 @@ def _artifact(channels=1, soft=False, full=True):
   labels = normal(2, 3, 3, seed=3) if soft else jnp.asarray([[0, 1, 2], [2, 1, 0]], jnp.int32)
   metadata = {"mean": [.25] * channels, "std": [.5] * channels, "pixel_scale": 255, "note": "é",
               "seed": 3, "init": {"name": "fixed", "scale": None}}
+  step_sizes = jax.nn.softplus(normal(4, 2, seed=1))
   if not full:
-    return dd_jax.Artifact(dd_jax.DistilledData(images, labels, normal(4, 2, seed=1)), None,
-                           metadata)
-  distilled = dd_jax.DistilledData(images, labels, normal(4, 2, seed=1),
-                                   {"decay": jnp.float32(.875)})
+    return dd_jax.Artifact(dd_jax.DistilledData(images, labels, step_sizes), None, metadata)
+  distilled = dd_jax.DistilledData(images, labels, step_sizes, {"decay": jnp.float32(.875)})
   params = {"Conv_0": {"kernel": normal(3, 3, 1, 2), "bias": jnp.zeros(2)}, "scale": jnp.float32(2)}
   fitted = whitening.fit(np.asarray(normal(50, 4, 5, channels, seed=2)))
   return dd_jax.Artifact(distilled, params, metadata, fitted)
@@ -49,10 +52,8 @@ def _export(tmp_path, format, artifact):
 def _assert_same(actual, expected):
   assert_identical(actual.distilled._asdict(), expected.distilled._asdict())
   assert actual.metadata == expected.metadata
-  assert_identical(actual.init_params or {}, expected.init_params or {})
-  assert (actual.whitening is None) == (expected.whitening is None)
-  if expected.whitening is not None:
-    assert_identical(actual.whitening._asdict(), expected.whitening._asdict())
+  assert_identical((actual.init_params, actual.whitening),
+                   (expected.init_params, expected.whitening))
 
 
 @pytest.mark.parametrize("format", ["safetensors", "tensors"])
@@ -65,6 +66,79 @@ def test_everything_comes_back_to_the_bit(tmp_path, format, options):
   assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("format", ["safetensors", "tensors"])
+@pytest.mark.parametrize("name", TREES)
+def test_weights_of_any_library_come_back(tmp_path, format, name):
+  artifact = _artifact(full=False)._replace(init_params=TREES[name])
+  path = _export(tmp_path, format, artifact)
+  _assert_same(exports.load(path, format), artifact)
+
+
+@pytest.mark.parametrize("inputs, formats", [
+    (normal(2, 3, 5), ("safetensors", "tensors", "steps")),
+    (normal(2, 3, 4, 5), ("safetensors", "tensors", "steps")),
+    ({"image": normal(2, 3, 4, 4, 1), "row": normal(2, 3, 5)}, ("safetensors",))])
+def test_other_inputs_than_images(tmp_path, inputs, formats):
+  artifact = _artifact(soft=True, full=False)
+  artifact = artifact._replace(distilled=artifact.distilled._replace(inputs=inputs))
+  for format in formats:
+    path = _export(tmp_path, format, artifact)
+    _assert_same(exports.load(path, format, metadata=artifact.metadata), artifact)
+  for format in exports.FORMATS.keys() - formats:
+    with pytest.raises(ValueError, match=r"\Ainputs must be (images|one array) .*inputs"):
+      exports.save(tmp_path / f"other{exports.FORMATS[format].suffix}", artifact, format)
+
+
+def _arrays_of_version_1(artifact):
+  """What every format of version 1 was made of."""
+  arrays = {name: np.asarray(array) for name, array in artifacts.to_arrays(artifact).items()}
+  raw = np.log(np.expm1(arrays["step_sizes"]))
+  fields = {**artifact.metadata, "trajectory": "inner_trajectory", "format_version": 1}
+  return {**arrays, "raw_step_sizes": raw}, fields
+
+
+def _assert_renewed(found, artifact):
+  assert found.metadata == {**artifact.metadata, "inner_algorithm": "unroll"}
+  assert_identical((found.distilled, found.init_params), (artifact.distilled, artifact.init_params))
+
+
+def test_safetensors_of_version_1(tmp_path):
+  artifact = _artifact()
+  arrays, fields = _arrays_of_version_1(artifact)
+  safetensors_numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                              tmp_path / "a.safetensors",
+                              {name: json.dumps(value) for name, value in fields.items()})
+  _assert_renewed(exports.load(tmp_path / "a.safetensors", "safetensors"), artifact)
+
+
+def test_tensors_of_version_1(tmp_path):
+  torch = pytest.importorskip("torch")
+  artifact = _artifact(3)
+  arrays, fields = _arrays_of_version_1(artifact)
+  images, labels = arrays.pop("images"), arrays.pop("labels")
+  torch.save({
+      "data": [[torch.tensor(np.moveaxis(images.reshape(-1, 4, 5, 3), -1, 1).copy()),
+                torch.tensor(labels.reshape(-1).astype(np.int64))]],
+      "metadata": json.dumps(fields),
+      **{name: torch.tensor(array) for name, array in arrays.items()}}, tmp_path / "a.pt")
+  _assert_renewed(exports.load(tmp_path / "a.pt", "tensors"), artifact)
+
+
+def test_pictures_of_version_1(tmp_path):
+  artifact = _artifact()._replace(whitening=None)
+  path = _export(tmp_path, "png", artifact)
+  expected = exports.load(path, "png")
+  arrays, fields = _arrays_of_version_1(artifact)
+  content = json.loads((path / "metadata.json").read_text())
+  content |= {"metadata": fields, "raw_step_sizes": arrays["raw_step_sizes"].tolist()}
+  (path / "metadata.json").write_text(json.dumps(content))
+  _assert_renewed(exports.load(path, "png"), expected)
+  content["raw_step_sizes"][0][0] += 1
+  (path / "metadata.json").write_text(json.dumps(content))
+  with pytest.raises(ValueError, match="step_sizes must be the softplus of raw_step_sizes"):
+    exports.load(path, "png")
+
+
 @pytest.mark.parametrize("low, high", [(0., 255.), (-1., 1.), (1.7e9, 1.7e9 + 4)])
 def test_pictures_are_of_the_dataset_s_own_range(tmp_path, low, high):
   """Every image lies within the range here, so that its ends are black and white."""
@@ -72,7 +146,7 @@ def test_pictures_are_of_the_dataset_s_own_range(tmp_path, low, high):
   pixels = low + (high - low) * np.random.default_rng(0).random((2, 3, 4, 5, 1))
   mean, std = [(low + high) / 2], [(high - low) / 4]
   artifact = artifact._replace(
-      distilled=artifact.distilled._replace(images=jnp.asarray(
+      distilled=artifact.distilled._replace(inputs=jnp.asarray(
           (pixels - mean) / std, jnp.float32)),
       metadata={"mean": mean, "std": std, "pixel_scale": 1, "pixel_range": [low, high]})
   path = _export(tmp_path, "png", artifact)
@@ -80,8 +154,8 @@ def test_pictures_are_of_the_dataset_s_own_range(tmp_path, low, high):
   shown = np.asarray(Image.open(path / "step001-image0002-class000.png")) / 255
   np.testing.assert_allclose(shown, (pixels[1, 2, ..., 0] - low) / (high - low), atol=.6 / 255)
   np.testing.assert_allclose(artifact.pictures(), (pixels - low) / (high - low), atol=1e-5)
-  np.testing.assert_allclose(exports.load(path, "png").distilled.images,
-                             artifact.distilled.images, atol=4 * .6 / 255)
+  np.testing.assert_allclose(exports.load(path, "png").distilled.inputs,
+                             artifact.distilled.inputs, atol=4 * .6 / 255)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -91,11 +165,9 @@ def test_steps_come_back_with_their_order(tmp_path, soft, channels):
   path = _export(tmp_path, "steps", artifact)
   back = exports.load(path, "steps", metadata=artifact.metadata)
   assert back.metadata == artifact.metadata
-  assert_identical(back.distilled.images, artifact.distilled.images)
-  assert_identical(back.distilled.labels, artifact.distilled.labels)
-  np.testing.assert_allclose(back.distilled.step_sizes, artifact.distilled.step_sizes, rtol=1e-6)
+  assert_identical(back.distilled, artifact.distilled)
   artifacts.save(tmp_path / "again.npz", back.distilled, metadata=back.metadata)
-  assert_identical(artifacts.load(tmp_path / "again.npz").distilled.images, back.distilled.images)
+  assert_identical(artifacts.load(tmp_path / "again.npz").distilled.inputs, back.distilled.inputs)
 
 
 def test_steps_are_what_the_authors_release_saves(tmp_path):
@@ -108,7 +180,7 @@ def test_steps_are_what_the_authors_release_saves(tmp_path):
   for t, (images, labels, step_size) in enumerate(steps):
     e, s = divmod(t, 2)
     assert images.shape == (3, 3, 4, 5) and labels.dtype == torch.int64 and step_size.shape == (1,)
-    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), distilled.images[s])
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), distilled.inputs[s])
     np.testing.assert_array_equal(labels, distilled.labels[s])
     np.testing.assert_array_equal(step_size[0], distilled.step_sizes[e, s])
 
@@ -125,7 +197,7 @@ def test_steps_of_other_projects(tmp_path, identical, shape):
   assert distilled.step_sizes.shape == shape
   np.testing.assert_allclose(distilled.step_sizes.reshape(-1), .1 * np.arange(1, 7), rtol=1e-6)
   for s in range(shape[1]):
-    np.testing.assert_array_equal(distilled.images[s], images[s].permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(distilled.inputs[s], images[s].permute(0, 2, 3, 1))
 
 
 def test_tensors_are_a_set_of_images_and_labels(tmp_path):
@@ -135,7 +207,7 @@ def test_tensors_are_a_set_of_images_and_labels(tmp_path):
   ((images, labels),) = content["data"]
   assert images.shape == (6, 3, 4, 5) and labels.dtype == torch.int64
   np.testing.assert_array_equal(images.permute(0, 2, 3, 1),
-                                artifact.distilled.images.reshape(6, 4, 5, 3))
+                                artifact.distilled.inputs.reshape(6, 4, 5, 3))
   np.testing.assert_array_equal(labels, artifact.distilled.labels.reshape(-1))
 
 
@@ -145,7 +217,7 @@ def test_safetensors_metadata_are_json_texts(tmp_path):
     metadata = file.metadata()
     assert set(file.keys()) >= {"images", "labels", "step_sizes", "hyper/decay", "whitening/mean",
                                 "init/Conv_0/kernel"}
-  assert metadata["format_version"] == str(artifacts.FORMAT_VERSION)
+  assert metadata["format_version"] == str(archive.FORMAT_VERSION)
   assert json.loads(metadata["init"]) == {"name": "fixed", "scale": None}
 
 
@@ -160,9 +232,9 @@ def test_pictures_come_back_at_8_bits(tmp_path, channels, soft):
   back = exports.load(path, "png")
   low, high = json.loads((path / "metadata.json").read_text())["pixel_range"]
   assert low < 0 and high > 1
-  np.testing.assert_allclose(back.distilled.images, artifact.distilled.images,
+  np.testing.assert_allclose(back.distilled.inputs, artifact.distilled.inputs,
                              atol=1.01 * (high - low) / 510 / .5)
-  for name in ("labels", "raw_step_sizes", "hyper"):
+  for name in ("labels", "step_sizes", "hyper"):
     assert_identical(getattr(back.distilled, name), getattr(artifact.distilled, name))
   assert back.metadata == artifact.metadata and back.init_params is None
 
@@ -171,7 +243,7 @@ def test_pictures_within_0_and_1_are_their_pixels(tmp_path):
   artifact = _artifact(3, full=False)
   pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3)).astype(np.uint8)
   images = jnp.asarray((np.float32(pixels) / 255 - .25) / .5)
-  artifact = artifact._replace(distilled=artifact.distilled._replace(images=images))
+  artifact = artifact._replace(distilled=artifact.distilled._replace(inputs=images))
   path = _export(tmp_path, "png", artifact)
   names = sorted(entry.name for entry in path.glob("*.png"))
   assert names[:4] == ["step000-image0000-class000.png", "step000-image0001-class001.png",
@@ -184,7 +256,7 @@ def test_pictures_within_0_and_1_are_their_pixels(tmp_path):
     rows = list(csv.DictReader(file))
   assert [row["file_name"] for row in rows] == names
   assert [int(row["label"]) for row in rows] == [0, 1, 2, 2, 1, 0]
-  np.testing.assert_allclose(exports.load(path, "png").distilled.images, images, atol=1e-5)
+  np.testing.assert_allclose(exports.load(path, "png").distilled.inputs, images, atol=1e-5)
 
 
 def test_hugging_face_s_datasets_load_the_folder(tmp_path):
@@ -238,7 +310,7 @@ def test_what_a_format_cannot_hold(tmp_path):
 @pytest.mark.parametrize("format", ["safetensors", "tensors", "png"])
 def test_a_newer_version(tmp_path, format, monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(artifacts, "FORMAT_VERSION", 99)
+    patch.setattr(archive, "FORMAT_VERSION", 99)
     path = _export(tmp_path, format, _artifact())
   with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} has format version 99; .*newer"):
     exports.load(path, format)
@@ -259,11 +331,13 @@ def test_a_missing_or_damaged_file(tmp_path, format):
 
 @pytest.mark.parametrize("content, format, message", [
     (lambda torch: {"data": [[torch.zeros(2, 1, 3, 3), torch.tensor([0, 1])]]}, "tensors",
-     r"missing \['raw_step_sizes', 'metadata'\]: files of other projects hold no step sizes"),
+     r"missing \['step_sizes', 'metadata'\]: files of other projects hold no step sizes"),
     (lambda torch: [], "steps", "must hold a list of"),
     (lambda torch: {"w": torch.zeros(2)}, "steps", "must hold a list of .*got dict"),
-    (lambda torch: [(torch.zeros(2, 1, 3, 3), torch.tensor([0, 1]), torch.tensor([-1.]))], "steps",
-     r"one positive step size .*got \[1, 1\] of -1\.0"),
+    (lambda torch: [(torch.zeros(2, 1, 3, 3), torch.tensor([0, 1]), torch.tensor([1., 2.]))],
+     "steps", r"one step size for each inner step; got \[1, 2\]"),
+    (lambda torch: [(torch.zeros(2, 1, 3, 3), torch.tensor([0, 1]), torch.tensor([torch.nan]))],
+     "steps", "step_sizes must be finite"),
     (lambda torch: [(torch.full((2, 1, 3, 3), torch.nan), torch.tensor([0, 1]),
                      torch.tensor([1.]))], "steps", "images must be finite"),
 ])
@@ -296,7 +370,7 @@ def test_a_pickle_runs_nothing(tmp_path):
      "pictures of one size"),
     (lambda path: (path / "metadata.json").unlink(), "folder with a metadata.json"),
     (lambda path: (path / "metadata.json").write_text('{"labels": []}'),
-     r"missing \['metadata', 'raw_step_sizes', 'step_sizes', 'pixel_range', 'whitened'\]"),
+     r"missing \['metadata', 'step_sizes', 'pixel_range', 'whitened'\]"),
 ])
 def test_a_folder_that_lacks_something(tmp_path, damage, message):
   path = _export(tmp_path, "png", _artifact(full=False))

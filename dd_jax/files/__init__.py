@@ -1,7 +1,7 @@
 """What lies on a disk: distilled data and pools as files, and what is done with a file alone."""
 
 from dd_jax.files.artifacts import Artifact
-from dd_jax.files.artifacts import Pool
+from dd_jax.files.pools import Pool
 from dd_jax.files.reuse import network
 from dd_jax.files.reuse import train_on
 

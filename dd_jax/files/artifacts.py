@@ -3,42 +3,34 @@
 `distilled.npz` is read with numpy alone; nothing in it is pickled:
 
   images          [S, B, H, W, C]  normalised space
-  labels          [S, B] or [S, B, K]
-  raw_step_sizes  [E, S]           before the softplus
-  step_sizes      [E, S]           after it; inner step t = e * S + s
+  labels          [S, B], [S, B, K] or [S, B, D]
+  step_sizes      [E, S]           inner step t = e * S + s
   metadata        JSON text        normalisation, network, init, dataset, accuracy, ...
-  hyper/...       arrays           learned hyper-parameters of the inner optimizer
+  hyper/...       arrays           hyper-parameters of the inner optimizer, learned or not
   whitening/...   mean [D], directions [D, D], scales [D] where images are whitened, D = H W C
-  init/...        arrays           weights theta_0 of a fixed init, by path
+  init/...        arrays           weights theta_0 of a fixed init, by `trees`
+  inputs/...      [S, B, ...]      instead of images where the inputs are something else, by `trees`
 
-docs/format.md explains every field. A pool of pre-trained networks is such a file too:
-`params/...` `[P, ...]` and metadata. Image grids for looking at distilled data are here too.
+docs/format.md explains every field. Version 1 had raw_step_sizes besides, before the softplus.
 """
 
-from collections.abc import Callable
-import json
 import math
 import os
-import pathlib
-import tempfile
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.files import npz
 from dd_jax import whitening as zca
-from dd_jax.datasets import denormalize
-from dd_jax.datasets import normalize
-from dd_jax.datasets import pictures
+from dd_jax.datasets.dataset import denormalize
+from dd_jax.datasets.dataset import normalize
+from dd_jax.datasets.dataset import pictures
+from dd_jax.files import archive
+from dd_jax.files import npz
+from dd_jax.files import trees
 from dd_jax.types import DistilledData, Params
 from dd_jax.whitening import Whitening
-
-FORMAT_VERSION = 1
-_FIELDS = ("images", "labels", "raw_step_sizes")
-_REQUIRED = (*_FIELDS, "step_sizes", "metadata")
 
 
 class Artifact(NamedTuple):
@@ -58,6 +50,19 @@ class Artifact(NamedTuple):
       raise ValueError(f"metadata must hold {name!r}; the file has {sorted(self.metadata)}")
     return self.metadata[name]
 
+  @property
+  def images(self) -> np.ndarray:
+    """The distilled images `[S, B, H, W, C]`, in their normalised space.
+
+    Raises:
+      ValueError: the inputs are something else.
+    """
+    if not _are_images(self.distilled.inputs):
+      found = {name: f"{leaf.dtype} {list(leaf.shape)}"
+               for name, leaf in trees.flatten(self.distilled.inputs, "inputs", "inputs").items()}
+      raise ValueError(f"inputs must be images [S, B, H, W, C] for this; the file has {found}")
+    return np.asarray(self.distilled.inputs)
+
   def normalize(self, images: np.ndarray) -> np.ndarray:
     """Real images, in the space of the distilled ones: what a network trained on them takes.
 
@@ -69,10 +74,10 @@ class Artifact(NamedTuple):
       float32 `[n, H, W, C]`, normalised and, where the distilled images are, whitened.
 
     Raises:
-      ValueError: images of another shape, type or range, beyond float32 once normalised, or
-        metadata without the normalisation.
+      ValueError: images of another shape, type or range, beyond float32 once normalised, inputs
+        that are no images, or metadata without the normalisation.
     """
-    images, shape = np.asarray(images), self.distilled.images.shape[2:]
+    images, shape = np.asarray(images), self.images.shape[2:]
     if images.shape[1:] != shape:
       raise ValueError(f"images must be [n, H, W, C] with (H, W, C) = {shape}; "
                        f"got {list(images.shape)}")
@@ -96,7 +101,7 @@ class Artifact(NamedTuple):
       clip: to `pixel_range`, which nothing keeps distilled images in.
 
     Raises:
-      ValueError: metadata without the normalisation.
+      ValueError: inputs that are no images, or metadata without the normalisation.
     """
     return denormalize(self._unwhitened(), self.field("mean"), self.field("std"), clip=clip,
                        pixel_range=self.pixel_range)
@@ -124,17 +129,11 @@ class Artifact(NamedTuple):
     return low, high
 
   def _unwhitened(self):
-    images = np.asarray(self.distilled.images, np.float32)
+    images = self.images.astype(np.float32)
     if self.whitening is None:
       return images
     flat = zca.restore(self.whitening, images.reshape(-1, *images.shape[2:]))
     return flat.reshape(images.shape)
-
-
-class Pool(NamedTuple):
-  """What `load_pool` returns."""
-  params: Params  # Each leaf [P, ...].
-  metadata: dict[str, Any]
 
 
 def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Params | None = None,
@@ -143,64 +142,45 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
 
   Args:
     path: ends in .npz.
-    distilled: images `[S, B, H, W, C]`, labels, raw step sizes `[E, S]`.
-    init_params: weights of a fixed init, nested dicts of arrays.
+    distilled: inputs and labels of S steps, step sizes `[E, S]`.
+    init_params: weights of a fixed init: dicts, lists and tuples of arrays.
     whitening: that of the space of the images, where there is one.
     metadata: anything JSON can hold.
 
   Raises:
-    ValueError: arrays of other shapes or types, or that are not finite; weights that are not
-      nested dicts of numpy arrays (cast bfloat16 to float32 first), or metadata that JSON cannot
-      hold.
+    ValueError: arrays of other shapes or types, or that are not finite; inputs, hyper or weights
+      in other containers or of other types (cast bfloat16 to float32 first); metadata that JSON
+      cannot hold.
   """
-  arrays: dict[str, Any] = to_arrays(Artifact(distilled, init_params, {}, whitening))
-  arrays["metadata"] = np.array(encode_metadata(metadata))
-  write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
+  archive.write(path, to_arrays(Artifact(distilled, init_params, {}, whitening)), metadata)
 
 
 def to_arrays(artifact: Artifact) -> dict[str, np.ndarray]:
   """The arrays of a file by their names in it, without the metadata; errors as of `save`."""
   distilled, init_params, _, whitening = artifact
-  arrays = {name: _numeric(getattr(distilled, name), f"{name} must be a numpy array")
-            for name in _FIELDS}
-  _check_distilled("distilled", **arrays)
-  arrays["step_sizes"] = np.asarray(distilled.step_sizes)
-  if distilled.hyper:
-    arrays |= _flat(distilled.hyper, "hyper", "hyper")
+  inputs = trees.flatten(distilled.inputs, "inputs", "inputs")
+  arrays = {"images": inputs["inputs"]} if _are_images(distilled.inputs) else inputs
+  for name in ("labels", "step_sizes"):
+    arrays[name] = npz.numeric(getattr(distilled, name), f"{name} must be a numpy array")
+  if jax.tree.leaves(distilled.hyper) or distilled.hyper != ():
+    arrays |= trees.flatten(distilled.hyper, "hyper", "hyper")
   if whitening is not None:
-    arrays |= _flat(whitening._asdict(), "whitening", "whitening")
+    arrays |= trees.flatten(whitening._asdict(), "whitening", "whitening")
   if init_params is not None:
-    arrays |= _flat(init_params, "init", "init_params")
+    arrays |= trees.flatten(init_params, "init", "init_params")
+  _check("distilled", distilled.inputs, arrays)
   return arrays
 
 
-def save_pool(path: str | os.PathLike, params: Params, metadata: dict[str, Any]) -> None:
-  """Writes a pool of networks, whole or not at all.
-
-  Args:
-    path: ends in .npz.
-    params: weights of P networks, nested dicts of arrays `[P, ...]`.
-    metadata: anything JSON can hold.
-
-  Raises:
-    ValueError: as of `save`, or weights without one leading axis.
-  """
-  arrays = _flat(params, "params", "params")
-  _check_pool("params", arrays)
-  arrays["metadata"] = np.array(encode_metadata(metadata))
-  write_atomically(pathlib.Path(path), lambda file: np.savez(file, **arrays))
-
-
 def load(path: str | os.PathLike) -> Artifact:
-  """Reads a file written by `save`.
+  """Reads a file written by `save`, of this version or of an older one.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: it is not such a file, it is damaged, its format is newer than this package, or
       its numbers are beyond the types that JAX is set to.
   """
-  arrays, metadata = _read(path, "a distilled .npz file", _REQUIRED)
-  return from_arrays(path, arrays, metadata)
+  return from_arrays(path, *archive.read(path, "a distilled .npz file"))
 
 
 def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, Any]
@@ -210,141 +190,88 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   Raises:
     ValueError: arrays that are missing, or that do not belong together.
   """
-  _check_present(path, arrays, (*_FIELDS, "step_sizes"))
   arrays = {name: _canonical(f"{path}: {name}", array) for name, array in arrays.items()}
-  fields: dict[str, Any] = {name: arrays[name] for name in _FIELDS}
-  _check_distilled(path, **fields)
-  raw = fields["raw_step_sizes"]
-  precision = np.finfo(raw.dtype)
-  if arrays["step_sizes"].shape != raw.shape or not np.allclose(
-      arrays["step_sizes"], np.logaddexp(0, raw.astype(np.float64)),
-      rtol=precision.eps**0.5, atol=precision.tiny):
-    raise ValueError(f"{path}: step_sizes must be the softplus of raw_step_sizes; they differ")
-  fields["hyper"] = _nested(path, arrays, "hyper") or ()
-  params, whitening = (_nested(path, arrays, name) for name in ("init", "whitening"))
-  if whitening is not None:
-    whitening = _checked_whitening(path, whitening, math.prod(fields["images"].shape[2:]))
-  return Artifact(DistilledData(**jax.tree.map(jnp.asarray, fields)),
-                  jax.tree.map(jnp.asarray, params), metadata, whitening)
+  inputs, hyper, params = (trees.unflatten(arrays, name, path)
+                           for name in ("inputs", "hyper", "init"))
+  archive.check_present(path, arrays, (*(("images",) if inputs is None else ()),
+                                       "labels", "step_sizes"))
+  if inputs is None:
+    inputs = arrays["images"]
+  elif "images" in arrays:
+    raise ValueError(f"{path} must hold images or inputs; got both")
+  _check(path, inputs, arrays)
+  _check_raw_step_sizes(path, arrays)
+  whitening = None
+  if "whitening/mean" in arrays:
+    whitening = Whitening(*(arrays[f"whitening/{name}"] for name in Whitening._fields))
+  distilled, params = jax.tree.map(jnp.asarray, (
+      DistilledData(inputs, arrays["labels"], arrays["step_sizes"],
+                    () if hyper is None else hyper), params))
+  return Artifact(distilled, params, metadata, whitening)
 
 
-def load_pool(path: str | os.PathLike) -> Pool:
-  """Reads a file written by `save_pool`: weights as numpy arrays, to be spread over the devices.
-
-  Errors as of `load`.
-  """
-  arrays, metadata = _read(path, "a pool of networks (.npz)", ("metadata",))
-  params = _nested(path, arrays, "params")
-  if params is None:
-    raise ValueError(f"{path} must be a pool of networks (.npz); it holds no weights params/...")
-  _check_pool(path, {name: array for name, array in arrays.items() if name.startswith("params/")})
-  return Pool(params, metadata)
+def _are_images(inputs):
+  return jax.tree_util.all_leaves([inputs]) and np.ndim(inputs) == 5
 
 
-def image_grid(images: np.ndarray, *, gap: int = 1) -> np.ndarray:
-  """Images in rows on white: `[rows, columns, H, W, C]` in 0..1 -> `[h, w, 3]` in 0..1."""
-  images = np.asarray(images, np.float32)
-  rows, columns, height, width, channels = images.shape
-  if channels not in (1, 3):
-    raise ValueError(f"images must have 1 or 3 channels to be shown; got {channels}")
-  if channels == 1:
-    images = np.repeat(images, 3, axis=-1)
-  grid = np.ones((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.float32)
-  for row in range(rows):
-    for column in range(columns):
-      y, x = gap + row * (height + gap), gap + column * (width + gap)
-      grid[y:y + height, x:x + width] = images[row, column]
-  return grid
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place.
-
-  Raises:
-    OSError: it cannot be written; a file that was there stays as it is.
-  """
-  try:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-      with os.fdopen(handle, "wb") as file:
-        write(file)
-      os.chmod(temporary, 0o644)
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise
-  except OSError as error:
-    raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def encode_metadata(metadata: dict[str, Any] | None) -> str:
-  """JSON text of the metadata and of the format's version; ValueError for what JSON cannot hold."""
-  try:
-    return json.dumps({**(metadata or {}), "format_version": FORMAT_VERSION})
-  except TypeError as error:
-    raise ValueError(f"metadata must be JSON: {error}") from error
-
-
-def _flat(params, prefix, argument):
-  """Nested dicts as `{"prefix/path": array}`."""
-  rule = f"{argument} must be nested dicts of arrays"
-  if not isinstance(params, dict):
-    raise ValueError(f"{rule}; got {type(params)}")
-  return {f"{prefix}/{name}": _numeric(leaf, rule)
-          for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-
-
-def _nested(path, arrays, prefix):
-  """What `_flat` wrote, or None."""
-  flat = {tuple(name.split("/")[1:]): value for name, value in arrays.items()
-          if name.startswith(f"{prefix}/")}
-  for name in flat:
-    if any(name[:i] in flat for i in range(1, len(name))):
-      raise ValueError(f"{path} must be nested dicts of arrays; {prefix}/{'/'.join(name)!r} lies "
-                       "within another array")
-  return traverse_util.unflatten_dict(flat) if flat else None
-
-
-def _check_distilled(where, images, labels, raw_step_sizes):
-  """Raises ValueError unless the arrays are those of `DistilledData`."""
-  num_steps, batch = images.shape[:2] if images.ndim == 5 else (0, 0)
+def _check(where, inputs, arrays):
+  """Raises ValueError unless the arrays of a file are those of an artifact with such inputs."""
+  named = jax.tree_util.tree_leaves_with_path(inputs)
+  batch = next((list(np.shape(leaf)[:2]) for _, leaf in named), None)
+  if batch is None:
+    raise ValueError(f"{where}: inputs must hold an array; got {inputs}")
+  if "images" in arrays:
+    images = arrays["images"]
+    _require(where, "images", images, "finite floating point [S, B, H, W, C]",
+             images.ndim == 5 and _is_finite(images))
+  else:
+    for path, leaf in named:
+      leaf = np.asarray(leaf)
+      _require(where, f"inputs{jax.tree_util.keystr(path)}", leaf,
+               f"finite numbers [S, B, ...] with S, B = {batch}",
+               len(batch) == 2 and list(leaf.shape[:2]) == batch
+               and (leaf.dtype.kind in "iub" or _is_finite(leaf)))
+  labels, step_sizes = arrays["labels"], arrays["step_sizes"]
   are_classes = labels.ndim == 2 and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
-  for name, array, rule, holds in (
-      ("images", images, "finite floating point [S, B, H, W, C]",
-       images.ndim == 5 and _is_finite(images)),
-      ("labels", labels, "classes [S, B] or finite floating point [S, B, K] with "
-                         f"S={num_steps}, B={batch}",
-       labels.shape[:2] == (num_steps, batch)
-       and (are_classes or labels.ndim == 3 and _is_finite(labels))),
-      ("raw_step_sizes", raw_step_sizes, f"finite floating point [E, S] with S={num_steps}",
-       raw_step_sizes.ndim == 2 and raw_step_sizes.shape[1] == num_steps
-       and _is_finite(raw_step_sizes))):
-    if not (holds and array.size):
-      values = f" of {array.min()}..{array.max()}" if array.size else ""
-      raise ValueError(f"{where}: {name} must be {rule}; "
-                       f"got {array.dtype} {list(array.shape)}{values}")
+  _require(where, "labels", labels,
+           f"classes [S, B] or finite floating point [S, B, K] with S, B = {batch}",
+           list(labels.shape[:2]) == batch
+           and (are_classes or labels.ndim == 3 and _is_finite(labels)))
+  _require(where, "step_sizes", step_sizes, f"finite floating point [E, S] with S = {batch[0]}",
+           step_sizes.ndim == 2 and step_sizes.shape[1] == batch[0] and _is_finite(step_sizes))
+  found = {name: array for name, array in arrays.items() if name.startswith("whitening/")}
+  if found:
+    size = math.prod(np.shape(inputs)[2:]) if "images" in arrays else 0
+    expected = {"whitening/mean": (size,), "whitening/directions": (size, size),
+                "whitening/scales": (size,)}
+    shapes = {name: array.shape for name, array in found.items()}
+    if not (size and shapes == expected and all(map(_is_finite, found.values()))
+            and (found["whitening/scales"] > 0).all()):
+      raise ValueError(f"{where} must hold a whitening of its images, finite {expected} with "
+                       f"positive scales; got {shapes}")
 
 
-def _checked_whitening(path, found, size):
-  """The whitening of images of `size` numbers; ValueError where it is not one."""
-  expected = {"mean": (size,), "directions": (size, size), "scales": (size,)}
-  shapes = {name: np.shape(value) for name, value in found.items()}
-  if shapes != expected or not all(map(_is_finite, found.values())) or (found["scales"] <= 0).any():
-    raise ValueError(f"{path} must hold a whitening of finite {expected} with positive scales; "
-                     f"got {shapes}")
-  return Whitening(**found)
+def _require(where, name, array, rule, holds):
+  if not (holds and array.size):
+    values = f" of {array.min()}..{array.max()}" if array.size else ""
+    raise ValueError(f"{where}: {name} must be {rule}; "
+                     f"got {array.dtype} {list(array.shape)}{values}")
+
+
+def _check_raw_step_sizes(path, arrays):
+  """Version 1 holds the step sizes before their softplus too; damage would make them differ."""
+  if "raw_step_sizes" in arrays:
+    step_sizes = arrays["step_sizes"]
+    with np.errstate(invalid="ignore"):  # NaN is no softplus either.
+      expected = np.logaddexp(0, arrays["raw_step_sizes"].astype(np.float64))
+    precision = np.finfo(step_sizes.dtype)
+    if step_sizes.shape != expected.shape or not np.allclose(
+        step_sizes, expected, rtol=precision.eps**0.5, atol=precision.tiny):
+      raise ValueError(f"{path}: step_sizes must be the softplus of raw_step_sizes; they differ")
 
 
 def _is_finite(array):
   return array.dtype.kind == "f" and np.isfinite(array).all()
-
-
-def _check_pool(where, arrays):
-  """Raises ValueError unless all weights have one leading axis, of the networks."""
-  counts = {array.shape[:1] for array in arrays.values()}
-  if len(counts) > 1 or counts & {(), (0,)}:
-    raise ValueError(f"{where} must be arrays [P, ...] of one number of networks P; "
-                     f"got {sorted(counts)}")
 
 
 def _canonical(where, array):
@@ -358,56 +285,3 @@ def _canonical(where, array):
   if lost.any():
     raise ValueError(f"{where} must fit {dtype}, or jax_enable_x64 be set; got {array[lost][0]}")
   return narrow
-
-
-def _read(path, kind, required):
-  """The arrays and the metadata of a file."""
-  try:
-    arrays = npz.read(path)
-  except FileNotFoundError:
-    raise
-  except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
-    raise ValueError(f"{path} must be {kind}; it cannot be read: "
-                     f"{' '.join(str(error).split())}") from error
-  _check_present(path, arrays, required)
-  text = arrays.pop("metadata")
-  if text.dtype.kind != "U" or text.ndim:
-    raise ValueError(f"{path} must hold metadata as text; got {text.dtype} {list(text.shape)}")
-  metadata = decode_metadata(path, str(text))
-  for name, array in arrays.items():
-    _numeric(array, f"{path} must hold {name!r} as an array")
-  return arrays, metadata
-
-
-def _check_present(path, arrays, required):
-  missing = [name for name in required if name not in arrays]
-  if missing:
-    raise ValueError(f"{path} must hold {list(required)}; missing {missing}")
-
-
-def decode_metadata(path: str | os.PathLike, text: str) -> dict[str, Any]:
-  """The metadata in a text of `encode_metadata`; `path` begins the messages.
-
-  Raises:
-    ValueError: it is not such a text, or of a newer version than this package reads.
-  """
-  rule = f"{path} must hold metadata as a JSON object with its format_version"
-  try:
-    metadata = json.loads(text)
-    version = metadata.pop("format_version")
-  except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-    raise ValueError(f"{rule}; got {type(error).__name__}: {error}") from error
-  if type(version) is not int or version < 1:
-    raise ValueError(f"{rule}, an integer from 1; got {str(version)[:40]!r}")
-  if version > FORMAT_VERSION:
-    raise ValueError(f"{path} has format version {version}; this package reads up to "
-                     f"{FORMAT_VERSION}: install a newer dd_jax")
-  return metadata
-
-
-def _numeric(value, rule):
-  """`value` as an array; npz would pickle objects, and cannot hold bfloat16, JAX no longdouble."""
-  array = np.asarray(value)
-  if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-    raise ValueError(f"{rule} of numbers; got {array.dtype}")
-  return array

@@ -1,6 +1,10 @@
-"""Reading .npz files that may be damaged or hostile."""
+""".npz files: read though they may be damaged or hostile, written whole or not at all."""
 
+from collections.abc import Callable
 import os
+import pathlib
+import tempfile
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,3 +37,43 @@ def read(path: str | os.PathLike, names: tuple[str, ...] | None = None) -> dict[
           raise ValueError(f"more bytes of {name} than its shape {array.shape} has")
       arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
   return arrays
+
+
+def numeric(value: Any, rule: str) -> np.ndarray:
+  """`value` as an array of numbers that a file can hold and JAX can take.
+
+  Args:
+    value: an array of NumPy or JAX, or a number.
+    rule: begins the message: "init_params must be arrays".
+
+  Raises:
+    ValueError: it is something else: npz would pickle objects and cannot hold bfloat16.
+  """
+  try:
+    array = np.asarray(value)
+  except TypeError as error:  # Typed keys of JAX.
+    raise ValueError(f"{rule} of numbers; got {type(value).__name__}: {error}") from error
+  if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+    raise ValueError(f"{rule} of numbers; got {array.dtype}")
+  return array
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place.
+
+  Raises:
+    OSError: it cannot be written; a file that was there stays as it is.
+  """
+  path = pathlib.Path(path)
+  try:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+      with os.fdopen(handle, "wb") as file:
+        write(file)
+      os.chmod(temporary, 0o644)
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error

@@ -2,43 +2,47 @@
 
 What is read of the metadata, all optional but where a network has to be built:
 
-  inner_optimizer     name in `inner_optimizers`; gradient descent where absent
+  inner_algorithm     unroll or implicit, which take the same steps, or ridge, with its num_features
+                      and regularization
+  inner_optimizer     name in `optimizers`; gradient descent where absent
+  inner_loss          classification: the mean cross-entropy
   inner_augmentation  names for `augmentation.compose`, or null; inner_siamese beside it
-  inner_loss          the mean cross-entropy of a minibatch, the only one there is
-  trajectory          inner_trajectory or implicit_trajectory, which take the same steps; or
-                      ridge_trajectory, with its num_features and regularization
   precision           of float32 products on an accelerator; highest where absent
   model, model_options, num_classes
                       the network
   init                name, weights and scale of the init distribution
+
+A network, an inner loss or an augmentation of the user's own is named `package.module:function`. A
+file never causes an import: whoever trusts it imports the function and hands it over.
 """
 
 from collections.abc import Callable
 import functools
 import inspect
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from dd_jax import adapters
 from dd_jax import augmentation
 from dd_jax import evaluation
-from dd_jax import ridge_regression
 from dd_jax import init_distributions
-from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import models
+from dd_jax import optimizers
+from dd_jax import ridge_regression
 from dd_jax.files.artifacts import Artifact
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
-from dd_jax.types import Array, Params
+from dd_jax.types import Array, Params, Train
 
-INNER_LOSS = "mean cross-entropy of images[s]"
-_RIDGE = "ridge_trajectory"
-_TRAJECTORIES = ("inner_trajectory", "implicit_trajectory", _RIDGE)
+INNER_LOSS = "classification"
+_PRECISIONS = ("highest", "high", "default")
+_ALGORITHMS = ("unroll", "implicit", "ridge")
 
 
 def train_on(artifact: Artifact, params: Params | None = None, apply: Callable | None = None, *,
-             key: Array | None = None) -> Params:
+             loss: Callable | None = None, key: Array | None = None) -> Params:
   """Trains one network on the distilled data, in the order and with the steps of the run.
 
   Composes with `jit` and `vmap`, over `params` for many networks:
@@ -47,52 +51,58 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
   Args:
     artifact: what `artifacts.load` returns.
     params: initial weights theta_0. None: those that the file holds, of a fixed init.
-    apply: `(params, images [n, H, W, C], *, key=None) -> logits [n, K]`. None: the network that
-      the metadata name. Of data for a ridge regression it is that of an `ridge_regression.ridge_model`.
-    key: consumed by the augmentation of the distilled images, where the run had one.
+    apply: `(params, inputs [n, ...]) -> logits [n, K]`. None: the network that the metadata name. Of
+      data for a ridge regression it is that of a `ridge_regression.ridge_model`.
+    loss: `(params, inputs, labels) -> []`, the inner loss; an augmentation that the metadata name
+      and this package has is put around it, one of the run's own is a part of it. None: that of
+      the metadata, for `apply`.
+    key: consumed by an inner loss that takes one: of an augmentation, or of a network with dropout.
 
   Returns:
     The trained weights. They take real images that went through `artifact.normalize`.
 
   Raises:
-    ValueError: no weights, a network that cannot be built or has other weights, a key that is
-      missing or not used, or training that this package does not know.
+    ValueError: no weights, a network or a loss that cannot be built, a network that has other
+      weights, a key that is missing or not used, or training that this package does not know.
   """
-  training = _training(artifact, apply)
-  if (key is not None) != training.keyed:
-    raise ValueError("key must be given where the run augmented its distilled images, and nowhere "
-                     f"else; the file has inner_augmentation="
-                     f"{artifact.metadata.get('inner_augmentation')!r}, got key={key}")
   if params is None:
     params = stored_params(artifact)
   if apply is None:
-    models.check_params(network(artifact), params, where="params",
+    model = network(artifact)
+    models.check_params(model, params, where="params",
                         rule=f"params must be weights of {artifact.metadata['model']}")
+    apply = model.apply
+  train, takes_key = _inner_algorithm(artifact, apply, loss)
+  if (key is not None) != takes_key:
+    raise ValueError("key must be given where the inner loss takes one, for an augmentation or for "
+                     "dropout, and nowhere else; the file has inner_augmentation="
+                     f"{artifact.metadata.get('inner_augmentation')!r}, got key={key}")
   with _precision(artifact):
-    trained, _ = training.trajectory(training.inner_loss, params, artifact.distilled,
-                                     optimizer=training.optimizer, key=key)
-  return trained
+    return train(key, params, artifact.distilled)[0]
 
 
 def evaluate_on(key: Array, artifact: Artifact, init: InitDistribution, apply: Callable | None,
-                images: Array, labels: Array, **options: Any) -> evaluation.EvalResult:
-  """Trains N networks as `train_on` and tests each on all images, before and after.
+                inputs: Any, labels: Array, *, num_inits: int, loss: Callable | None = None,
+                plan: evaluation.Plan = evaluation.Plan()) -> evaluation.EvalResult:
+  """Trains N networks as `train_on` and tests each on all real examples, before and after.
 
   Args:
-    key: consumed by the draw of the networks and by the augmentation; that of a run's own test
+    key: consumed by the draw of the networks and by their training; that of a run's own test
       gives its networks again.
-    artifact, apply: as in `train_on`.
+    artifact, apply, loss: as in `train_on`.
     init: where the networks come from.
-    images, labels: real `[n, H, W, C]`, of `artifact.normalize`, and `[n]`.
-    **options: `num_inits` and others of `evaluation.evaluate`.
+    inputs, labels: real `[n, ...]`, images of `artifact.normalize`, and `[n]`.
+    num_inits: N.
+    plan: how much is computed at once, and on which devices.
 
   Returns:
     Metrics before and after, each field with a leading axis `[N]`; errors as of `train_on`.
   """
-  training = _training(artifact, apply)
+  apply = network(artifact).apply if apply is None else apply
+  train, _ = _inner_algorithm(artifact, apply, loss)
   with _precision(artifact):
-    return evaluation.evaluate(key, artifact.distilled, init, images=images, labels=labels,
-                               **training._asdict(), **options)
+    return evaluation.evaluate(key, artifact.distilled, init, train, apply, inputs, labels,
+                               num_inits=num_inits, plan=plan)
 
 
 def network(artifact: Artifact, make: Callable[[int], models.Model] | None = None) -> models.Model:
@@ -108,26 +118,10 @@ def network(artifact: Artifact, make: Callable[[int], models.Model] | None = Non
   """
   make = functools.partial(_model, artifact) if make is None else make
   num_classes = artifact.field("num_classes")
-  if artifact.metadata.get("trajectory") != _RIDGE:
+  if artifact.metadata.get("inner_algorithm") != "ridge":
     return make(num_classes)
   num_features = artifact.field("num_features")
   return ridge_regression.ridge_model(make(num_features), num_features, num_classes)
-
-
-def _model(artifact, num_outputs):
-  """What the metadata name."""
-  name, options = artifact.field("model"), artifact.field("model_options")
-  shape = tuple(artifact.distilled.images.shape[2:])
-  arguments = {"num_classes": num_outputs, "image_shape": shape}
-  if name not in models.MODELS:
-    raise ValueError(f"model of the metadata must be one of {sorted(models.MODELS)}, or apply be "
-                     f"given; got {name!r}")
-  try:
-    inspect.signature(models.MODELS[name]).bind(**arguments, **options)
-    return models.MODELS[name](**arguments, **options)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"model_options of the metadata must be those of {name} for images {shape}; "
-                     f"got {options} ({error})") from error
 
 
 def stored_params(artifact: Artifact) -> Params:
@@ -140,7 +134,7 @@ def stored_params(artifact: Artifact) -> Params:
     init = artifact.metadata.get("init")
     raise ValueError("params must be given: the file holds no weights (its init is "
                      f"{init.get('name') if isinstance(init, dict) else init!r}); draw some with "
-                     "dd_jax.network(artifact).init(key), or load_pool a pool of networks")
+                     "dd_jax.network(artifact).init(key), or load a pool of networks")
   return artifact.init_params
 
 
@@ -166,45 +160,77 @@ def init_distribution(artifact: Artifact, model: models.Model) -> InitDistributi
   return init_distributions.random_init(model.init, weights)
 
 
-class _Training(NamedTuple):
-  """Arguments of `evaluation.evaluate`."""
-  apply: Callable
-  inner_loss: Callable
-  optimizer: Callable
-  keyed: bool
-  trajectory: Callable
+def _model(artifact, num_outputs):
+  """What the metadata name."""
+  name, options = artifact.field("model"), artifact.field("model_options")
+  if _is_own(name):
+    raise ValueError(f"apply must be given: the network of the file is {name!r}, and a file never "
+                     "causes an import; import it and give train_on the apply of what it makes, "
+                     f"network its make, or experiments.apply --network={name}")
+  if name not in models.MODELS:
+    raise ValueError(f"model of the metadata must be one of {sorted(models.MODELS)}, or apply be "
+                     f"given; got {name!r}")
+  shape = tuple(artifact.images.shape[2:])
+  arguments = {"num_classes": num_outputs, "image_shape": shape}
+  try:
+    inspect.signature(models.MODELS[name]).bind(**arguments, **options)
+    return models.MODELS[name](**arguments, **options)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"model_options of the metadata must be those of {name} for images {shape}; "
+                     f"got {options} ({error})") from error
 
 
-def _training(artifact, apply):
-  """How the run trained a network."""
+def _is_own(name):
+  return isinstance(name, str) and ":" in name
+
+
+def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
+                     ) -> tuple[Train, bool]:
+  """How the run trained a network, and whether that consumes a key."""
   metadata = artifact.metadata
-  for name, known in (("trajectory", _TRAJECTORIES), ("inner_loss", (INNER_LOSS,)),
+  for name, known in (("inner_algorithm", _ALGORITHMS),
                       ("inner_optimizer", tuple(optimizers.INNER_OPTIMIZERS))):
     if metadata.get(name, known[0]) not in known:
       raise ValueError(f"{name} of the metadata must be one of {list(known)} to train on the file; "
                        f"got {metadata[name]!r}")
-  optimizer = metadata.get("inner_optimizer", "gradient_descent")
-  missing = optimizers.DEFAULTS[optimizer].keys() - dict(artifact.distilled.hyper).keys()
-  if missing:
-    raise ValueError(f"the file must hold hyper/{min(missing)} of its inner optimizer {optimizer}; "
-                     f"it has {sorted(dict(artifact.distilled.hyper))}")
-  apply = network(artifact).apply if apply is None else apply
-  inner_loss, augment = losses.classification(apply), metadata.get("inner_augmentation")
-  if augment is not None:
-    inner_loss = augmentation.augmented(
-        inner_loss, augmentation.compose(augment, siamese=artifact.field("inner_siamese")))
-  trajectory = inner_trajectory
-  if metadata.get("trajectory") == _RIDGE:
-    trajectory = ridge_regression.ridge_trajectory(
+  if metadata.get("inner_algorithm") == "ridge":
+    return ridge_regression.ridge(
         ridge_regression.ridge_features(apply, artifact.field("num_features")),
-        artifact.field("num_classes"), regularization=artifact.field("regularization"))
-  return _Training(apply, inner_loss, optimizers.INNER_OPTIMIZERS[optimizer],
-                   augment is not None, trajectory)
+        artifact.field("num_classes"), regularization=artifact.field("regularization")), False
+  name = metadata.get("inner_optimizer", "gradient_descent")
+  hyper = artifact.distilled.hyper
+  found = set(hyper) if isinstance(hyper, dict) else set()
+  missing = optimizers.DEFAULTS[name].keys() - found
+  if missing:
+    raise ValueError(f"the file must hold hyper/{min(missing)} of its inner optimizer {name}; "
+                     f"it has {sorted(found)}")
+  inner_loss = _inner_loss(artifact, apply, loss)
+  return unroll(inner_loss, optimizers.INNER_OPTIMIZERS[name]), adapters.takes_key(inner_loss)
+
+
+def _inner_loss(artifact, apply, loss):
+  """The loss with the augmentation of the run."""
+  name = artifact.metadata.get("inner_loss", INNER_LOSS)
+  augment = artifact.metadata.get("inner_augmentation")
+  if loss is None:
+    for field, function in (("inner_loss", name), ("inner_augmentation", augment)):
+      if _is_own(function):
+        raise ValueError(f"loss must be given: the {field} of the file is {function!r}, and a file "
+                         "never causes an import; import it and give the whole inner loss, "
+                         "loss(params, inputs, labels)")
+    if name != INNER_LOSS:
+      raise ValueError(f"inner_loss of the metadata must be {INNER_LOSS!r} to train on the file "
+                       f"without a loss; got {name!r}")
+    loss = losses.classification(apply)
+  if augment is None or _is_own(augment):
+    return loss
+  return augmentation.augmented(
+      loss, augmentation.compose(augment, siamese=artifact.field("inner_siamese")))
 
 
 def _precision(artifact):
-  precision = artifact.metadata.get("precision", PRECISIONS[0])
-  if precision not in PRECISIONS:
-    raise ValueError(f"precision of the metadata must be one of {list(PRECISIONS)}; "
+  precision = artifact.metadata.get("precision", _PRECISIONS[0])
+  if precision not in _PRECISIONS:
+    raise ValueError(f"precision of the metadata must be one of {list(_PRECISIONS)}; "
                      f"got {precision!r}")
   return jax.default_matmul_precision(precision)
