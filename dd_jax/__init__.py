@@ -6,6 +6,7 @@ in it touches a disk.
 
 from dd_jax import types
 from dd_jax import adapters
+from dd_jax import step_sizes
 from dd_jax import parametrization
 from dd_jax import models
 from dd_jax import init_distributions
@@ -42,7 +43,7 @@ from dd_jax.files import Artifact, Pool, network, train_on
 __version__ = "0.1.0"
 
 __all__ = [
-    "types", "adapters", "parametrization", "models", "init_distributions", "losses",
+    "types", "adapters", "step_sizes", "parametrization", "models", "init_distributions", "losses",
     "augmentation", "whitening", "optimizers", "inner_loop", "truncation", "implicit_gradients",
     "ridge_regression", "parallel", "hypergradient", "distillation", "pretraining", "evaluation",
     "baselines", "linear", "datasets", "files",

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import extras
-from dd_jax.parametrization import check_positive, class_labels
+from dd_jax.parametrization import class_labels
+from dd_jax.step_sizes import check_positive
 from dd_jax.types import Array, DistilledData
 
 

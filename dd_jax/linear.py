@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dd_jax.parametrization import check_positive
+from dd_jax.step_sizes import check_positive
 from dd_jax.types import Array, DistilledData
 
 

@@ -1,19 +1,21 @@
 """Optimizers of the inner loop, with hyper-parameters that can be learned.
 
-An optimizer is `hyper -> optax transformation` of learning rate 1: the learned step sizes scale what
-its `update` returns, which is added to the weights. `hyper` is a dict of numbers; each optimizer
-lists what it takes, with the usual values. Any other optax transformation is as good, fixed or as
-such a function.
+An optimizer is `hyper -> optax transformation` of learning rate 1: the learned step sizes scale
+what its `update` returns, which is added to the weights. `hyper` is a dict of numbers; each
+optimizer lists what it takes, with the usual values; `shares` and `fixed_hyper` are the parts of a
+parametrization that hold them. Any other optax transformation is as good, fixed or as such a
+function.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.types import Array, Params
+from dd_jax.types import Array, Params, Part
 
 # The derivative of a square root is infinite at 0, where Adam's second moment is for any weight
 # without a gradient: without this a dead unit makes the hypergradient NaN.
@@ -45,6 +47,26 @@ INNER_OPTIMIZERS: dict[str, Callable] = {
 DEFAULTS: dict[str, dict[str, float]] = {
     "gradient_descent": {}, "momentum": {"decay": 0.9}, "nesterov": {"decay": 0.9},
     "adam": {"b1": 0.9, "b2": 0.999}}
+
+
+def shares(start: dict[str, float]) -> Part:
+  """Learned hyper-parameters between 0 and 1, such as momentum, by their logits.
+
+  Raises:
+    ValueError: a start that does not lie between 0 and 1.
+  """
+  for name, value in start.items():
+    if not 0 < value < 1:
+      raise ValueError(f"{name} must lie between 0 and 1 to be learned; got {value}")
+  return Part(
+      lambda key: {name: jnp.asarray(math.log(x / (1 - x))) for name, x in start.items()},
+      lambda learned: jax.tree.map(jax.nn.sigmoid, learned))
+
+
+def fixed_hyper(values: dict[str, float]) -> Part:
+  """Hyper-parameters that are not learned."""
+  return Part(lambda key: (),
+              lambda learned: {name: jnp.asarray(value, float) for name, value in values.items()})
 
 
 def check_differentiable(transformation: optax.GradientTransformation, params: Params) -> None:

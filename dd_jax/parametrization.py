@@ -2,7 +2,8 @@
 
 The outer optimizer moves `trainable`, a dict of float arrays. `join` puts a pair of functions
 together, `init(key) -> trainable` and `decode(trainable) -> DistilledData`, from one part for each
-field of the distilled data. What is not learned, such as hard labels, is closed over by its part.
+field of the distilled data; those of step sizes lie in `step_sizes`, those of hyper-parameters in
+`optimizers`. What is not learned, such as hard labels, is closed over by its part.
 """
 
 from collections.abc import Callable
@@ -12,24 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-import numpy as np
 
-from dd_jax.types import Array, DistilledData
-
-STEP_SIZE_SCALES = ("softplus", "log")
-STEP_SIZE_SHARING = ("per_step", "per_epoch", "tied")
+from dd_jax import step_sizes
+from dd_jax.types import Array, DistilledData, Part
 
 
 class Parametrization(NamedTuple):
   """Where the learned numbers start, and what they stand for."""
   init: Callable[[Array], dict[str, Any]]  # key -> trainable
   decode: Callable[[dict[str, Any]], DistilledData]  # trainable -> what it stands for
-
-
-class Part(NamedTuple):
-  """One field of the distilled data; `init` gives `()` where nothing is learned."""
-  init: Callable[[Array], Any]  # key -> what is learned
-  decode: Callable[[Any], Any]  # what is learned -> the field
 
 
 def join(inputs: Part, labels: Part, step_sizes: Part, hyper: Part | None = None, *,
@@ -70,11 +62,11 @@ def paper(labels: Array, image_shape: tuple[int, ...], *, num_epochs: int, step_
     image_shape: `(H, W, C)`.
     num_epochs: E.
     step_size: the initial one.
-    step_size_scale: as in `step_sizes`.
+    step_size_scale: as in `step_sizes.learned`.
     dtype: of every learned number.
   """
   return join(pixels((*labels.shape[:2], *image_shape)), fixed_labels(labels),
-              step_sizes(num_epochs, labels.shape[0], step_size, scale=step_size_scale),
+              step_sizes.learned(num_epochs, labels.shape[0], step_size, scale=step_size_scale),
               dtype=dtype)
 
 
@@ -233,113 +225,6 @@ def tied_labels(labels: Array, num_classes: int) -> Part:
     raise ValueError(f"labels must be integers in 0..{num_classes - 1}; "
                      f"got {labels.dtype} in {labels.min()}..{labels.max()}")
   return Part(lambda key: jnp.eye(num_classes), lambda table: table[labels])
-
-
-# Step sizes and hyper-parameters
-
-
-def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: str = "softplus",
-               sharing: str = "per_step") -> Part:
-  """Learned step sizes of the inner gradient descent.
-
-  Args:
-    num_epochs: E.
-    num_steps: S.
-    start: all of them at first, positive; or `[E, S]`, alike where they are shared.
-    scale: what is learned. "softplus": numbers whose softplus they are (the authors' choice); "log":
-      their logarithms, under which an optimizer changes them by a ratio.
-    sharing: "per_step" learns `[E, S]`, "per_epoch" `[E, 1]`, "tied" one for all, `[1, 1]`.
-
-  Raises:
-    ValueError: an argument out of range, named with its rule and value.
-  """
-  check_at_least("num_epochs", num_epochs, 1)
-  check_at_least("num_steps", num_steps, 1)
-  if sharing not in STEP_SIZE_SHARING:
-    raise ValueError(f"sharing must be one of {list(STEP_SIZE_SHARING)}; got {sharing!r}")
-  shape = {"per_step": (num_epochs, num_steps), "per_epoch": (num_epochs, 1),
-           "tied": (1, 1)}[sharing]
-  encoded = encode_step_size(_shared(start, num_epochs, num_steps, shape), scale, float)
-
-  def decode(learned):
-    values = jnp.exp(learned) if scale == "log" else jax.nn.softplus(learned)
-    return jnp.broadcast_to(values, (num_epochs, num_steps))
-
-  return Part(lambda key: jnp.full(shape, encoded), decode)
-
-
-def _shared(values, num_epochs, num_steps, shape):
-  """The step sizes that are learned, `[]` or of the shape, of a number or `[E, S]`."""
-  if np.ndim(values) == 0:
-    return values
-  values, whole = np.asarray(values), (num_epochs, num_steps)
-  if values.shape != whole:
-    raise ValueError(f"step_size must be a number or [E, S] = {list(whole)}; "
-                     f"got {list(values.shape)}")
-  learned = values[:shape[0], :shape[1]]
-  if not (values == learned).all():
-    raise ValueError("step_size must be alike where step sizes are shared, "
-                     f"{list(shape)} of {list(whole)}; got {values.tolist()}")
-  return learned
-
-
-def fixed_step_sizes(num_epochs: int, num_steps: int, value: float | Array) -> Part:
-  """Step sizes `[E, S]` that are not learned.
-
-  Args:
-    num_epochs: E.
-    num_steps: S.
-    value: all of them, positive; or `[E, S]`.
-
-  Raises:
-    ValueError: an argument out of range, named with its rule and value.
-  """
-  check_at_least("num_epochs", num_epochs, 1)
-  check_at_least("num_steps", num_steps, 1)
-  shape = num_epochs, num_steps
-  check_positive(value)
-  values = jnp.full(shape, _shared(value, *shape, shape), float)
-  return Part(lambda key: (), lambda learned: values)
-
-
-def encode_step_size(step_size: float | Array, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
-  """What `step_sizes` learns for positive `step_size`, of its shape; `scale` as there.
-
-  Raises:
-    ValueError: another scale, or a step size that is not positive.
-  """
-  if scale not in STEP_SIZE_SCALES:
-    raise ValueError(f"step_size_scale must be one of {list(STEP_SIZE_SCALES)}; got {scale!r}")
-  check_positive(step_size)
-  value = jnp.asarray(step_size, dtype)
-  # The inverse of softplus, without overflow for any size.
-  return jnp.log(value) if scale == "log" else value + jnp.log(-jnp.expm1(-value))
-
-
-def check_positive(step_size: float | Array) -> None:
-  """A ValueError unless every step size is positive."""
-  if not np.all(np.asarray(step_size) > 0):
-    raise ValueError(f"step_size must be positive; got {step_size}")
-
-
-def shares(start: dict[str, float]) -> Part:
-  """Learned hyper-parameters between 0 and 1, such as momentum, by their logits.
-
-  Raises:
-    ValueError: a start that does not lie between 0 and 1.
-  """
-  for name, value in start.items():
-    if not 0 < value < 1:
-      raise ValueError(f"{name} must lie between 0 and 1 to be learned; got {value}")
-  return Part(
-      lambda key: {name: jnp.asarray(math.log(x / (1 - x))) for name, x in start.items()},
-      lambda learned: jax.tree.map(jax.nn.sigmoid, learned))
-
-
-def fixed_hyper(values: dict[str, float]) -> Part:
-  """Hyper-parameters that are not learned."""
-  return Part(lambda key: (),
-              lambda learned: {name: jnp.asarray(value, float) for name, value in values.items()})
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

@@ -36,6 +36,12 @@ class DistilledData(NamedTuple):
   hyper: Any = ()  # Hyper-parameters of the inner optimizer, by name.
 
 
+class Part(NamedTuple):
+  """One field of the distilled data; `init` gives `()` where nothing is learned."""
+  init: Callable[[Array], Any]  # key -> what is learned
+  decode: Callable[[Any], Any]  # what is learned -> the field
+
+
 # An inner algorithm: `train(key, params, distilled) -> (trained params, losses)`.
 Train = Callable[[Array, Params, DistilledData], tuple[Params, Array]]
 

@@ -4,13 +4,13 @@
 """
 
 from dd_jax.datasets.dataset import Dataset
-from dd_jax.datasets.dataset import denormalize
 from dd_jax.datasets.dataset import from_arrays
-from dd_jax.datasets.dataset import normalize
-from dd_jax.datasets.dataset import pictures
 from dd_jax.datasets.dataset import reframe
 from dd_jax.datasets.dataset import split_validation
 from dd_jax.datasets.digests import digest
+from dd_jax.datasets.normalization import denormalize
+from dd_jax.datasets.normalization import normalize
+from dd_jax.datasets.normalization import pictures
 from dd_jax.datasets.sources import NAMES
 from dd_jax.datasets.sources import load
 

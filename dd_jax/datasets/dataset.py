@@ -1,4 +1,4 @@
-"""The `Dataset` record: validation, normalisation and the validation split.
+"""The `Dataset` record: what is checked of arrays, and the validation split.
 
 Letters: n images, H W C height, width and channels, K classes.
 """
@@ -8,6 +8,8 @@ import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from dd_jax.datasets import normalization
 
 
 class Dataset(NamedTuple):
@@ -70,7 +72,7 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
 
   channels = train_images.shape[-1]
   if mean is None or std is None:
-    own_mean, own_std = _mean_std(train_images)
+    own_mean, own_std = normalization.mean_std(train_images)
     mean = own_mean if mean is None else mean
     if std is None:
       std = np.where(own_std == 0, 1, own_std)
@@ -84,15 +86,16 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
     pixel_range = float(train_images.min()), float(train_images.max())
     for argument, images in (("train_images", train_images), ("test_images", test_images)):
       extremes = np.stack([images.min((0, 1, 2)), images.max((0, 1, 2))])
-      _normalize(argument, extremes, mean, std)  # For its check alone.
+      normalization.normalize_named(argument, extremes, mean, std)  # For its check alone.
   return Dataset(name, train_images, train_labels, test_images, test_labels,
                  int(num_classes), mean, std, pixel_range)
 
 
 def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
-  """Brings a set to the image shape of another: a black border, and grey repeated as three channels.
+  """Brings a set to another image shape: by a black border, and grey repeated as three channels.
 
-  Black is 0 of uint8, else the least of `pixel_range`. Mean, std and range stay those of the set as it was: a border is not part of its statistics.
+  Black is 0 of uint8, else the least of `pixel_range`. Mean, std and range stay those of the set as
+  it was: a border is not part of its statistics.
 
   Args:
     dataset: a `Dataset` of images `[n, H, W, C]`.
@@ -181,54 +184,6 @@ def stratified_indices(labels: np.ndarray, num_validation: int, *, num_classes: 
       for label, count in enumerate(take)]))
 
 
-def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
-  """`(pixels - mean) / std`, the space in which images are distilled.
-
-  Args:
-    images: `[n, H, W, C]`; uint8 is divided by 255 first. float64 is rounded at the end alone.
-    mean: `[C]`, of a `Dataset`.
-    std: `[C]`, of a `Dataset`.
-
-  Returns:
-    float32 `[n, H, W, C]`.
-
-  Raises:
-    ValueError: images that are not finite in float32 once normalised.
-  """
-  return _normalize("images", images, mean, std)
-
-
-def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True,
-                pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
-  """Undoes `normalize` -> float64 `[..., H, W, C]`, of uint8 in units of pixels / 255.
-
-  Args:
-    images: `[..., H, W, C]` in normalised space.
-    mean: `[C]`.
-    std: `[C]`.
-    clip: to `pixel_range`.
-    pixel_range: that of the `Dataset`.
-  """
-  pixels = np.asarray(images, np.float64) * np.asarray(std, np.float64)
-  pixels += np.asarray(mean, np.float64)
-  return np.clip(pixels, *pixel_range) if clip else pixels
-
-
-def pictures(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *,
-             pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
-  """Images to look at, float64 `[..., H, W, C]` in 0..1: black and white are the ends of the range.
-
-  Args:
-    images: normalized, `[..., H, W, C]`.
-    mean: subtracted from the pixels, `[C]`.
-    std: divided by, `[C]`.
-    pixel_range: what black and white are in the data.
-  """
-  low, high = pixel_range
-  pixels = denormalize(images, mean, std, pixel_range=pixel_range)
-  return (pixels - low) / ((high - low) or 1)
-
-
 def _array(argument, values):
   try:
     return np.asarray(values)
@@ -248,7 +203,7 @@ def _check_images(argument, images):
                      f"got shape {images.shape}")
   if images.dtype != np.uint8:
     with np.errstate(over="ignore"):  # longdouble beyond float64 becomes inf, refused below
-      images = images.astype(_precision(images))
+      images = images.astype(normalization.precision(images))
     finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
     if not finite.all():
       raise ValueError(f"{argument} must be finite; got NaN or infinity in image "
@@ -287,40 +242,6 @@ def _check_per_channel(argument, values, channels):
   if not np.isfinite(values).all():
     raise ValueError(f"{argument} must be finite; got {values.tolist()}")
   return values
-
-
-def _precision(images):
-  """The type in which images are held and normalised."""
-  return np.float64 if images.dtype.kind == "f" and images.dtype.itemsize >= 8 else np.float32
-
-
-def _normalize(argument, images, mean, std):
-  """`normalize`, whose message names the argument."""
-  images = np.asarray(images)
-  dtype = _precision(images)
-  pixels = images.astype(dtype)
-  if images.dtype == np.uint8:
-    pixels /= 255
-  with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
-    normalized = ((pixels - np.asarray(mean, dtype)) / np.asarray(std, dtype)).astype(
-        np.float32, copy=False)
-  finite = np.isfinite(normalized)
-  if not finite.all():
-    raise ValueError(f"{argument} must be finite float32 once normalised; got "
-                     f"{normalized[~finite][0]} of {pixels[~finite][0]}")
-  return normalized
-
-
-def _mean_std(images):
-  """Both `[C]` in float64; std is exactly 0 for a constant channel."""
-  scale = 255 if images.dtype == np.uint8 else 1
-  means, stds = [], []
-  for channel in np.moveaxis(images, -1, 0):  # one at a time: float64 copies are large
-    with np.errstate(over="ignore", invalid="ignore"):  # becomes inf, which is refused later
-      means.append(channel.mean(dtype=np.float64) / scale)
-      constant = channel.min() == channel.max()
-      stds.append(0 if constant else channel.std(dtype=np.float64) / scale)
-  return np.array(means), np.array(stds)
 
 
 def _warn_of_constants(name, constant, channels):

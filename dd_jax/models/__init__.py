@@ -1,21 +1,19 @@
 """Networks as pairs of pure functions; the one sub-package that knows Flax.
 
-`Model` and its makers lie in `model`, the networks in `paper` and `later`.
+`Model` and its makers lie in `model`, every network in the file of its name, its layers in
+`convolution`, `pooling` and `norm`.
 """
 
 from collections.abc import Callable
 
-from dd_jax.models.later import convnet
-from dd_jax.models.later import mlp
-from dd_jax.models.later import resnet18
-from dd_jax.models.later import vit
-from dd_jax.models.model import check_params
-from dd_jax.models.model import from_flax
-from dd_jax.models.model import from_nnx
-from dd_jax.models.model import Model
-from dd_jax.models.paper import alexcifarnet
-from dd_jax.models.paper import alexnet
-from dd_jax.models.paper import lenet
+from dd_jax.models.alexcifarnet import alexcifarnet
+from dd_jax.models.alexnet import alexnet
+from dd_jax.models.convnet import convnet
+from dd_jax.models.lenet import lenet
+from dd_jax.models.mlp import mlp
+from dd_jax.models.model import Model, check_params, from_flax, from_nnx
+from dd_jax.models.resnet import resnet18
+from dd_jax.models.vit import vit
 
 MODELS: dict[str, Callable[..., Model]] = {
     "lenet": lenet,

@@ -32,14 +32,15 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
 
   A module whose `__call__` takes `train`, `training` or `is_training` is told
   True when `apply` gets a key, one that takes `deterministic` is told False; the
-  key also feeds its dropout.
+  key also feeds its dropout. Where a key would change nothing `apply` takes none.
 
   Raises:
     ValueError: the module keeps state beside its parameters (batch statistics); its
       `__call__` needs other arguments, or leaves its dropout off for want of them.
   """
-  image_shape = tuple(image_shape)
-  modes, others = _call_arguments(module)
+  name = type(module).__name__
+  modes, flags = _call_arguments(module)
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
   def call(method, variables_or_key, images, key):
     kwargs = _tell(modes, key)
@@ -49,14 +50,10 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
 
   def init_variables(key):
     # lazy_init: the shapes of a forward pass without its arithmetic.
-    return call(module.lazy_init, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), None)
+    return call(module.lazy_init, key, images, None)
 
-  collections = jax.eval_shape(init_variables, jax.random.key(0))
-  _refuse_state(sorted(set(collections) - {"params"}), type(module).__name__)
-  if others and not modes:
-    _refuse_idle_dropout(others, type(module).__name__, lambda: jax.eval_shape(
-        lambda key: call(module.apply, init_variables(key), jnp.zeros((1, *image_shape)), key),
-        jax.random.key(0)))
+  def train(key, variables, images):
+    return call(module.apply, variables, images, key)
 
   def init(key):
     return init_variables(key)["params"]
@@ -64,28 +61,28 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   def apply(params, inputs, *, key=None):
     return call(module.apply, {"params": params}, inputs, key)
 
-  traced = jax.make_jaxpr(lambda key: call(
-      module.apply, init_variables(jax.random.key(0)), jnp.zeros((1, *image_shape)), key))(
-          jax.random.key(0)).jaxpr
-  uses_key = any(traced.invars[0] is var for equation in traced.eqns for var in equation.invars)
-  return Model(init, apply if modes or uses_key else
-               lambda params, inputs: apply(params, inputs))
+  key = jax.random.key(0)
+  variables = jax.eval_shape(init_variables, key)
+  _refuse_state(sorted(set(variables) - {"params"}), name)
+  with _idle_dropout_refused([] if modes else flags, name):
+    traced = jax.make_jaxpr(train)(key, variables, images).jaxpr
+  has_noise = any(traced.invars[0] is var for equation in traced.eqns for var in equation.invars)
+  return _model(init, apply, takes_key=bool(modes) or has_noise)
 
 
 def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   """The `Model` of an NNX module, made anew in every trace: `lambda rngs: Net(..., rngs=rngs)`.
 
   `apply` with a key puts the module into training mode and feeds its dropout; a `__call__` that
-  takes its mode as an argument is told as in `from_flax`.
+  takes its mode as an argument is told as in `from_flax`. Without mode and noise it takes no key.
 
   Raises:
     ValueError: the module keeps state beside its parameters (batch statistics), or its `__call__`
       needs other arguments.
   """
-  stateless = (nnx.Param, nnx.RngState)
-  abstract = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
-  modes, _ = _call_arguments(abstract)
-  state = nnx.state(abstract, nnx.Not(nnx.Any(*stateless)))
+  module = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
+  modes, _ = _call_arguments(module)
+  state = nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))
   _refuse_state(["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)], "module")
 
   def init(key):
@@ -99,9 +96,12 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     module.eval() if key is None else module.train()
     return module(inputs, **_tell(modes, key))
 
-  has_noise = bool(jax.tree.leaves(nnx.state(abstract, nnx.RngState)))
-  return Model(init, apply if modes or has_noise else
-               lambda params, inputs: apply(params, inputs))
+  has_noise = bool(jax.tree.leaves(nnx.state(module, nnx.RngState)))
+  module.train()
+  training = nnx.graphdef(module)
+  module.eval()
+  return _model(init, apply,
+                takes_key=bool(modes) or has_noise or training != nnx.graphdef(module))
 
 
 def check_params(model: Model, params: Params, *, rule: str, where: str) -> None:
@@ -144,11 +144,15 @@ def _tell(modes, key):
   return {name: _MODES[name] == (key is not None) for name in modes}
 
 
-def _refuse_idle_dropout(flags, module_name, run):
-  """Raises ValueError where a dropout is off while `run` trains the module."""
+def _model(init, apply, *, takes_key):
+  return Model(init, apply if takes_key else lambda params, inputs: apply(params, inputs))
+
+
+def _idle_dropout_refused(flags, module_name):
+  """A context in which a dropout that is off is a ValueError, of a module that takes `flags`."""
   def watch(call, args, kwargs, context):
     dropout = context.module
-    if (isinstance(dropout, nn.Dropout) and dropout.rate > 0
+    if (flags and isinstance(dropout, nn.Dropout) and dropout.rate > 0
         and context.method_name == "__call__"):
       told = args[1] if len(args) > 1 else kwargs.get("deterministic")
       if dropout.deterministic if told is None else told:
@@ -156,8 +160,7 @@ def _refuse_idle_dropout(flags, module_name, run):
                          f"{module_name} takes {flags} and leaves its dropout off")
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(watch):
-    run()
+  return nn.intercept_methods(watch)
 
 
 def _refuse_state(names, module_name):
@@ -190,3 +193,10 @@ def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
   if sizes and (height != width or height not in sizes):
     rule = " or ".join(f"{s}x{s}" for s in sizes)
     raise ValueError(f"image_shape of {name} must be {rule} pixels; got {tuple(image_shape)}")
+
+
+def check_sizes(**sizes: int) -> None:
+  """A ValueError that names the first size below 1."""
+  for name, value in sizes.items():
+    if value < 1:
+      raise ValueError(f"{name} must be at least 1; got {value}")

@@ -1,4 +1,4 @@
-"""Pooling and local response normalisation, fast in the gradient of a gradient on a CPU."""
+"""Pooling, fast in the gradient of a gradient on a CPU."""
 
 from collections.abc import Sequence
 import functools
@@ -6,7 +6,6 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from dd_jax.types import Array
 
@@ -60,21 +59,6 @@ def avg_pool(x: Array, window: int) -> Array:
   return x.reshape(n, rows, window, columns, window, channels).mean(axis=(2, 4))
 
 
-def local_response_norm(x: Array, *, size: int = 4, alpha: float = 0.001 / 9) -> Array:
-  """x / (1 + alpha / size * sum of x^2 over channels c - 2 .. c + 1)^0.75.
-
-  The window of AlexCifarNet (method of arXiv 1811.10959, appendix): zero
-  padded, one channel longer to the left. Two square roots stand for the power.
-  """
-  # The sum over a window of channels as a product with a banded matrix: slices of the innermost
-  # axis would be copied element by element.
-  source, target = np.ogrid[:x.shape[-1], :x.shape[-1]]
-  first = target - size // 2
-  band = ((first <= source) & (source < first + size)).astype(x.dtype)
-  total = jnp.dot(jnp.square(x).reshape(-1, x.shape[-1]), band, precision=lax.Precision.HIGHEST)
-  return x * _power(1 + (alpha / size) * total.reshape(x.shape))
-
-
 @jax.custom_jvp
 def max_of_groups(x: Array) -> Array:
   """Maximum over the middle axis of `[n, group, features]` -> `[n, features]`."""
@@ -103,17 +87,3 @@ def _first_max(a, b):
 def _first_max_jvp(primals, tangents):
   a, b = primals
   return jnp.maximum(a, b), jnp.where(a >= b, *tangents)
-
-
-@jax.custom_jvp
-def _power(x):
-  """x^(-3/4) by a root of a root, with one division in its derivative."""
-  root = lax.rsqrt(x)
-  return root * jnp.sqrt(root)
-
-
-@_power.defjvp
-def _power_jvp(primals, tangents):
-  (x,), (tangent,) = primals, tangents
-  power = _power(x)
-  return power, -0.75 * power / x * tangent

@@ -1,0 +1,30 @@
+"""A multi-layer perceptron."""
+
+from flax import linen as nn
+
+from dd_jax.models.model import Model, check_classes, from_flax
+
+
+def mlp(*, num_classes: int, image_shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (128, 128)) -> Model:
+  """A multi-layer perceptron with ReLU on the flattened input: images, table rows, embeddings.
+
+  Args:
+    num_classes: K.
+    image_shape: (H, W, C), of any size; (1, 1, D) for D columns of a table.
+    hidden: units of every hidden layer.
+  """
+  check_classes(num_classes)
+  return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
+
+
+class _MLP(nn.Module):
+  num_classes: int
+  hidden: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(x.shape[0], -1)
+    for features in self.hidden:
+      x = nn.relu(nn.Dense(features)(x))
+    return nn.Dense(self.num_classes)(x)
