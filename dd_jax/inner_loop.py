@@ -238,7 +238,7 @@ def _symmetric_value_and_grad(loss):
 
     gradients, tangents = jax.jvp(full_gradient, (params,), (direction,))
     params_bar, floating_bars = jax.tree.map(
-        lambda g, t: loss_cotangent * g + t, gradients, tangents)
+        lambda g, t: loss_cotangent.astype(g.dtype) * g + t, gradients, tangents)
     bars = [None] * len(leaves)
     for i, bar in zip(floating, floating_bars, strict=True):
       bars[i] = bar

@@ -166,6 +166,7 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
     return jax.tree.map(lambda leaf: leaf[token], pool)
 
   def train_window(key, network, distilled):
+    train.check(network.params)
     state, losses = train.stretch(key, InnerState(network.params, network.opt_state), distilled,
                                   network.position, length)
     return state.params, losses

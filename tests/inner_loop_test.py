@@ -1,4 +1,4 @@
-"""The inner trajectory: closed forms, modes that must agree, windows, optimizers, errors."""
+"""The inner trajectory: closed forms, modes that must agree, stretches, types, keys, errors."""
 
 import functools
 
@@ -10,22 +10,19 @@ import pytest
 
 import dd_jax
 from dd_jax import inner_loop
+from dd_jax import optimizers
 from dd_jax import parametrization
 from tests import problems
 
 _MODES = [(memory, gradient) for memory in inner_loop.MEMORY_MODES
           for gradient in inner_loop.GRADIENT_MODES]
-# eps_root: the derivative of a square root at zero is infinite.
-_OPTIMIZERS = {
-    "sgd": None,
-    "momentum": optax.trace(decay=.9),
-    "adam": optax.scale_by_adam(eps_root=1e-8),
-}
+_KEY = jax.random.key(3)
 
 
-def _relative_error(actual, expected):
-  return optax.tree.norm(jax.tree.map(jnp.subtract, actual, expected)) / optax.tree.norm(
-      expected)
+def _start():
+  """Weights and distilled data, the labels hard."""
+  trainable, decode = problems.trainable()
+  return problems.init(jax.random.key(0)), decode(trainable)
 
 
 def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
@@ -34,13 +31,12 @@ def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
   points, targets = draw.standard_normal((2, 4, 3)), draw.standard_normal((2, 4))
   theta = draw.standard_normal(3)
   sizes = np.array([[.3, .2], [.1, .4]])
-  data = dd_jax.DistilledData(jnp.asarray(points), jnp.asarray(targets),
-                              parametrization.inverse_softplus(jnp.asarray(sizes)))
 
   def loss(theta, points, targets):
     return .5 * jnp.mean((points @ theta - targets) ** 2)
 
-  final, losses = dd_jax.inner_trajectory(loss, jnp.asarray(theta), data)
+  # NumPy arrays are as good as those of JAX.
+  final, losses = dd_jax.unroll(loss)(None, theta, dd_jax.DistilledData(points, targets, sizes))
   expected_losses = []
   for e in range(2):
     for s in range(2):
@@ -52,151 +48,241 @@ def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("optimizer", _OPTIMIZERS)
-def test_memory_and_gradient_modes_agree(x64, optimizer):
-  """With respect to images, soft labels, step sizes and theta_0."""
+@pytest.mark.parametrize("name", ["gradient_descent", "adam"])
+def test_memory_and_gradient_modes_agree(x64, name):
+  """By inputs, soft labels, step sizes, theta_0 and hyper-parameters."""
   trainable, decode = problems.trainable(soft=True)
-  params, real = problems.init(jax.random.key(0)), problems.real()
+  hyper = {key: jnp.asarray(value) for key, value in optimizers.DEFAULTS[name].items()}
+  variables = trainable, problems.init(jax.random.key(0)), hyper
 
   def outer(variables, memory, gradient):
-    trainable, params = variables
-    final, losses = dd_jax.inner_trajectory(
-        problems.inner_loss, params, decode(trainable), optimizer=_OPTIMIZERS[optimizer],
-        memory=memory, gradient=gradient)
+    trainable, params, hyper = variables
+    train = dd_jax.unroll(problems.inner_loss, optimizers.INNER_OPTIMIZERS[name], memory=memory,
+                          gradient=gradient)
+    final, losses = train(None, params, decode(trainable)._replace(hyper=hyper))
     # The reported losses carry a gradient too.
-    return problems.inner_loss(final, *real) + .1 * losses.sum()
+    return problems.inner_loss(final, *problems.real()) + .1 * losses.sum()
 
   results = {mode: jax.jit(jax.grad(functools.partial(outer, memory=mode[0], gradient=mode[1])))(
-      (trainable, params)) for mode in _MODES}
-  reference = results["plain", "reverse"]
-  assert optax.tree.norm(reference) > 1e-2
-  for mode, result in results.items():
-    assert _relative_error(result, reference) < 1e-12, mode
+      variables) for mode in _MODES}
+  assert all(jnp.abs(leaf).max() > 1e-5 for leaf in jax.tree.leaves(results["plain", "reverse"]))
+  for result in results.values():
+    *by_data, by_hyper = zip(result, results["plain", "reverse"], strict=True)
+    for pair in by_data:
+      problems.assert_close(*pair, 1e-12)
+    problems.assert_close(*by_hyper, 1e-11)  # One number, of terms that cancel.
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6])
 def test_nested_covers_every_length(x64, length):
-  trainable, decode = problems.trainable()
-  params = problems.init(jax.random.key(0))
-  run = functools.partial(dd_jax.inner_trajectory, problems.inner_loss, params, decode(trainable),
-                          length=length)
-  for nested, plain in zip(jax.tree.leaves(run(memory="nested")),
-                           jax.tree.leaves(run(memory="plain"))):
-    np.testing.assert_allclose(nested, plain, rtol=1e-13)
+  params, distilled = _start()
+
+  def run(memory):
+    train = dd_jax.unroll(problems.inner_loss, memory=memory)
+    return train.stretch(None, train.begin(params, distilled), distilled, 0, length)
+
+  problems.assert_close(run("nested"), run("plain"), 1e-13)
 
 
-@pytest.mark.parametrize("memory", ["remat", "nested"])
-def test_windows_chain_to_the_whole_trajectory(x64, memory):
-  """A traced start: the same program serves every window."""
-  trainable, decode = problems.trainable()
-  params, distilled = problems.init(jax.random.key(0)), decode(trainable)
-  whole, losses = dd_jax.inner_trajectory(problems.inner_loss, params, distilled)
-  count = 0
-
-  @jax.jit
-  def window(params, start):
-    nonlocal count
-    count += 1
-    return dd_jax.inner_trajectory(problems.inner_loss, params, distilled, start=start, length=2,
-                                   memory=memory)
-
-  pieces = []
+def test_stretches_chain_to_the_whole_trajectory_and_one_program_serves_all(x64):
+  """With the state of the optimizer; steps without a gradient lead to the same place."""
+  params, distilled = _start()
+  train = dd_jax.unroll(problems.inner_loss, optax.sgd(1., momentum=.9), memory="nested")
+  whole, losses = train(None, params, distilled)
+  stretch = jax.jit(lambda state, start: train.stretch(None, state, distilled, start, 2))
+  state, pieces = train.begin(params, distilled), []
   for start in (0, 2, 4):
-    params, piece = window(params, start)
+    state, piece = stretch(state, start)
     pieces.append(piece)
-  assert count == 1
+  assert stretch._cache_size() == 1
   np.testing.assert_allclose(jnp.concatenate(pieces), losses, rtol=1e-12)
-  assert _relative_error(params, whole) < 1e-12
+  problems.assert_close(state.params, whole, 1e-12)
+  advanced = train.advance(None, train.begin(params, distilled), distilled, 0, 6)
+  problems.assert_close(advanced, state, 1e-12)
 
 
 def test_every_step_has_a_key_of_its_own(x64):
-  """The keys belong to the position: a window draws what the whole trajectory drew there."""
-  trainable, decode = problems.trainable()
-  params = problems.init(jax.random.key(0))
+  """The keys belong to the position: a stretch draws what the whole trajectory drew there."""
+  params, distilled = _start()
 
-  def noisy_loss(params, images, labels, key):
-    return jax.random.uniform(key) + 0 * problems.inner_loss(params, images, labels)
+  def noisy_loss(params, inputs, labels, key):
+    return jax.random.uniform(key) + 0 * problems.inner_loss(params, inputs, labels)
 
-  run = functools.partial(dd_jax.inner_trajectory, noisy_loss, params, decode(trainable),
-                          key=jax.random.key(3))
-  _, draws = run()
+  train = dd_jax.unroll(noisy_loss)
+  _, draws = train(_KEY, params, distilled)
   assert len(np.unique(draws)) == 6
-  _, window = run(start=2, length=3)
-  np.testing.assert_array_equal(window, draws[2:5])
+  _, piece = train.stretch(_KEY, train.begin(params, distilled), distilled, 2, 3)
+  np.testing.assert_array_equal(piece, draws[2:5])
+
+
+def test_a_network_with_dropout_gets_the_key_of_its_step(x64):
+  """`classification` of an apply that takes a key, by hand; without one it has no noise."""
+  params, distilled = _start()
+
+  def apply(params, inputs, key=None):
+    kept = 1. if key is None else jax.random.bernoulli(key, .5, inputs.shape).astype(inputs.dtype)
+    return problems.apply(params, kept * inputs)
+
+  loss = dd_jax.losses.classification(apply)
+  trained, _ = dd_jax.unroll(loss)(_KEY, params, distilled)
+  for t in range(6):
+    gradient = jax.grad(loss)(params, distilled.inputs[t % 3], distilled.labels[t % 3],
+                              key=jax.random.fold_in(_KEY, t))
+    params = jax.tree.map(lambda p, g, t=t: p - distilled.step_sizes[t // 3, t % 3] * g, params,
+                          gradient)
+  problems.assert_close(trained, params, 1e-12)
+  images, labels = problems.real()
+  np.testing.assert_array_equal(loss(params, images, labels),
+                                problems.inner_loss(params, images, labels))
+
+
+@pytest.mark.parametrize("gradient", inner_loop.GRADIENT_MODES)
+def test_what_a_loss_returns_beside_is_ignored(x64, gradient):
+  params, distilled = _start()
+
+  def with_auxiliary(params, inputs, labels):
+    logits = problems.apply(params, inputs)
+    return jnp.mean(dd_jax.losses.cross_entropy(logits, labels)), {"logits": logits}
+
+  actual, expected = (
+      jax.grad(lambda distilled, loss=loss: dd_jax.unroll(loss, gradient=gradient)(
+          None, params, distilled)[1].sum(), allow_int=True)(distilled)
+      for loss in (with_auxiliary, problems.inner_loss))
+  np.testing.assert_allclose(actual.inputs, expected.inputs, rtol=1e-12)
+  assert jnp.abs(expected.inputs).max() > 1e-3
 
 
 def test_momentum_follows_its_definition(x64):
-  trainable, decode = problems.trainable()
-  distilled, params = decode(trainable), problems.init(jax.random.key(0))
-  actual, _ = dd_jax.inner_trajectory(problems.inner_loss, params, distilled,
-                                      optimizer=optax.trace(decay=.9))
+  params, distilled = _start()
+  actual, _ = dd_jax.unroll(problems.inner_loss, optax.sgd(1., momentum=.9))(
+      None, params, distilled)
   velocity = jax.tree.map(jnp.zeros_like, params)
   for t in range(6):
-    gradient = jax.grad(problems.inner_loss)(params, distilled.images[t % 3],
+    gradient = jax.grad(problems.inner_loss)(params, distilled.inputs[t % 3],
                                              distilled.labels[t % 3])
     velocity = jax.tree.map(lambda v, g: .9 * v + g, velocity, gradient)
-    size = jax.nn.softplus(distilled.raw_step_sizes[t // 3, t % 3])
+    size = distilled.step_sizes[t // 3, t % 3]
     params = jax.tree.map(lambda p, v: p - size * v, params, velocity)
-  assert _relative_error(actual, params) < 1e-12
+  problems.assert_close(actual, params, 1e-12)
 
 
 def test_an_optimizer_that_wants_the_loss_gets_it(x64):
   """Updates of loss times gradient, against the same steps by hand."""
   def update(gradient, state, params=None, *, value, **_):
     del params
-    return jax.tree.map(lambda g: value * g, gradient), state
+    return jax.tree.map(lambda g: -value * g, gradient), state
 
   optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
-  trainable, decode = problems.trainable()
-  distilled, params = decode(trainable), problems.init(jax.random.key(0))
-  trained, _ = dd_jax.inner_trajectory(problems.inner_loss, params, distilled, optimizer=optimizer)
+  params, distilled = _start()
+  trained, _ = dd_jax.unroll(problems.inner_loss, optimizer)(None, params, distilled)
   for e, s in np.ndindex(distilled.step_sizes.shape):
     loss, gradient = jax.value_and_grad(problems.inner_loss)(
-        params, distilled.images[s], distilled.labels[s])
+        params, distilled.inputs[s], distilled.labels[s])
     params = jax.tree.map(lambda p, g, e=e, s=s, loss=loss: p - distilled.step_sizes[e, s] * loss * g,
                           params, gradient)
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), trained, params)
+  problems.assert_close(trained, params, 1e-12)
 
 
-def test_hyper_parameters_of_the_optimizer_receive_a_gradient(x64):
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("weights, name, mode", [
+    ("bfloat16", "momentum", ("plain", "forward_over_reverse")),
+    ("bfloat16", "adam", ("nested", "reverse")),
+    ("float16", "momentum", ("remat", "reverse"))])
+def test_weights_of_half_precision_keep_their_type_beside_float32_data(weights, name, mode):
+  """Near the trajectory and the hypergradient of float32, in the types of what was given."""
   trainable, decode = problems.trainable()
-  params, real = problems.init(jax.random.key(0)), problems.real()
+  params = problems.init(jax.random.key(0))
 
-  def outer(decay):
-    final, _ = dd_jax.inner_trajectory(
-        problems.inner_loss, params, decode(trainable), hyper=decay,
-        optimizer=lambda decay: optax.trace(decay=decay), gradient="forward_over_reverse")
-    return problems.inner_loss(final, *real)
+  def outer(trainable, params):
+    distilled = decode(trainable)._replace(hyper=dict(optimizers.DEFAULTS[name]))
+    distilled = distilled._replace(step_sizes=.1 * distilled.step_sizes)
+    train = dd_jax.unroll(problems.inner_loss, optimizers.INNER_OPTIMIZERS[name], memory=mode[0],
+                          gradient=mode[1])
+    final, losses = train(None, params, distilled)
+    return problems.inner_loss(final, *problems.real()) + losses.mean(), (final, losses)
 
-  step = 1e-6
-  numeric = (outer(.5 + step) - outer(.5 - step)) / (2 * step)
-  np.testing.assert_allclose(jax.grad(outer)(.5), numeric, rtol=1e-6)
-  assert abs(numeric) > 1e-4
+  run = jax.jit(jax.value_and_grad(outer, (0, 1), has_aux=True))
+  half = jax.tree.map(lambda x: x.astype(weights), params)
+  (value, (final, losses)), gradient = run(trainable, half)
+  (expected, _), expected_gradient = run(trainable, params)
+  assert losses.dtype == value.dtype == jnp.float32
+  for leaf in jax.tree.leaves((final, gradient[1])):
+    assert leaf.dtype == weights
+  for leaf in jax.tree.leaves(gradient[0]):
+    assert leaf.dtype == jnp.float32
+  np.testing.assert_allclose(value, expected, rtol=.02)
+  difference = optax.tree.norm(jax.tree.map(lambda a, b: a.astype(b.dtype) - b, gradient,
+                                            expected_gradient))
+  assert difference < .1 * optax.tree.norm(expected_gradient)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_float32_weights_and_data_stay_float32_in_x64_mode(x64):
+  """Momentum and fixed step sizes that were given as Python numbers are float64 there."""
+  trainable, _ = problems.trainable()
+  learned = parametrization.join(
+      parametrization.pixels(trainable["inputs"].shape),
+      parametrization.fixed_labels(jnp.zeros((3, 4), jnp.int32)),
+      parametrization.fixed_step_sizes(2, 3, .1), parametrization.fixed_hyper({"decay": .9}))
+  distilled = learned.decode(learned.init(jax.random.key(1)))
+  assert distilled.inputs.dtype == distilled.step_sizes.dtype == jnp.float32
+  assert distilled.hyper["decay"].dtype == jnp.float64
+  params = jax.tree.map(lambda x: x.astype(jnp.float32), problems.init(jax.random.key(0)))
+  for memory, gradient in (("remat", "reverse"), ("nested", "forward_over_reverse")):
+    train = dd_jax.unroll(problems.inner_loss, optimizers.momentum, memory=memory,
+                          gradient=gradient)
+    final, losses = train(None, params, distilled)
+    assert {x.dtype for x in jax.tree.leaves((final, losses))} == {jnp.dtype("float32")}
+    assert losses[-1] < losses[0]
+    state, _ = train.stretch(None, train.begin(params, distilled), distilled, 0, 2)
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_an_optimizer_with_a_key_in_its_state_runs(x64):
+  params, distilled = _start()
+  quiet, noisy = (dd_jax.unroll(problems.inner_loss, optax.chain(
+      optax.add_noise(eta, .5, jax.random.key(0)), optax.sgd(1.)))(None, params, distilled)[0]
+                  for eta in (0., 1.))
+  problems.assert_close(quiet, dd_jax.unroll(problems.inner_loss)(None, params, distilled)[0],
+                        1e-12)
+  assert jnp.abs(noisy["first"] - quiet["first"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("options, message", [
     (dict(memory="swap"), r"memory must be one of \['plain', 'remat', 'nested'\]; got 'swap'"),
     (dict(gradient="numeric"), r"gradient must be one of .*; got 'numeric'"),
-    (dict(length=7), r"length must lie in 1..6 \(E \* S\); got 7"),
-    (dict(length=0), r"length must lie in 1..6 \(E \* S\); got 0"),
-    (dict(start=3, length=4), r"start must lie in 0..2 \(E \* S - length\); got 3"),
 ])
 def test_bad_options_are_named(options, message):
-  trainable, decode = problems.trainable()
   with pytest.raises(ValueError, match=message):
-    dd_jax.inner_trajectory(problems.inner_loss, problems.init(jax.random.key(0)),
-                            decode(trainable), **options)
+    dd_jax.unroll(problems.inner_loss, **options)
+
+
+@pytest.mark.parametrize("start, length, message", [
+    (0, 7, r"length must lie in 1..6 \(E \* S\); got 7"),
+    (0, 0, r"length must lie in 1..6 \(E \* S\); got 0"),
+    (3, 4, r"start must lie in 0..2 \(E \* S - length\); got 3"),
+    (np.int64(5), 2, r"start must lie in 0..4 \(E \* S - length\); got 5"),
+    (np.int64(-1), 2, r"start must lie in 0..4 \(E \* S - length\); got -1"),
+])
+def test_a_stretch_that_does_not_fit_is_named(start, length, message):
+  params, distilled = _start()
+  train = dd_jax.unroll(problems.inner_loss)
+  with pytest.raises(ValueError, match=message):
+    train.stretch(None, train.begin(params, distilled), distilled, start, length)
 
 
 @pytest.mark.parametrize("field, value, message", [
-    ("labels", jnp.zeros((3, 5), jnp.int32),
+    ("labels", np.zeros((3, 5), np.int32),
      r"labels must begin with \[S, B\] = \[3, 4\].*\[3, 5\]"),
-    ("raw_step_sizes", jnp.zeros((2, 4)), r"raw_step_sizes must be \[E, S\] with S = 3.*\[2, 4\]"),
-    ("raw_step_sizes", jnp.zeros(6), r"raw_step_sizes must be \[E, S\] with S = 3.*\[6\]"),
-    ("images", jnp.zeros(3), r"images must be \[S, B, ...\].*\[3\]"),
+    ("step_sizes", np.zeros((2, 4)), r"step_sizes must be \[E, S\] with S = 3.*\[2, 4\]"),
+    ("step_sizes", np.zeros(6), r"step_sizes must be \[E, S\] with S = 3.*\[6\]"),
+    ("inputs", np.zeros(3), r"inputs must be arrays \[S, B, ...\].*\[\[3\]\]"),
+    ("inputs", {"a": np.zeros((3, 4)), "b": np.zeros((3, 5))},
+     r"inputs must be arrays \[S, B, ...\] with one S and one B; got \[\[3, 4\], \[3, 5\]\]"),
+    ("inputs", {}, r"inputs must be arrays \[S, B, ...\] with one S and one B; got \[\]"),
 ])
 def test_distilled_data_that_does_not_fit_is_named(field, value, message):
-  trainable, decode = problems.trainable()
+  params, distilled = _start()
   with pytest.raises(ValueError, match=message):
-    dd_jax.inner_trajectory(problems.inner_loss, problems.init(jax.random.key(0)),
-                            decode(trainable)._replace(**{field: value}))
+    dd_jax.unroll(problems.inner_loss)(None, params, distilled._replace(**{field: value}))

@@ -10,9 +10,8 @@ from dd_jax import parametrization
 NUM_STEPS, NUM_EPOCHS, BATCH, NUM_CLASSES, IMAGE_SHAPE = 3, 2, 4, 3, (2, 2, 1)
 
 
-def apply(params, images, *, key=None):
+def apply(params, images):
   """A two-layer network with a smooth activation: finite differences meet no kink."""
-  del key
   hidden = jnp.tanh(images.reshape(images.shape[0], -1) @ params["first"])
   return hidden @ params["second"] + params["bias"][None]
 
@@ -26,7 +25,7 @@ def init(key):
 def trainable(seed=1, soft=False):
   """A trainable of S=3, E=2, B=4 and the function that decodes it; soft labels are learned."""
   images, labels, step_sizes = jax.random.split(jax.random.key(seed), 3)
-  values = {"images": jax.random.normal(images, (NUM_STEPS, BATCH, *IMAGE_SHAPE)),
+  values = {"inputs": jax.random.normal(images, (NUM_STEPS, BATCH, *IMAGE_SHAPE)),
             "step_sizes": jax.random.normal(step_sizes, (NUM_EPOCHS, NUM_STEPS)) - 1.}
   if not soft:
     hard = jax.random.randint(labels, (NUM_STEPS, BATCH), 0, NUM_CLASSES)
@@ -40,7 +39,8 @@ def trainable(seed=1, soft=False):
 
 
 def _decode(labels):
-  return parametrization.paper(labels, IMAGE_SHAPE, num_epochs=NUM_EPOCHS, step_size=1.).decode
+  return parametrization.paper(labels, IMAGE_SHAPE, num_epochs=NUM_EPOCHS, step_size=1.,
+                               dtype=float).decode
 
 
 def real(num_images=11, seed=2):
@@ -67,6 +67,12 @@ def check_hypergradient(outer_loss, trainable, *rest, rtol):
   exact = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
   np.testing.assert_allclose(exact, (along(1e-5) - along(-1e-5)) / 2e-5, rtol=rtol)
   return gradient
+
+
+def assert_close(actual, expected, tolerance):
+  """Every leaf within a share of the largest entry of what is expected."""
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=tolerance * np.abs(b).max()), actual, expected)
 
 
 inner_loss = losses.classification(apply)

@@ -1,7 +1,5 @@
 """dd_jax.truncation: windows against the trajectory they are cut from, and warm starts."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,20 +7,32 @@ import optax
 import pytest
 
 import dd_jax
-from dd_jax import inner_loop
-from dd_jax import optimizers
 from dd_jax import truncation
+from dd_jax.inner_loop import InnerState
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 _TOTAL = problems.NUM_STEPS * problems.NUM_EPOCHS
 _RANDOM = dd_jax.random_init(problems.init)
-_MOMENTUM = optax.trace(.9)
+_MOMENTUM = optax.sgd(1., momentum=.9)
+_STARTS = {"last": truncation.last_start, "random": truncation.random_start,
+           "adaptive": truncation.adaptive_start()}
 
 
-def _outer_loss(window, decode, num_inits=2, optimizer=_MOMENTUM, **options):
-  return dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, problems.inner_loss,
-                                num_inits=num_inits, window=window, optimizer=optimizer, **options)
+def _outer_loss(decode, train, num_inits=1, **options):
+  return dd_jax.make_outer_loss(decode, _RANDOM, train, problems.inner_loss, num_inits=num_inits,
+                                **options)
+
+
+def _window(start, length, memory="remat"):
+  return dd_jax.window(dd_jax.unroll(problems.inner_loss, _MOMENTUM, memory=memory), start=start,
+                       length=length)
+
+
+def _networks(key, num_inits):
+  """Those of one outer step."""
+  networks = _RANDOM.sample(truncation.objective_keys(key)[0], num_inits)
+  return [jax.tree.map(lambda leaf, n=n: leaf[n], networks) for n in range(num_inits)]
 
 
 def _window_loss(trainable, decode, params, start, length):
@@ -31,7 +41,7 @@ def _window_loss(trainable, decode, params, start, length):
   velocity = jax.tree.map(jnp.zeros_like, params)
   for t in range(start + length):
     data = jax.lax.stop_gradient(distilled) if t < start else distilled
-    gradient = jax.grad(problems.inner_loss)(params, data.images[t % 3], data.labels[t % 3])
+    gradient = jax.grad(problems.inner_loss)(params, data.inputs[t % 3], data.labels[t % 3])
     velocity = jax.tree.map(lambda v, g: .9 * v + g, velocity, gradient)
     size = data.step_sizes[t // 3, t % 3]
     params = jax.tree.map(lambda p, v: p - size * v, params, velocity)
@@ -40,155 +50,226 @@ def _window_loss(trainable, decode, params, start, length):
   return problems.inner_loss(params, *problems.real())
 
 
-@pytest.mark.parametrize("memory", ["plain", "nested"])
-def test_the_hypergradient_of_a_window_is_its_definition(x64, memory):
+@pytest.mark.parametrize("length, memory", [(2, "plain"), (3, "nested")])
+def test_the_hypergradient_of_a_window_is_its_definition(x64, length, memory):
   trainable, decode = problems.trainable(soft=True)
   key = jax.random.key(5)
-  params = jax.tree.map(lambda leaf: leaf[0],
-                        _RANDOM.sample((), truncation.objective_keys(key)[0], 1))
-  for window, start in ((truncation.last_window(2), 4), (None, 0)):
-    outer_loss = _outer_loss(window, decode, 1, memory=memory)
-    actual = jax.jit(jax.value_and_grad(outer_loss))(trainable, (), key, *problems.real())
-    expected = jax.value_and_grad(_window_loss)(trainable, decode, params, start, _TOTAL - start)
-    for a, b in zip(*map(jax.tree.leaves, (actual, expected))):
-      np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+  outer_loss = _outer_loss(decode, _window(truncation.last_start, length, memory))
+  actual = jax.jit(jax.value_and_grad(outer_loss))(trainable, (), key, *problems.real())
+  expected = jax.jit(jax.value_and_grad(lambda trainable, params: _window_loss(
+      trainable, decode, params, _TOTAL - length, length)))(trainable, *_networks(key, 1))
+  problems.assert_close(actual, expected, 1e-9)
 
 
 @pytest.mark.slow
 def test_random_windows_occur_everywhere_and_one_program_serves_all(x64):
+  """Two networks in blocks of one or together: an outer step has one window for all of them."""
   trainable, decode = problems.trainable()
-  step = jax.jit(jax.value_and_grad(_outer_loss(truncation.random_window(3), decode, 1)))
-  reached = {start: [] for start in range(_TOTAL - 2)}
+  steps = [jax.jit(jax.value_and_grad(_outer_loss(
+      decode, _window(truncation.random_start, 3), 2, num_parallel=num_parallel)))
+           for num_parallel in (None, 1)]
+  loss_of = jax.jit(lambda params, start: problems.inner_loss(  # Up to the end of a window.
+      dd_jax.unroll(problems.inner_loss, _MOMENTUM).advance(
+          None, InnerState(params, _MOMENTUM.init(params)), decode(trainable), 0, start + 3).params,
+      *problems.real()))
+  reached = np.zeros(_TOTAL - 2, int)
   for seed in range(40):
     key = jax.random.key(seed)
-    loss, gradient = step(trainable, (), key, *problems.real())
-    params = jax.tree.map(lambda leaf: leaf[0],
-                          _RANDOM.sample((), truncation.objective_keys(key)[0], 1))
-    values = {start: float(_window_loss(trainable, decode, params, start, 3)) for start in reached}
-    (start,) = (s for s, value in values.items() if abs(value - loss) < 1e-9)
-    reached[start].append(seed)
+    (loss, gradient), in_blocks = (step(trainable, (), key, *problems.real()) for step in steps)
+    problems.assert_close(in_blocks, (loss, gradient), 1e-11)
+    values = [np.mean([loss_of(params, start) for params in _networks(key, 2)])
+              for start in range(_TOTAL - 2)]
+    (start,) = np.flatnonzero(np.abs(np.array(values) - loss) < 1e-9)
+    reached[start] += 1
     # Step sizes outside the window have no gradient.
-    outside = [t for t in range(_TOTAL) if not start <= t < start + 3]
-    assert not gradient["step_sizes"].reshape(-1)[np.array(outside)].any()
-  assert step._cache_size() == 1
-  assert min(map(len, reached.values())) >= 3
+    inside = (np.arange(_TOTAL) >= start) & (np.arange(_TOTAL) < start + 3)
+    np.testing.assert_array_equal(np.asarray(gradient["step_sizes"]).reshape(-1) != 0, inside)
+  assert [step._cache_size() for step in steps] == [1, 1]
+  assert reached.min() >= 3
 
 
-@pytest.mark.parametrize("name", truncation.WINDOWS)
+@pytest.mark.parametrize("name", _STARTS)
 def test_an_inner_loss_with_keys_sees_those_of_its_steps(name):
   """A window of the whole trajectory is the trajectory, noise of every step included."""
   trainable, decode = problems.trainable()
 
-  def noisy(params, images, labels, key):
-    return problems.inner_loss(params, images + jax.random.normal(key, images.shape), labels)
+  def noisy(params, inputs, labels, key):
+    return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
 
-  def gradient(window):
-    outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, noisy, problems.inner_loss,
-                                        num_inits=2, window=window, keyed=True)
-    return jax.jit(dd_jax.value_and_hypergrad(outer_loss))(
-        trainable, (), jax.random.key(3), *problems.real())
-
-  for actual, expected in zip(*map(jax.tree.leaves, (
-      gradient(truncation.WINDOWS[name](_TOTAL)), gradient(None)))):
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+  whole = dd_jax.unroll(noisy)
+  actual, expected = (jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, train, 2)))(
+      trainable, (), jax.random.key(3), *problems.real())
+                      for train in (dd_jax.window(whole, start=_STARTS[name], length=_TOTAL), whole))
+  problems.assert_close(actual, expected, 1e-5)
 
 
 def test_an_adaptive_window_prefers_where_the_inner_loss_changes():
   """Step sizes of zero everywhere but in the last two steps: only there the loss moves."""
   trainable, decode = problems.trainable()
   distilled = decode(trainable)
-  raw = jnp.full((problems.NUM_EPOCHS, problems.NUM_STEPS), -80.).at[1, 1:].set(0.)
-  distilled = distilled._replace(images=jnp.tile(distilled.images[:1], (3, 1, 1, 1, 1)),
-                                 labels=jnp.tile(distilled.labels[:1], (3, 1)),
-                                 raw_step_sizes=raw)
-  params = problems.init(jax.random.key(0))
+  distilled = distilled._replace(
+      inputs=jnp.tile(distilled.inputs[:1], (3, 1, 1, 1, 1)),
+      labels=jnp.tile(distilled.labels[:1], (3, 1)),
+      step_sizes=jnp.zeros((problems.NUM_EPOCHS, problems.NUM_STEPS)).at[1, 1:].set(.7))
+  losses = dd_jax.unroll(problems.inner_loss)(None, problems.init(jax.random.key(0)), distilled)[1]
 
   def starts(temperature):
-    window = truncation.adaptive_window(2, temperature)
-    start = lambda key: window(key, problems.inner_loss, params, distilled)["start"]
-    return np.asarray(jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 30)))
+    start = truncation.adaptive_start(temperature)
+    return np.asarray(jax.vmap(lambda key: start(key, _TOTAL - 2, lambda: losses))(
+        jax.random.split(jax.random.key(0), 30)))
 
   # The losses before steps 4 and 5 differ by step 4; what step 5 changes is never seen.
   assert set(starts(.2).tolist()) <= {3, 4}
   assert len(set(starts(1e6).tolist())) >= 4
 
 
-def test_what_a_window_begins_with_is_the_state_of_the_trajectory_there(x64):
+def test_a_window_by_itself_has_the_losses_of_the_trajectory_there(x64):
+  """Outside of an outer loss every network places its own window, by its key."""
   trainable, decode = problems.trainable()
   params, distilled = problems.init(jax.random.key(0)), decode(trainable)
-  adam = optimizers.adam({"b1": .9, "b2": .99})
-  run = functools.partial(dd_jax.inner_trajectory, problems.inner_loss, distilled=distilled,
-                          optimizer=adam)
-  whole, _ = run(params=params)
-  begun = truncation.last_window(2)(jax.random.key(0), problems.inner_loss, params, distilled,
-                                    optimizer=adam)
-  end, _ = run(**begun)
-  for a, b in zip(*map(jax.tree.leaves, (end, whole))):
-    np.testing.assert_allclose(a, b, rtol=1e-11)
+  _, losses = dd_jax.unroll(problems.inner_loss, _MOMENTUM)(None, params, distilled)
+  train = jax.jit(_window(truncation.random_start, 4))
+  found = set()
+  for seed in range(12):
+    _, piece = train(jax.random.key(seed), params, distilled)
+    (start,) = (s for s in range(3) if np.allclose(piece, losses[s:s + 4], rtol=1e-11, atol=0))
+    found.add(start)
+  assert found == {0, 1, 2}
 
 
-def _warm(size=4, length=2, num_inits=2):
-  return truncation.warm_start(_RANDOM.sample, problems.inner_loss, size=size, length=length,
-                               num_inits=num_inits, optimizer=_MOMENTUM)
+def _warm(size=4, length=2, num_inits=2, loss=problems.inner_loss, optimizer=_MOMENTUM):
+  return dd_jax.warm_start(_RANDOM, dd_jax.unroll(loss, optimizer), size=size, length=length,
+                           num_inits=num_inits)
 
 
 def test_warm_starts_move_on_by_windows_and_begin_anew_at_the_end(x64):
   """With frozen distilled data every network of the pool lies on a trajectory of its own."""
   trainable, decode = problems.trainable()
   distilled, warm = decode(trainable), _warm()
-  pool = warm.init(jax.random.key(0), (), distilled)
+  train = dd_jax.unroll(problems.inner_loss, _MOMENTUM)
+  pool = warm.begin(jax.random.key(0), (), distilled)
   positions = [np.zeros(4, int)]
   carry_on = jax.jit(warm.carry_on)
+  advance = jax.jit(lambda state, start: train.advance(None, state, distilled, start, 2))
   for seed in range(12):
     before, key = pool, jax.random.key(seed)
-    chosen = np.asarray(dd_jax.init_distributions.pool_rows(
-        truncation.objective_keys(key)[0], 4, 2))
+    chosen = np.asarray(warm.init.draw(pool, truncation.objective_keys(key)[0], 2))
     pool = carry_on(key, pool, (), distilled)
     positions.append(np.asarray(pool.position))
-    moved = {row: positions[-2][row] + 2 for row in chosen}
     for row in range(4):
-      expected = moved.get(row, positions[-2][row])
-      assert positions[-1][row] == (0 if expected + 2 > _TOTAL and row in moved else expected)
-      start, end = (jax.tree.map(lambda leaf: leaf[row], at) for at in (before, pool))
-      if row in moved and positions[-1][row]:
-        state = inner_loop.advance(
-            problems.inner_loss, start.params, distilled, 2, optimizer=_MOMENTUM,
-            opt_state=start.opt_state, start=start.position)
-        for a, b in zip(*map(jax.tree.leaves, (end[:2], state))):
-          np.testing.assert_allclose(a, b, rtol=1e-11)
+      expected = positions[-2][row] + 2 * (row in chosen)
+      assert positions[-1][row] == (0 if expected + 2 > _TOTAL else expected)
+      start, end = (jax.tree.map(lambda leaf, row=row: leaf[row], at) for at in (before, pool))
+      if row in chosen and positions[-1][row]:
+        problems.assert_close(end[:2], tuple(advance(InnerState(*start[:2]), start.position)),
+                              1e-11)
   assert set(np.concatenate(positions)) == {0, 2, 4}
 
 
-def test_outer_steps_with_warm_starts_learn_and_carry_their_pool(x64):
+def test_warm_outer_steps_with_augmentation_and_keys_are_their_definition(x64):
+  """Noise in every inner step, augmented real images; network by network, step by step."""
   trainable, decode = problems.trainable(soft=True)
-  warm, optimizer = _warm(), optax.adam(.05)
-  outer_loss = dd_jax.make_outer_loss(decode, warm.sample, problems.inner_loss,
-                                      problems.inner_loss, num_inits=2, window=warm.window,
-                                      optimizer=_MOMENTUM)
-  outer_step = jax.jit(dd_jax.make_outer_step(
-      outer_loss, optimizer, carry_on=lambda key, pool, init_state, trainable: warm.carry_on(
-          key, pool, init_state, decode(trainable))))
-  state = dd_jax.init_outer_state(trainable, optimizer,
-                                  warm.init(jax.random.key(0), (), decode(trainable)))
+
+  def noisy(params, inputs, labels, key):
+    return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
+
+  def augment(key, images):
+    return images + .1 * jax.random.normal(key, images.shape)
+
+  warm, train = _warm(loss=noisy), dd_jax.unroll(noisy, _MOMENTUM)
+  loop = dd_jax.make_outer_loop(
+      dd_jax.make_outer_loss(decode, warm.init, warm.train, problems.inner_loss, num_inits=2),
+      optax.sgd(.1), augment=augment, carry_on=lambda key, pool, init_state, trainable:
+      warm.carry_on(key, pool, init_state, decode(trainable)))
+  state = loop.init(trainable, warm.begin(jax.random.key(0), (), decode(trainable)))
+  step, (images, labels) = jax.jit(loop.step), problems.real()
+
+  @jax.jit
+  def by_hand(key, trainable, pool):
+    key, augment_key = jax.random.split(key)
+    draw_key, train_key, _ = truncation.objective_keys(key)
+    places = jax.random.permutation(draw_key, 4)[:2]
+
+    def loss(trainable):
+      ends = []
+      for n in range(2):
+        network = jax.tree.map(lambda leaf, n=n: leaf[places[n]], pool)
+        ends.append(train.stretch(jax.random.fold_in(train_key, n), InnerState(*network[:2]),
+                                  decode(trainable), network.position, 2)[0])
+      values = [problems.inner_loss(end.params, augment(augment_key, images), labels)
+                for end in ends]
+      return (values[0] + values[1]) / 2, ends
+
+    (value, ends), gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
+    return value, jax.tree.map(lambda x, g: x - .1 * g, trainable, gradient), places, ends
+
+  moved = 0
+  for seed in range(4):
+    key, before = jax.random.key(seed), state
+    state, info = step(key, before, (), images, labels)
+    value, expected, places, ends = by_hand(key, before.trainable, before.carry)
+    np.testing.assert_allclose(info.loss, value, rtol=1e-11)
+    problems.assert_close(state.trainable, expected, 1e-11)
+    for place, end in zip(places, ends, strict=True):
+      position = before.carry.position[place] + 2
+      if position + 2 <= _TOTAL:
+        moved += 1
+        network = jax.tree.map(lambda leaf, place=place: leaf[place], state.carry)
+        assert network.position == position
+        problems.assert_close(network[:2], tuple(end), 1e-11)
+  assert moved >= 4
+
+
+def test_outer_steps_with_warm_starts_learn_and_carry_their_pool():
+  trainable, decode = problems.trainable(soft=True)
+  warm = _warm()
+  loop = dd_jax.make_outer_loop(
+      dd_jax.make_outer_loss(decode, warm.init, warm.train, problems.inner_loss, num_inits=2),
+      optax.adam(.05), carry_on=lambda key, pool, init_state, trainable: warm.carry_on(
+          key, pool, init_state, decode(trainable)))
   images, _ = problems.real(64)
   labels = jnp.argmax(images.reshape(64, -1)[:, :3], -1)  # Something that can be learned.
-  losses = []
-  for step in range(150):
-    state, info = outer_step(jax.random.key(step), state, (), images, labels)
-    losses.append(float(info.loss))
+  state = loop.init(trainable, warm.begin(jax.random.key(0), (), decode(trainable)))
+  state, infos = jax.jit(lambda state: jax.lax.scan(
+      lambda state, key: loop.step(key, state, (), images, labels), state,
+      jax.random.split(jax.random.key(1), 150)))(state)
   assert set(np.asarray(state.carry.position)) <= {0, 2, 4} and state.carry.position.any()
-  assert np.mean(losses[-30:]) < .7 * np.mean(losses[:30])
+  assert infos.finite.all() and np.mean(infos.loss[-30:]) < .7 * np.mean(infos.loss[:30])
 
 
-@pytest.mark.parametrize("make", truncation.WINDOWS.values())
-def test_a_window_longer_than_the_trajectory_is_named(make):
+@pytest.mark.parametrize("start", _STARTS.values(), ids=_STARTS)
+def test_a_window_longer_than_the_trajectory_is_named(start):
   trainable, decode = problems.trainable()
   with pytest.raises(ValueError, match=r"length must lie in 1\.\.6 \(E \* S\); got 7"):
-    _outer_loss(make(7), decode)(trainable, (), jax.random.key(0), *problems.real())
+    _outer_loss(decode, _window(start, 7))(trainable, (), jax.random.key(0), *problems.real())
+
+
+def test_a_pool_whose_windows_are_longer_than_the_trajectory_is_named():
+  trainable, decode = problems.trainable()
+  warm = _warm(length=7)
+  pool = warm.begin(jax.random.key(0), (), decode(trainable))
+  with pytest.raises(ValueError, match=r"length must lie in 1\.\.6 \(E \* S\); got 7"):
+    warm.carry_on(jax.random.key(0), pool, (), decode(trainable))
 
 
 def test_other_bad_arguments_are_named():
   with pytest.raises(ValueError, match="temperature must be positive; got 0"):
-    truncation.adaptive_window(2, 0)
+    truncation.adaptive_start(0)
   with pytest.raises(ValueError, match="size must be at least num_inits=2; got 1"):
     _warm(size=1)
+  with pytest.raises(ValueError, match="train must be one of inner_loop.unroll to have windows"):
+    dd_jax.window(dd_jax.implicit(problems.inner_loss), length=2)
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["window", "warm start"])
+def test_an_optimizer_that_cannot_be_differentiated_is_refused_in_stretches_too(warm):
+  trainable, decode = problems.trainable()
+  init, train, state = _RANDOM, dd_jax.unroll(problems.inner_loss, optax.adam(1.)), ()
+  if warm:
+    begin, init, train, _ = dd_jax.warm_start(init, train, size=2, length=2, num_inits=1)
+    state = jax.eval_shape(begin, jax.random.key(0), (), decode(trainable))
+  else:
+    train = dd_jax.window(train, length=2)
+  outer_loss = dd_jax.make_outer_loss(decode, init, train, problems.inner_loss, num_inits=1)
+  with pytest.raises(ValueError, match=r"\(Adam needs eps_root > 0\)"):
+    jax.eval_shape(outer_loss, trainable, state, jax.random.key(0), *problems.real())
