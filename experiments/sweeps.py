@@ -7,7 +7,7 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
-from dd_jax.files import artifacts
+from dd_jax.datasets import npz
 from experiments import figures
 from experiments import train
 from experiments import workdirs
@@ -66,7 +66,7 @@ def _sweep(config, workdir, study, seeds):
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    artifacts.write_atomically(workdir / f"{study}.csv",
+    npz.write_atomically(workdir / f"{study}.csv",
                                lambda file, text=text: file.write(text.getvalue().encode()))
   figures.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
       label: [(row[f"{name}_mean"], row[f"{name}_std"]) for row in rows]

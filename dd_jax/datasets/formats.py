@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.datasets import matlab
 
 CIFAR10_DIRECTORY = "cifar-10-batches-bin"

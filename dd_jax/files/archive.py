@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 
 FORMAT_VERSION = 2
 # What version 1 called otherwise: field -> (field, {value: value}).

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import whitening as zca
-from dd_jax.datasets.dataset import denormalize
-from dd_jax.datasets.dataset import normalize
-from dd_jax.datasets.dataset import pictures
+from dd_jax.datasets import denormalize
+from dd_jax.datasets import normalize
+from dd_jax.datasets import pictures
 from dd_jax.files import archive
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.files import trees
 from dd_jax.types import DistilledData, Params
 from dd_jax.whitening import Whitening

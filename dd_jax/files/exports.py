@@ -32,7 +32,7 @@ import numpy as np
 from dd_jax import extras
 from dd_jax.files import archive
 from dd_jax.files import artifacts
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.files import pictures
 from dd_jax.files import torch_files
 from dd_jax.files.artifacts import Artifact

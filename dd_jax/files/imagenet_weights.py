@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import extras
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.files import torch_files
 from dd_jax.models import Model
 from dd_jax.types import Params

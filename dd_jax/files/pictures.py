@@ -14,7 +14,7 @@ import tempfile
 
 import numpy as np
 
-from dd_jax.datasets.dataset import normalize
+from dd_jax.datasets import normalize
 from dd_jax.files import archive
 from dd_jax.files import artifacts
 from dd_jax.files.artifacts import Artifact

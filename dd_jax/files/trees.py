@@ -19,7 +19,7 @@ import urllib.parse
 import jax
 import numpy as np
 
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 
 _EMPTY = {"{}": dict, "[]": list, "()": tuple}
 _ESCAPED = re.compile(r"[%/\\\x00-\x1f\ud800-\udfff]|\A[#\[({]")

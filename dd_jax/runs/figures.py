@@ -8,8 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dd_jax.files import artifacts
-from dd_jax.files import npz
+from dd_jax.files import pictures
+from dd_jax.datasets import npz
 from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
@@ -36,7 +36,7 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
   for step, axis in enumerate(axes[:, 0]):
     padded = np.ones((rows * columns, *pixels.shape[2:]), np.float32)
     padded[:batch] = pixels[step]
-    axis.imshow(artifacts.image_grid(padded.reshape(rows, columns, *pixels.shape[2:])),
+    axis.imshow(pictures.image_grid(padded.reshape(rows, columns, *pixels.shape[2:])),
                 interpolation="nearest")
     axis.set_yticks([])
     axis.set_xticks([])

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from dd_jax.files import artifacts
-from dd_jax.files import npz
-from dd_jax.runs import charts
+from dd_jax.files import pictures
+from dd_jax.datasets import npz
+from dd_jax.runs.charts import histogram
+from dd_jax.runs.charts import line_chart
 from dd_jax.runs import figures
 from dd_jax.runs import paths
 from dd_jax.runs import snapshots
@@ -90,9 +92,9 @@ def _view(run, usual):
   result = run.result
   validated = [line for line in run.metrics if "validation_accuracy" in line]
   charts = [
-      charts.line_chart("Outer loss", "on real training images",
+      line_chart("Outer loss", "on real training images",
                   {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
-      charts.line_chart("Accuracy while distilling", "% of validation images",
+      line_chart("Accuracy while distilling", "% of validation images",
                   {"validation": [(line["step"], 100 * line["validation_accuracy"])
                                   for line in validated],
                    f"test, at the end: {_percent(result['accuracy_mean'])} %":
@@ -103,7 +105,7 @@ def _view(run, usual):
       "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
       "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
       "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
-                   else charts.histogram(run.evaluation),
+                   else histogram(run.evaluation),
       "source": run.config.get("init", {}).get("source"), "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config, usual),
       "config": json.dumps(run.config, indent=2)}
 
@@ -198,7 +200,7 @@ def _evolution(run):
   """Rows of outer step and one picture of a few images."""
   if not run.snapshots or not _has_pictures(run):
     return []
-  return [(step, _png(artifacts.image_grid(
+  return [(step, _png(pictures.image_grid(
       found["pixels"].reshape(1, -1, *found["pixels"].shape[2:])[:, :_MAX_EVOLVING] / 255.)))
           for step, found in run.snapshots.items()]
 
@@ -239,10 +241,10 @@ def _comparison(runs):
       "differing": [(field, [config.get(field) for config in configs]) for field in fields
                     if len({json.dumps(config.get(field)) for config in configs}) > 1],
       "charts": [
-          charts.line_chart("Outer loss", "on real training images", {
+          line_chart("Outer loss", "on real training images", {
               name: [(line["step"], line["loss"]) for line in run.metrics]
               for name, run in zip(names, runs)}),
-          charts.line_chart("Accuracy while distilling", "% of validation images", {
+          line_chart("Accuracy while distilling", "% of validation images", {
               name: [(line["step"], 100 * line["validation_accuracy"]) for line in run.metrics
                      if "validation_accuracy" in line] for name, run in zip(names, runs)})]}
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from dd_jax.evaluation import EvalResult, Metrics
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.runs.data import Pixels
 from dd_jax.types import DistilledData
 

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from dd_jax.files import artifacts
+from dd_jax.files import pictures
 from dd_jax import extras
 
 _MAX_IMAGES = 10  # Of each distill step.
@@ -47,7 +47,7 @@ class Board:
   def add_images(self, step: int, pixels: np.ndarray) -> None:
     """The first images of every distill step; pixels `[S, B, H, W, C]` in 0..255."""
     if self._writer is not None and pixels.shape[-1] in (1, 3):
-      grid = artifacts.image_grid(pixels[:, :_MAX_IMAGES] / 255.)
+      grid = pictures.image_grid(pixels[:, :_MAX_IMAGES] / 255.)
       self._writer.add_image("distilled_images", grid, step, dataformats="HWC")
 
   def close(self) -> None:

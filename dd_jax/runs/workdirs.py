@@ -11,7 +11,7 @@ import filelock
 import jax
 
 import dd_jax
-from dd_jax.files import npz
+from dd_jax.datasets import npz
 from dd_jax.runs import paths
 from dd_jax.runs import processes
 

@@ -24,7 +24,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax.files import artifacts
+from dd_jax.datasets import npz
 from experiments import commands
 from experiments import machine
 from experiments import paths
@@ -305,7 +305,7 @@ def main(argv):
             f"{(row.get('torch_peak_bytes') or np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
             f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)
       text = json.dumps(report, indent=2)
-      artifacts.write_atomically(paths.local(flags.FLAGS.out, "--out"),
+      npz.write_atomically(paths.local(flags.FLAGS.out, "--out"),
                                  lambda file, text=text: file.write(text.encode()))
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 import dd_jax
-from dd_jax.files import artifacts
+from dd_jax.datasets import npz
 from dd_jax import linear
 from dd_jax import parametrization
 from experiments import commands
@@ -110,7 +110,7 @@ def main(argv):
   report = {"rows": rows, "jax": jax.__version__,
             "python": platform.python_version(),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
-  artifacts.write_atomically(
+  npz.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
 

@@ -19,7 +19,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax.files import artifacts
+from dd_jax.datasets import npz
 from experiments import commands
 from experiments import machine
 from experiments import paths
@@ -118,7 +118,7 @@ def main(argv):
   for mode, value in report["exponents"].items():
     print(f"exponent of T from {_FIT_FROM} on: {mode}: {value:.2f}")
   out = paths.local(flags.FLAGS.out, "--out")
-  artifacts.write_atomically(
+  npz.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
 
