@@ -1,180 +1,121 @@
-"""From a config to what it describes: data, networks, init distributions and jitted functions."""
+"""From a config to what it describes: a problem of the library and the settings of its run."""
 
 import functools
-import inspect
-from typing import Any, NamedTuple
+import json
+import pathlib
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+import optax
 
 import dd_jax
 from dd_jax import augmentation
-from dd_jax import datasets
-from dd_jax import implicit
+from dd_jax import init_distributions
 from dd_jax import losses
-from dd_jax import models
-from dd_jax import whitening
-from experiments import layouts
-from experiments import recipe
-from experiments.choices import check_choice
-from experiments.choices import check_positive
-from experiments.choices import check_seed
-from experiments.choices import choose
-from experiments.inits import Inits
-from experiments.inits import make_inits
-from experiments.layouts import Layout
+from dd_jax import optimizers
+from dd_jax import ridge_regression
+from dd_jax import runs
+from dd_jax import truncation
+from dd_jax.files import imagenet_weights
+from dd_jax.runs import accuracies
+from dd_jax.runs import fingerprints
+from dd_jax.runs import paths
+from dd_jax.runs.problem import describe, one_network
+from dd_jax.runs.programs import make_keys
+from dd_jax.runs.settings import check_choice, check_positive, check_seed
+from experiments import learned
+from experiments import parts
+from experiments import pools
+from experiments.configs import default
+
+# Inits of one known network, whose weights belong to the distilled data.
+_ONE_NETWORK = ("fixed", "fixed_pretrained", "imagenet")
 
 
-class Data(NamedTuple):
-  """A dataset with its splits on the device: normalised images [n, H, W, C] and labels [n]."""
-  dataset: datasets.Dataset  # Without the validation images.
-  whitening: whitening.Whitening | None
-  train: tuple[jax.Array, jax.Array]
-  validation: tuple[jax.Array, jax.Array]
-  test: tuple[jax.Array, jax.Array]
-  digest: dict[str, str]  # Of the whole dataset as it was loaded.
+def distill(config: ConfigDict, workdir: str) -> runs.Result:
+  """Runs what the config describes; see `dd_jax.runs.distill`."""
+  settings = make_settings(config)
+  return runs.distill(make_problem(config), workdir, num_steps=config.outer.num_steps,
+                      seed=config.seed, settings=settings, config=json.loads(config.to_json()))
 
 
-class Problem(NamedTuple):
-  """What a config describes, as arrays and functions."""
-  data: Data
-  model: dd_jax.Model
-  inits: Inits
-  layout: Layout
-  decode: Any
-  state: dd_jax.OuterState  # Before the first outer step.
-  run: Any  # run(state, inits.train.state, *train) -> (state, infos [log_every])
-  validate: Any  # validate(distilled, inits.validation.state, *validation) -> EvalResult
-  test_on: Any  # test_on(distilled, inits.test.state, *test) -> EvalResult
+def make_settings(config: ConfigDict) -> runs.Settings:
+  """How the run is watched, kept and computed; mistakes are named by their fields."""
+  for field, value in (("log_every", config.log_every),
+                       ("checkpoints_kept", config.checkpoints_kept),
+                       ("outer.num_steps", config.outer.num_steps)):
+    check_positive(field, value)
+  for field, value in (("checkpoint_every", config.checkpoint_every),
+                       ("validation.every", config.validation.every)):
+    if value < 1 or value % config.log_every:
+      raise ValueError(f"{field} must be a multiple of log_every={config.log_every}; got {value}")
+  check_choice("outer.on_nonfinite", config.outer.on_nonfinite, ("stop", "halve"))
+  check_choice("validation.selection", config.validation.selection, ("final", "best"))
+  return runs.Settings(
+      config.log_every, config.validation.every, config.checkpoint_every, config.checkpoints_kept,
+      config.validation.selection, config.outer.on_nonfinite, config.eval.batch_size,
+      config.eval.num_parallel, config.parallel, config.precision, config.tensorboard)
 
 
-def build(config: ConfigDict, layout: Layout | None = None) -> Problem:
-  """Loads the data, resolves every name, and checks the whole run by tracing it.
+def make_problem(config: ConfigDict) -> runs.Problem:
+  """Loads the data and resolves every name.
 
   Args:
     config: the fields of experiments/configs/default.py.
-    layout: how devices share the run; what `config.parallel` says by default.
+
+  Raises:
+    ValueError, OSError: a field that does not fit, or data that are not there.
   """
   check_seed("seed", config.seed)
-  keys = make_keys(config.seed)
-  layout = make_layout(config) if layout is None else layout
-  data = load_data(config, layout)
-  num_classes = data.dataset.num_classes
-  model = make_network(config, data.dataset)
-  inits = make_inits(config, model, data.dataset, layout, keys["init"])
-  training = recipe.make_training(config, model, num_classes)
-  learned = recipe.make_parametrization(config, data.train, num_classes)
-  window = recipe.make_window(config, training, inits.train.sample)
-
-  outer_loss = dd_jax.make_outer_loss(
-      learned.decode, window.sample, real_loss=make_real_loss(config.objective, model, num_classes),
-      window=window.window, num_inits=config.outer.num_inits, chunk_size=config.outer.chunk_size,
-      num_parallel=num_parallel(config.outer, on_accelerator=None),
-      **training._asdict(), **recipe.trajectory_options(config), **layout.outer_split)
-  augment = config.outer.augmentation and augmentation.compose(config.outer.augmentation)
-  trainable = learned.init(keys["images"])
-  optimizer = recipe.make_optimizer(config.outer, trainable)
-  carry, carry_on = (), None
-  if window.warm is not None:
-    carry = window.warm.init(keys["warm"], inits.train.state, learned.decode(trainable))
-
-    def carry_on(key, pool, init_state, trainable):
-      return window.warm.carry_on(key, pool, init_state, learned.decode(trainable))
-
-  state = dd_jax.init_outer_state(trainable, optimizer, carry)
-
-  def evaluate_on(key, init, num_inits):
-    def evaluate(distilled, init_state, images, labels):
-      with jax.default_matmul_precision(config.precision):
-        return dd_jax.evaluate(
-            key, distilled, init._replace(state=init_state), model.apply, images, labels,
-            num_inits=num_inits, batch_size=config.eval.batch_size,
-            num_parallel=num_parallel(config.eval, on_accelerator=10), split=layout.eval_split,
-            **training._asdict())
-    return jax.jit(evaluate)
-
-  problem = Problem(
-      data, model, inits, layout, learned.decode, layout.place(state),
-      run=layout.compile_run(functools.partial(
-          dd_jax.run_outer_steps, dd_jax.make_outer_step(
-              outer_loss, optimizer, precision=config.precision, carry_on=carry_on), keys["outer"],
-          batch_size=config.outer.batch_size, num_steps=config.log_every,
-          stop=config.outer.num_steps, augment=augment)),
-      validate=evaluate_on(keys["validation"], inits.validation, config.validation.num_inits),
-      test_on=evaluate_on(keys["test"], inits.test, config.eval.num_inits))
-  _check_intervals(config)
-  for field, value, choices in (
-      ("outer.on_nonfinite", config.outer.on_nonfinite, ("stop", "halve")),
-      ("validation.selection", config.validation.selection, ("final", "best"))):
-    check_choice(choices, value, field)
-  # Tracing meets every rule of the library before anything is written.
-  distilled = learned.decode(state.trainable)
-  jax.eval_shape(problem.run, state, inits.train.state, *data.train)
-  jax.eval_shape(problem.validate, distilled, inits.validation.state, *data.validation)
-  jax.eval_shape(problem.test_on, distilled, inits.test.state, *data.test)
-  return problem
+  data = load_data(config)
+  model = make_network(config, data)
+  inits = make_inits(config, model, data, make_keys(config.seed)["init"])
+  inner_loss = make_inner_loss(config.inner, model)
+  train = make_train(config, model, inner_loss, data.num_classes)
+  parametrization = learned.make_parametrization(config, data)
+  trainable = jax.eval_shape(parametrization.init, jax.random.key(0))
+  problem = runs.Problem(
+      data, parametrization, inits, train, model.apply,
+      make_real_loss(config.objective, model, data.num_classes),
+      learned.make_optimizer(config.outer, trainable),
+      num_inits=config.outer.num_inits, num_validation_inits=config.validation.num_inits,
+      num_test_inits=config.eval.num_inits, batch_size=config.outer.batch_size,
+      num_parallel=config.outer.num_parallel, chunk_size=config.outer.chunk_size,
+      augment=parts.augment(config.outer.augmentation, "outer.augmentation"),
+      figures=make_figures(config.objective), keeps_network=config.init.name in _ONE_NETWORK,
+      metadata=_metadata(config, data), usual=json.loads(default.get_config().to_json()),
+      made_from={**data.digest, **_digests_of_files(config)})
+  return _with_window(problem, config)
 
 
-def make_keys(seed: int) -> dict[str, jax.Array]:
-  """The keys of a run, by what consumes them."""
-  return dict(zip(("init", "images", "outer", "validation", "test", "warm"),
-                  jax.random.split(jax.random.key(seed), 6)))
-
-
-def make_layout(config: ConfigDict) -> Layout:
-  """How the devices share the run; with one there is nothing to choose."""
-  layout = choose(layouts.LAYOUTS, config.parallel, "parallel")
-  return layouts.one_device() if jax.device_count() == 1 else layout(config.outer.num_inits)
-
-
-def load_data(config: ConfigDict, layout: Layout) -> Data:
+def load_data(config: ConfigDict) -> runs.Data:
   """The dataset that `config.data` names, its validation images set aside."""
-  dataset = datasets.load(config.data.name, config.data.dir or None,
-                          download=config.data.download)
-  digest = datasets.digest(dataset)
-  if config.data.image_shape is not None:
-    dataset = datasets.reframe(dataset, tuple(config.data.image_shape))
-  dataset, validation_images, validation_labels = datasets.split_validation(
-      dataset, config.data.num_validation, seed=config.seed)
-
-  def normalized(images):
-    return datasets.normalize(images, dataset.mean, dataset.std)
-
-  fitted = config.data.whitening and whitening.fit(normalized(dataset.train_images),
-                                                   regularization=config.data.whitening)
-
-  def on_device(images, labels):
-    images = normalized(images)
-    return layout.place((whitening.whiten(fitted, images) if fitted else images, labels))
-
-  return Data(dataset, fitted, train=on_device(dataset.train_images, dataset.train_labels),
-              validation=on_device(validation_images, validation_labels),
-              test=on_device(dataset.test_images, dataset.test_labels), digest=digest)
+  found = parts.dataset(config.data.name, config.data.dir, "data.name",
+                        download=config.data.download)
+  if isinstance(found, runs.Data):
+    return found
+  data = runs.from_dataset(
+      found, num_validation=config.data.num_validation, seed=config.seed,
+      whitening=config.data.whitening, image_shape=config.data.image_shape)
+  return data._replace(name=config.data.name)
 
 
-def make_model(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
-  """The network that `config.model` names, for the dataset's images and classes."""
-  make = choose(models.MODELS, config.model.name, "model.name")
-  options = model_options(config.model)
-  for name, value in options.items():
-    if name not in inspect.signature(make).parameters:
-      raise ValueError(f"model.{name} must be left out for {config.model.name}, which has no such "
-                       f"option; got {value!r}")
-  return make(num_classes=dataset.num_classes, image_shape=dataset.train_images.shape[1:],
-              **options)
-
-
-def make_network(config: ConfigDict, dataset: datasets.Dataset) -> dd_jax.Model:
+def make_network(config: ConfigDict, data: runs.Data) -> dd_jax.Model:
   """The network that is trained: the model, or its features with a ridge regression on top."""
+  def make(num_outputs):
+    return parts.make_model(config.model.name, num_outputs, runs.input_shapes(data),
+                            model_options(config.model), "model.name")
+
   if config.inner.hypergradient != "ridge":
-    return make_model(config, dataset)
+    return make(data.num_classes)
   size = config.inner.num_features
   check_positive("inner.num_features", size)
-  if config.inner.augmentation is not None:
-    raise ValueError("inner.augmentation must be left out for inner.hypergradient='ridge'; "
-                     f"got {config.inner.augmentation!r}")
-  return implicit.ridge_model(make_model(config, dataset._replace(num_classes=size)), size,
-                              dataset.num_classes)
+  for field in ("augmentation", "loss"):
+    if config.inner[field] is not None:
+      raise ValueError(f"inner.{field} must be left out for inner.hypergradient='ridge'; "
+                       f"got {config.inner[field]!r}")
+  return ridge_regression.ridge_model(make(size), size, data.num_classes)
 
 
 def model_options(model: ConfigDict) -> dict[str, Any]:
@@ -182,25 +123,117 @@ def model_options(model: ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in model.items() if name != "name" and value is not None}
 
 
+def make_inner_loss(inner: ConfigDict, model: dd_jax.Model):
+  """The loss on distilled examples that `config.inner` names."""
+  found = losses.classification(model.apply)
+  if inner.loss is not None:
+    found = parts.loss(inner.loss, model.apply,
+                       {"classification": lambda: losses.classification(model.apply)},
+                       "inner.loss")
+  augment = parts.augment(inner.augmentation, "inner.augmentation", siamese=inner.siamese)
+  return found if augment is None else augmentation.augmented(found, augment)
+
+
+def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int) -> dd_jax.types.Train:
+  """The inner algorithm that `config.inner` names."""
+  inner = config.inner
+  optimizer = parts.choose(optimizers.INNER_OPTIMIZERS, inner.optimizer, "inner.optimizer")
+  return parts.choose({
+      "unrolled": lambda: dd_jax.unroll(loss, optimizer, memory=config.distill.memory,
+                                        gradient=config.distill.gradient),
+      "implicit": lambda: dd_jax.implicit(loss, optimizer, solver=inner.solver,
+                                          num_terms=inner.num_terms, damping=inner.damping),
+      "ridge": lambda: dd_jax.ridge(
+          ridge_regression.ridge_features(model.apply, inner.num_features), num_classes,
+          regularization=inner.regularization),
+  }, inner.hypergradient, "inner.hypergradient")()
+
+
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int):
-  """The outer loss on real images that `config.objective` names."""
-  return choose({
+  """The outer loss on real examples that `config.objective` names."""
+  return parts.loss(objective.name, model.apply, {
       "classification": lambda: losses.classification(model.apply),
       "poisoning": lambda: losses.poisoning(
           model.apply, attack_class=objective.attack_class, target_class=objective.target_class,
-          num_classes=num_classes),
-  }, objective.name, "objective.name")()
+          num_classes=num_classes)}, "objective.name")
 
 
-def num_parallel(section: ConfigDict, on_accelerator: int | None) -> int | None:
-  """Networks side by side: what the config says, else one on a CPU."""
-  return section.num_parallel or (1 if jax.default_backend() == "cpu" else on_accelerator)
+def make_figures(objective: ConfigDict) -> accuracies.Figures:
+  """What is reported beside the accuracy."""
+  return (accuracies.poisoning(objective.attack_class, objective.target_class)
+          if objective.name == "poisoning" else accuracies.no_more)
 
 
-def _check_intervals(config):
-  check_positive("log_every", config.log_every)
-  check_positive("checkpoints_kept", config.checkpoints_kept)
-  for field, value in (("checkpoint_every", config.checkpoint_every),
-                       ("validation.every", config.validation.every)):
-    if value < 1 or value % config.log_every:
-      raise ValueError(f"{field} must be a multiple of log_every={config.log_every}; got {value}")
+def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: jax.Array
+               ) -> runs.Inits:
+  """The init distributions that `config.init` names; a fixed one is drawn with `key`."""
+  def imagenet():
+    if not config.init.checkpoint:
+      raise ValueError("init.checkpoint must be a file of AlexNet's ImageNet weights; got ''")
+    return everywhere(dd_jax.fixed_init(imagenet_weights.load(
+        paths.local(config.init.checkpoint, "init.checkpoint"), model)))
+
+  def everywhere(init):
+    return runs.Inits(init, init, init)
+
+  if parts.is_own(config.init.name):
+    return everywhere(parts.load_own(config.init.name, "init.name")(model))
+  return parts.choose({
+      "random": lambda: everywhere(random_init(config.init, model)),
+      "fixed": lambda: everywhere(dd_jax.fixed_init(
+          one_network(random_init(config.init, model), key))),
+      "imagenet": imagenet,
+      "pretrained": lambda: pools.pretrained_inits(config, model, data),
+      "fixed_pretrained": lambda: everywhere(pools.first_of_pool(config, model, data)),
+  }, config.init.name, "init.name")()
+
+
+def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
+  """Fresh weights as `config.init.weights` says."""
+  weights = parts.choose(init_distributions.WEIGHT_INITS, init.weights, "init.weights")
+  return dd_jax.random_init(model.init, weights(*(() if init.scale is None else (init.scale,))))
+
+
+def _with_window(problem, config):
+  """The problem with the stretch of the trajectory that `config.window` names."""
+  window = config.window
+  if window.start is None:
+    return problem
+  check_choice("window.start", window.start, ("last", "random", "adaptive", "warm"))
+  total = config.distill.num_steps * config.distill.num_epochs
+  if not 1 <= window.length <= total:
+    raise ValueError(f"window.length must lie in 1..{total} (E * S); got {window.length}")
+  if window.start == "warm":
+    return problem._replace(warm=dd_jax.warm_start(
+        problem.inits.train, problem.train, size=window.pool_size, length=window.length,
+        num_inits=config.outer.num_inits))
+  start = {"last": lambda: truncation.last_start, "random": lambda: truncation.random_start,
+           "adaptive": functools.partial(truncation.adaptive_start, window.temperature)}
+  return problem._replace(outer_train=dd_jax.window(
+      problem.train, start=start[window.start](), length=window.length))
+
+
+def _digests_of_files(config):
+  """Of the files of weights that the run starts from, by their fields."""
+  if config.init.name in ("pretrained", "fixed_pretrained"):
+    folder = paths.local(config.init.pool, "init.pool")
+    files = {f"init.pool/{role}.npz": folder / f"{role}.npz" for role in pools.ROLES}
+  else:
+    files = ({"init.checkpoint": pathlib.Path(config.init.checkpoint).expanduser()}
+             if config.init.name == "imagenet" else {})
+  return {name: fingerprints.of_file(path) for name, path in files.items()}
+
+
+def _metadata(config, data):
+  """What distilled.npz says of itself; docs/format.md explains every field."""
+  inner, objective = config.inner, config.objective
+  return describe(
+      data, inner_optimizer=inner.optimizer, inner_loss=inner.loss or "classification",
+      inner_augmentation=inner.augmentation, inner_siamese=inner.siamese,
+      inner_algorithm={"unrolled": "unroll"}.get(inner.hypergradient, inner.hypergradient),
+      **({name: inner[name] for name in ("num_features", "regularization")}
+         if inner.hypergradient == "ridge" else {}),
+      model=config.model.name, model_options=model_options(config.model),
+      init=config.init.to_dict(),
+      objective={name: value for name, value in objective.items()
+                 if name == "name" or objective.name == "poisoning"})

@@ -1,6 +1,5 @@
-"""From a config to how distilled data are learned, and how networks are trained on them."""
+"""From a config to what is learned, where it starts, and by which optimizer."""
 
-from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -9,82 +8,40 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-import dd_jax
-from dd_jax.files import artifacts
-from dd_jax import augmentation
 from dd_jax import baselines
-from dd_jax import implicit
-from dd_jax import inner_loop
 from dd_jax import optimizers
-from dd_jax import losses
 from dd_jax import parametrization
-from dd_jax import truncation
-from experiments import paths
-from experiments.choices import check_positive
-from experiments.choices import choose
+from dd_jax import runs
+from dd_jax import step_sizes
+from dd_jax.files import artifacts
+from dd_jax.runs import paths
+from dd_jax.runs.settings import check_positive
+from experiments import parts
 
 _HYPER = ("decay", "b1", "b2", "weight_decay")
 
 
-class Training(NamedTuple):
-  """How a network is trained on distilled data; arguments of `make_outer_loss` and `evaluate`."""
-  inner_loss: Callable
-  optimizer: Callable
-  keyed: bool
-  trajectory: Callable
-
-
-def make_training(config: ConfigDict, model: dd_jax.Model, num_classes: int) -> Training:
-  """The inner loss, optimizer and trajectory that `config.inner` names."""
-  inner_loss = losses.classification(model.apply)
-  if config.inner.augmentation is not None:
-    inner_loss = augmentation.augmented(inner_loss, augmentation.compose(
-        config.inner.augmentation, siamese=config.inner.siamese))
-  trajectory = choose({
-      "unrolled": lambda: inner_loop.inner_trajectory,
-      "implicit": lambda: functools.partial(
-          implicit.implicit_trajectory, solver=config.inner.solver,
-          num_terms=config.inner.num_terms, damping=config.inner.damping),
-      "ridge": lambda: implicit.ridge_trajectory(
-          implicit.ridge_features(model.apply, config.inner.num_features), num_classes,
-          regularization=config.inner.regularization),
-  }, config.inner.hypergradient, "inner.hypergradient")()
-  optimizer = choose(optimizers.INNER_OPTIMIZERS, config.inner.optimizer, "inner.optimizer")
-  return Training(inner_loss, optimizer, config.inner.augmentation is not None, trajectory)
-
-
-def trajectory_options(config: ConfigDict) -> dict[str, str]:
-  """Options of the trajectory that only its differentiation has."""
-  return ({"memory": config.distill.memory, "gradient": config.distill.gradient}
-          if config.inner.hypergradient == "unrolled" else {})
-
-
-def make_parametrization(config: ConfigDict, train: tuple[jax.Array, jax.Array], num_classes: int
-                         ) -> parametrization.Parametrization:
+def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization.Parametrization:
   """What `config.distill` says is learned.
 
   Raises:
     ValueError: a field that does not fit, or more bytes than `distill.max_bytes`.
   """
-  distill = config.distill
+  distill, num_classes = config.distill, data.num_classes
   hard = hard_labels(distill, num_classes)
-  images_shape = (*hard.shape[:2], *train[0].shape[1:])
-  start = _make_start(config, train, hard, num_classes)
+  images_shape = (*hard.shape[:2], *data.train[0].shape[1:])
+  start = _make_start(config, data.train, hard, num_classes)
   learned = parametrization.join(
-      choose({
-          "pixels": lambda: parametrization.pixels(images_shape, start.images),
-          "bases": lambda: parametrization.bases(images_shape, distill.num_bases),
-          "upsampled": lambda: parametrization.upsampled(images_shape, distill.upsampling),
-      }, distill.images, "distill.images")(),
-      choose({
+      _make_inputs(distill, images_shape, start.images),
+      parts.choose({
           "hard": lambda: parametrization.fixed_labels(start.labels),
           "soft": lambda: parametrization.soft_labels(
               start.labels if start.labels.ndim == 3 else
               jax.nn.one_hot(start.labels, num_classes)),
           "tied": lambda: parametrization.tied_labels(hard, num_classes),
       }, distill.labels, "distill.labels")(),
-      (parametrization.fixed_step_sizes if distill.step_size_sharing == "fixed" else
-       functools.partial(parametrization.step_sizes, scale=distill.step_size_scale,
+      (step_sizes.fixed_step_sizes if distill.step_size_sharing == "fixed" else
+       functools.partial(step_sizes.step_sizes, scale=distill.step_size_scale,
                          sharing=distill.step_size_sharing))(
                              distill.num_epochs, distill.num_steps, start.step_sizes),
       make_hyper(config.inner))
@@ -93,6 +50,17 @@ def make_parametrization(config: ConfigDict, train: tuple[jax.Array, jax.Array],
     raise ValueError(f"distill.max_bytes must be at least the {size} bytes that are learned; "
                      f"got {distill.max_bytes}")
   return learned
+
+
+def _make_inputs(distill, shape, start):
+  """What is learned of the inputs; one's own function makes a Part of their shape [S, B, ...]."""
+  if parts.is_own(distill.images):
+    return parts.load_own(distill.images, "distill.images")(shape)
+  return parts.choose({
+      "pixels": lambda: parametrization.pixels(shape, start),
+      "bases": lambda: parametrization.bases(shape, distill.num_bases),
+      "upsampled": lambda: parametrization.upsampled(shape, distill.upsampling),
+  }, distill.images, "distill.images")()
 
 
 def hard_labels(distill: ConfigDict, num_classes: int) -> jax.Array:
@@ -144,12 +112,11 @@ def _start_from_file(config, num_classes, images_shape):
   distill = config.distill
   path = paths.local(distill.start, "distill.start")
   artifact = artifacts.load(path)
-  images, labels, raw_step_sizes, *_ = artifact.distilled
-  step_sizes = jax.nn.softplus(raw_step_sizes)
+  images, labels, sizes, *_ = artifact.distilled
   classes = labels.shape[-1] if labels.ndim == 3 else max(num_classes, int(labels.max()) + 1)
   for what, found, expected in (
       ("images [S, B, H, W, C]", list(images.shape), list(images_shape)),
-      ("step sizes [E, S]", list(step_sizes.shape), [distill.num_epochs, distill.num_steps]),
+      ("step sizes [E, S]", list(sizes.shape), [distill.num_epochs, distill.num_steps]),
       ("number of classes", classes, num_classes),
       ("whitening", artifact.metadata.get("whitening"), config.data.whitening)):
     if found != expected:
@@ -157,12 +124,12 @@ def _start_from_file(config, num_classes, images_shape):
   if distill.labels == "tied" or distill.labels == "hard" and labels.ndim == 3:
     raise ValueError(f"distill.labels must be 'soft' to start from the labels of {path}; "
                      f"got {distill.labels!r}")
-  return _Start(images, labels, np.asarray(step_sizes))
+  return _Start(images, labels, np.asarray(sizes))
 
 
 def make_hyper(inner: ConfigDict) -> parametrization.Part:
   """Hyper-parameters of the inner optimizer: the config's, else the usual ones."""
-  usual = optimizers.DEFAULTS[inner.optimizer]
+  usual = optimizers.DEFAULTS.get(inner.optimizer, {})
   given = {name: inner[name] for name in _HYPER if inner[name] is not None}
   for name, value in given.items():
     if name not in usual and name != "weight_decay":
@@ -170,36 +137,8 @@ def make_hyper(inner: ConfigDict) -> parametrization.Part:
                        f"which has {sorted(usual)}; got {value}")
     if not 0 <= value < 1:
       raise ValueError(f"inner.{name} must lie in [0, 1); got {value}")
-  part = parametrization.shares if inner.learned else parametrization.fixed_hyper
+  part = step_sizes.shares if inner.learned else step_sizes.fixed_hyper
   return part({**usual, **given})
-
-
-class Window(NamedTuple):
-  """Which stretch of the trajectory is differentiated, and from where it starts."""
-  sample: Callable
-  window: Callable | None
-  warm: truncation.WarmStart | None
-
-
-def make_window(config: ConfigDict, training: Training, sample: Callable) -> Window:
-  """The window that `config.window` names, of networks that `sample` draws."""
-  window = config.window
-  if window.start is None:
-    return Window(sample, None, None)
-  make = choose({**truncation.WINDOWS, "warm": None}, window.start, "window.start")
-  total = config.distill.num_steps * config.distill.num_epochs
-  if not 1 <= window.length <= total:
-    raise ValueError(f"window.length must lie in 1..{total} (E * S); got {window.length}")
-  if window.start == "warm":
-    if training.keyed:
-      raise ValueError("inner.augmentation must be left out for window.start='warm'; "
-                       f"got {config.inner.augmentation!r}")
-    warm = truncation.warm_start(sample, training.inner_loss, size=window.pool_size,
-                                 length=window.length, num_inits=config.outer.num_inits,
-                                 optimizer=training.optimizer)
-    return Window(warm.sample, warm.window, warm)
-  options = {"temperature": window.temperature} if window.start == "adaptive" else {}
-  return Window(sample, make(window.length, **options), None)
 
 
 def make_optimizer(outer: ConfigDict, trainable: dict[str, Any]) -> optax.GradientTransformation:
@@ -215,22 +154,20 @@ def make_optimizer(outer: ConfigDict, trainable: dict[str, Any]) -> optax.Gradie
   if outer.clip_norm is not None:
     check_positive("outer.clip_norm", outer.clip_norm)
     clip = optax.clip_by_global_norm(outer.clip_norm)
-  rates = {"images": adam("learning_rate", outer.weight_decay),
+  rates = {"inputs": adam("learning_rate", outer.weight_decay),
            "labels": adam("label_learning_rate"),
            "step_sizes": adam("step_size_learning_rate"),
            "hyper": adam("step_size_learning_rate")}
   partition = optax.partition({name: rates[name] for name in trainable},
                               {name: name for name in trainable})
-  # A part of the state, so that a run which has halved it continues with it.
-  scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
-  return optax.chain(clip, partition, scale)
+  return optax.chain(clip, partition)
 
 
 def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule:
   """The learning rate over `section.num_steps` steps; `name` is the section's in the config."""
   for field in ("num_steps", "halve_every"):
     check_positive(f"{name}.{field}", section[field])
-  return choose({
+  return parts.choose({
       "halving": lambda: lambda step: rate * 0.5 ** (step // section.halve_every),
       "cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps),
       "squared_cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps, exponent=2),
