@@ -16,7 +16,7 @@ from absl import app
 from absl import flags
 
 import dd_jax
-from experiments import paths
+from dd_jax.runs import paths
 
 
 def modules() -> list[ModuleType]:

@@ -10,11 +10,16 @@ standard output is all of it as JSON, accuracies as fractions of the whole test 
 
 from absl import flags
 
-from experiments import commands
+from experiments import launcher
 
 _DISTILLED = flags.DEFINE_string("distilled", None, "The distilled.npz of any run.", required=True)
 _NETWORK = flags.DEFINE_string(
-    "network", None, "NAME or NAME:option=value:..., of dd_jax.models; the network of the run.")
+    "network", None, "NAME or NAME:option=value:..., of dd_jax.models, or package.module:function; "
+    "the network of the run.")
+_DATA = flags.DEFINE_string(
+    "data", None, "package.module:function or the path of a .npz; the dataset of the run.")
+_LOSS = flags.DEFINE_string(
+    "loss", None, "package.module:function, where the run had an inner loss of its own.")
 _INIT = flags.DEFINE_string(
     "init", None, "stored (the weights in the file), a distribution such as xavier_normal, or the "
     "path of a pool (.npz) of trained networks; the init of the run.")
@@ -28,13 +33,15 @@ _SEED = flags.DEFINE_integer(
 
 
 def _run():
-  from experiments import applications
-  result = applications.apply_file(
-      _DISTILLED.value, network=_NETWORK.value, init=_INIT.value, data_dir=_DATA_DIR.value,
-      download=_DOWNLOAD.value, num_networks=_NUM_NETWORKS.value, seed=_SEED.value)
-  print(applications.describe(result))
+  from dd_jax.runs import application
+  from experiments.names import applied
+  result = applied.apply(
+      _DISTILLED.value, network=_NETWORK.value, data=_DATA.value, loss=_LOSS.value,
+      data_dir=_DATA_DIR.value, download=_DOWNLOAD.value, init=_INIT.value,
+      num_networks=_NUM_NETWORKS.value, seed=_SEED.value)
+  print(application.describe(result))
   return result
 
 
 if __name__ == "__main__":
-  commands.run(_run)
+  launcher.run(_run)

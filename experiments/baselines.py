@@ -14,9 +14,9 @@ from experiments.configs import default
 
 
 def _run(config, workdir):
-  from experiments import compare
-  return compare.compare_baselines(config, workdir)
+  from experiments import problem
+  return problem.compare_baselines(config, workdir)
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, default.get_config())
+  launcher.run_config(_run, default.get_config())

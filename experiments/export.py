@@ -9,8 +9,8 @@ them, and reads them back.
 
 from absl import flags
 
-from experiments import commands
-from experiments import paths
+from dd_jax.runs import paths
+from experiments import launcher
 
 _FORMATS = ("png", "safetensors", "steps", "tensors")
 
@@ -31,4 +31,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("distilled", None, "The distilled.npz of any run.", required=True)
   flags.DEFINE_enum("to", None, _FORMATS, "The layout.", required=True)
   flags.DEFINE_string("out", None, "The file or folder to write.", required=True)
-  commands.run(_run)
+  launcher.run(_run)

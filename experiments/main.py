@@ -21,11 +21,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 
 def _run(config, workdir):
-  from experiments import processes
+  from dd_jax.runs import processes
   processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  from experiments import train
-  return train.distill_and_evaluate(config, workdir)
+  from experiments import problem
+  return problem.distill(config, workdir).figures
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, default.get_config())
+  launcher.run_config(_run, default.get_config())

@@ -12,9 +12,9 @@ from experiments.configs import pool_default
 
 
 def _run(config, workdir):
-  from experiments import pools
-  return pools.pretrain_pools(config, workdir)
+  from experiments import problem
+  return problem.pretrain(config, workdir)
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, pool_default.get_config())
+  launcher.run_config(_run, pool_default.get_config())

@@ -21,12 +21,12 @@ from dd_jax.files import imagenet_weights
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import paths
+from dd_jax.runs import pools
 from dd_jax.runs.problem import describe, one_network
 from dd_jax.runs.programs import make_keys
 from dd_jax.runs.settings import check_choice, check_positive, check_seed
-from experiments import learned
-from experiments import parts
-from experiments import pools
+from experiments.names import learned
+from experiments.names import parts
 from experiments.configs import default
 
 # Inits of one known network, whose weights belong to the distilled data.
@@ -38,6 +38,36 @@ def distill(config: ConfigDict, workdir: str) -> runs.Result:
   settings = make_settings(config)
   return runs.distill(make_problem(config), workdir, num_steps=config.outer.num_steps,
                       seed=config.seed, settings=settings, config=json.loads(config.to_json()))
+
+
+def pretrain(config: ConfigDict, workdir: str) -> dict:
+  """Trains the pools of a config of experiments/configs/pool_default.py."""
+  check_seed("seed", config.seed)
+  data = load_data(config)
+  model = parts.make_model(config.model.name, data.num_classes, runs.input_shapes(data),
+                           model_options(config.model), "model.name")
+  pool = config.pool
+  for field in ("num_train", "num_heldout", "num_epochs", "block", "batch_size"):
+    check_positive(f"pool.{field}", pool[field])
+  steps_per_epoch = len(data.train[1]) // pool.batch_size
+  schedule = learned.make_schedule("pool", ConfigDict({
+      "schedule": pool.schedule, "num_steps": pool.num_epochs * steps_per_epoch,
+      "halve_every": pool.halve_every * steps_per_epoch}), pool.learning_rate)
+  return runs.pretrain_pools(
+      data, model, random_init(config.init, model), workdir, seed=config.seed,
+      settings=runs.PoolSettings(
+          optax.adam(schedule, b1=pool.beta1), pool.num_train, pool.num_heldout, pool.block,
+          pool.num_parallel, pool.num_epochs, pool.batch_size, config.precision),
+      metadata={"model": config.model.name}, config=json.loads(config.to_json()))
+
+
+def compare_baselines(config: ConfigDict, workdir: str) -> dict:
+  """Measures the baselines of a config of experiments/configs/default.py."""
+  objective = config.objective
+  return runs.compare_baselines(
+      make_problem(config), workdir, seed=config.seed, settings=make_settings(config),
+      read_as=({objective.attack_class: objective.target_class}
+               if objective.name == "poisoning" else None), config=json.loads(config.to_json()))
 
 
 def make_settings(config: ConfigDict) -> runs.Settings:
@@ -183,8 +213,11 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
       "fixed": lambda: everywhere(dd_jax.fixed_init(
           one_network(random_init(config.init, model), key))),
       "imagenet": imagenet,
-      "pretrained": lambda: pools.pretrained_inits(config, model, data),
-      "fixed_pretrained": lambda: everywhere(pools.first_of_pool(config, model, data)),
+      "pretrained": lambda: pools.pretrained_inits(
+          config.init.pool, model, num_validation=config.init.num_validation,
+          expected=_of_pool(config, data)),
+      "fixed_pretrained": lambda: everywhere(pools.first_of_pool(
+          config.init.pool, model, _of_pool(config, data))),
   }, config.init.name, "init.name")()
 
 
@@ -192,6 +225,13 @@ def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistributio
   """Fresh weights as `config.init.weights` says."""
   weights = parts.choose(init_distributions.WEIGHT_INITS, init.weights, "init.weights")
   return dd_jax.random_init(model.init, weights(*(() if init.scale is None else (init.scale,))))
+
+
+def _of_pool(config, data):
+  """What the metadata of a fitting pool hold."""
+  return {"model": config.model.name, "dataset": config.init.source or config.data.name,
+          "image_shape": list(runs.input_shapes(data)), "num_classes": data.num_classes,
+          "whitening": config.data.whitening}
 
 
 def _with_window(problem, config):

@@ -8,17 +8,18 @@ Every finished run has its report.html already; this makes it anew, or compares 
 
 from absl import flags
 
-from experiments import commands
+from experiments import launcher
+from experiments.configs import default
 
 
 def _parse_flags(argv):
-  program, *_directories[:] = commands.parse_flags(argv)
+  program, *_directories[:] = launcher.parse_flags(argv)
   return [program]
 
 
 def _run():
-  from experiments import reports
-  return reports.report(_directories, flags.FLAGS.out)
+  from dd_jax.runs import report
+  return report.report(_directories, flags.FLAGS.out, default.get_config().to_dict())
 
 
 _directories: list[str] = []
@@ -27,4 +28,4 @@ if __name__ == "__main__":
   # Here: other commands have an --out of their own.
   flags.DEFINE_string("out", None,
                       "The file to write; report.html in the directory of a single run.")
-  commands.run(_run, _parse_flags)
+  launcher.run(_run, _parse_flags)

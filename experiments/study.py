@@ -22,9 +22,9 @@ _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the conf
 
 
 def _run(config, workdir):
-  from experiments import sweeps
+  from experiments.measurements import sweep
   seeds = [config.seed] if _SEEDS.value is None else list(map(_integer, _SEEDS.value))
-  return sweeps.sweep(config, workdir, _STUDY.value, seeds)
+  return sweep.sweep(config, workdir, _STUDY.value, seeds)
 
 
 def _integer(text):
@@ -35,4 +35,4 @@ def _integer(text):
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, default.get_config())
+  launcher.run_config(_run, default.get_config())

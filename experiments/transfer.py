@@ -13,9 +13,9 @@ from experiments.configs import transfer as config_file
 
 
 def _run(config, workdir):
-  from experiments import transfers
-  return transfers.compare_networks(config, workdir)
+  from experiments.names import applied
+  return applied.compare_networks(config, workdir)
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, config_file.get_config())
+  launcher.run_config(_run, config_file.get_config())

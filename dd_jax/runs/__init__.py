@@ -5,8 +5,13 @@ directory. Needs `pip install dd_jax[runs]`.
 """
 
 from dd_jax.runs.data import Data
+from dd_jax.runs.comparison import compare_baselines
 from dd_jax.runs.data import from_dataset
+from dd_jax.runs.data import input_shapes
 from dd_jax.runs.interruptions import Interrupted
+from dd_jax.runs.pools import PoolSettings
+from dd_jax.runs.pools import pretrain_pools
+from dd_jax.runs.pools import pretrained_inits
 from dd_jax.runs.problem import Inits
 from dd_jax.runs.problem import make_problem
 from dd_jax.runs.problem import Problem
@@ -15,6 +20,7 @@ from dd_jax.runs.run import Result
 from dd_jax.runs.settings import Settings
 
 __all__ = [
-    "Data", "Inits", "Interrupted", "Problem", "Result", "Settings", "distill", "from_dataset",
-    "make_problem",
+    "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
+    "compare_baselines", "distill", "from_dataset", "input_shapes", "make_problem",
+    "pretrain_pools", "pretrained_inits",
 ]

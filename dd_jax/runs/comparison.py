@@ -11,9 +11,11 @@ import jax
 import numpy as np
 
 from dd_jax import baselines
+from dd_jax import losses
 from dd_jax import parametrization
 from dd_jax.evaluation import Plan, evaluate
 from dd_jax.init_distributions import given_init
+from dd_jax.inner_loop import unroll
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import workdirs
@@ -147,13 +149,15 @@ class _Comparison:
 
 
 def _make_evaluate(problem, settings):
-  """`evaluate(networks, distilled, inputs, labels) -> EvalResult` of exactly these networks."""
+  """`evaluate(networks, distilled, inputs, labels) -> EvalResult`: gradient descent of these."""
+  train = unroll(losses.classification(problem.apply), memory="plain")
+
   @jax.jit
   def evaluate_these(networks, distilled, inputs, labels):
     init = given_init(networks)
     with jax.default_matmul_precision(settings.precision):
       return evaluate(
-          jax.random.key(0), distilled, init, problem.train, problem.apply, inputs, labels,
+          jax.random.key(0), distilled, init, train, problem.apply, inputs, labels,
           num_inits=jax.tree.leaves(networks)[0].shape[0], plan=Plan(
               num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size))
 

@@ -8,7 +8,11 @@ _STEPS_PER_EPOCH = {"mnist": 53, "cifar10": 43}
 
 
 def get_config() -> ConfigDict:
-  """The fields, grouped as the data flows."""
+  """The fields, grouped as the data flows.
+
+  Where a name is taken (data, network, init, losses, parametrization, augmentation), so is
+  `package.module:function` of one's own; experiments/names/parts.py says what it must give.
+  """
   config = ConfigDict()
   config.seed = 0
 
@@ -71,6 +75,8 @@ def get_config() -> ConfigDict:
   inner.b2 = config_dict.placeholder(float)  # Of adam; None: 0.999.
   inner.weight_decay = config_dict.placeholder(float)  # Of any; None: none.
   inner.learned = False  # Whether these numbers are learned too.
+  # None: cross-entropy; or package.module:function, of (params, inputs, labels) or of apply.
+  inner.loss = config_dict.placeholder(str)
   inner.augmentation = config_dict.placeholder(str)  # Of distilled images: "crop,flip"; None.
   inner.siamese = False  # Whether all images of a step are changed alike.
   # Or implicit: of the optimum that training should reach; or ridge: only a last layer is trained,

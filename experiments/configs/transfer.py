@@ -17,6 +17,7 @@ def get_config(variant: str = ""):
   config.networks = "lenet,convnet:width=32,mlp"
 
   config.data = data = ConfigDict()
+  data.name = ""  # package.module:function, where that of the file is one; empty: that of the file.
   data.dir = ""  # Where the dataset's files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.
   data.download = False  # Whether the network may be used to fetch them.
 

@@ -25,9 +25,9 @@ from absl import flags
 import numpy as np
 
 from dd_jax.datasets import npz
-from experiments import commands
-from experiments import machine
-from experiments import paths
+from experiments import launcher
+from dd_jax.runs import machine
+from dd_jax.runs import paths
 
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
@@ -197,7 +197,7 @@ class _Process:
     context = multiprocessing.get_context("spawn")
     self._connection, theirs = context.Pipe()
     self._process = context.Process(
-        target=commands.with_one_line_errors, daemon=True,
+        target=launcher.with_one_line_errors, daemon=True,
         args=(functools.partial(_serve, theirs, make, args),))
     self._process.start()
     theirs.close()
@@ -314,4 +314,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "JSON file to write.", required=True)
   flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
   flags.DEFINE_integer("real_batch", 1024, "R, the real images of an outer step.", lower_bound=1)
-  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))
+  app.run(lambda argv: launcher.with_one_line_errors(lambda: main(argv)))

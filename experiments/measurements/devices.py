@@ -34,7 +34,7 @@ def measure(config: ConfigDict, rounds: int) -> list[dict]:
   """A row for each number of devices, of `rounds` dispatches of `config.log_every` outer steps."""
   import jax
 
-  from experiments import layouts
+  from dd_jax.runs import layouts
   from experiments import problem
   devices = jax.devices()
   rows, runs = [], []
@@ -71,7 +71,7 @@ def communicated(program: str) -> dict[str, dict[str, int]]:
 
 
 def _run(config, workdir):
-  from experiments import workdirs
+  from dd_jax.runs import workdirs
   with workdirs.held(workdir) as workdir:
     rows = measure(config, _ROUNDS.value)
     report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
@@ -81,4 +81,4 @@ def _run(config, workdir):
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, default.get_config())
+  launcher.run_config(_run, default.get_config())

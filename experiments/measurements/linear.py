@@ -22,9 +22,9 @@ import dd_jax
 from dd_jax.datasets import npz
 from dd_jax import linear
 from dd_jax import parametrization
-from experiments import commands
+from experiments import launcher
 from experiments import inits
-from experiments import paths
+from dd_jax.runs import paths
 
 
 def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
@@ -122,4 +122,4 @@ if __name__ == "__main__":
   flags.DEFINE_float("std", 1., "sigma.", lower_bound=0.)
   flags.DEFINE_integer("seeds", 5, "Starts for every M.", lower_bound=1)
   flags.DEFINE_integer("steps", 2000, "Outer steps.", lower_bound=1)
-  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))
+  app.run(lambda argv: launcher.with_one_line_errors(lambda: main(argv)))

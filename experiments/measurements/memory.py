@@ -20,9 +20,9 @@ from absl import flags
 import numpy as np
 
 from dd_jax.datasets import npz
-from experiments import commands
-from experiments import machine
-from experiments import paths
+from experiments import launcher
+from dd_jax.runs import machine
+from dd_jax.runs import paths
 
 _NUM_STEPS = 10  # S
 _REAL_BATCH = 256
@@ -131,4 +131,4 @@ if __name__ == "__main__":
                     "Whose trajectory is measured.")
   flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
   flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
-  app.run(lambda argv: commands.with_one_line_errors(lambda: main(argv)))
+  app.run(lambda argv: launcher.with_one_line_errors(lambda: main(argv)))

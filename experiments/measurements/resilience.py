@@ -160,7 +160,7 @@ def _check_status(status, expected, workdir):
 
 def _last_step(workdir):
   """The outer step of the last line of metrics.jsonl; 0 before the first."""
-  from experiments import figures
+  from dd_jax.runs import figures
   lines = figures.read_metrics(workdir / "metrics.jsonl")
   return lines[-1]["step"] if lines else 0
 
@@ -172,7 +172,7 @@ def _first_step(workdir):
 
 
 def _timeless_metrics(workdir):
-  from experiments import figures
+  from dd_jax.runs import figures
   return [{name: value for name, value in line.items() if name != "seconds"}
           for line in figures.read_metrics(workdir / "metrics.jsonl")]
 
@@ -196,7 +196,7 @@ def _tmpfs(path):
 
 
 def _run(config, workdir):
-  from experiments import workdirs
+  from dd_jax.runs import workdirs
   workdir = pathlib.Path(workdir)
   if workdir.exists() and any(workdir.iterdir()):
     raise ValueError(f"workdir must be empty; got {workdir}")
@@ -211,4 +211,4 @@ def _run(config, workdir):
 
 
 if __name__ == "__main__":
-  launcher.launch(_run, default.get_config())
+  launcher.run_config(_run, default.get_config())

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from dd_jax.datasets import npz
-from experiments import figures
+from dd_jax.runs import figures
 from experiments import train
-from experiments import workdirs
+from dd_jax.runs import workdirs
 from experiments.choices import check_seed
 from experiments.configs import mnist_ingredients
 

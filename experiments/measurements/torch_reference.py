@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from experiments import machine
+from dd_jax.runs import machine
 
 _LAYERS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")
 

@@ -16,7 +16,7 @@ from dd_jax import step_sizes
 from dd_jax.files import artifacts
 from dd_jax.runs import paths
 from dd_jax.runs.settings import check_positive
-from experiments import parts
+from experiments.names import parts
 
 _HYPER = ("decay", "b1", "b2", "weight_decay")
 
@@ -40,8 +40,8 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
               jax.nn.one_hot(start.labels, num_classes)),
           "tied": lambda: parametrization.tied_labels(hard, num_classes),
       }, distill.labels, "distill.labels")(),
-      (step_sizes.fixed_step_sizes if distill.step_size_sharing == "fixed" else
-       functools.partial(step_sizes.step_sizes, scale=distill.step_size_scale,
+      (step_sizes.fixed if distill.step_size_sharing == "fixed" else
+       functools.partial(step_sizes.learned, scale=distill.step_size_scale,
                          sharing=distill.step_size_sharing))(
                              distill.num_epochs, distill.num_steps, start.step_sizes),
       make_hyper(config.inner))
@@ -137,7 +137,7 @@ def make_hyper(inner: ConfigDict) -> parametrization.Part:
                        f"which has {sorted(usual)}; got {value}")
     if not 0 <= value < 1:
       raise ValueError(f"inner.{name} must lie in [0, 1); got {value}")
-  part = step_sizes.shares if inner.learned else step_sizes.fixed_hyper
+  part = optimizers.shares if inner.learned else optimizers.fixed_hyper
   return part({**usual, **given})
 
 

@@ -1,0 +1,97 @@
+"""Files of distilled data with the networks and data that flags and configs name."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+import optax
+
+from dd_jax import augmentation
+from dd_jax import datasets
+from dd_jax import runs
+from dd_jax.files import artifacts
+from dd_jax.files import reuse
+from dd_jax.runs import application
+from dd_jax.runs import fingerprints
+from dd_jax.runs import paths
+from dd_jax.runs import transfer
+from dd_jax.runs.settings import check_positive
+from experiments.names import parts
+
+
+def compare_networks(config: ConfigDict, workdir: str) -> dict:
+  """Trains the networks of a config of experiments/configs/transfer.py from scratch."""
+  if not config.distilled:
+    raise ValueError("distilled must be the distilled.npz of a run; got ''")
+  path = paths.local(config.distilled, "distilled")
+  artifact = artifacts.load(path)
+  dataset = application.fitted(artifact, _dataset_of(
+      artifact, config.data.name, config.data.dir, "data.name", download=config.data.download))
+  networks = {text: parts.network(text, dataset.num_classes, artifact.distilled.inputs.shape[2:],
+                                  "networks")
+              for text in config.networks.replace(" ", "").split(",")}
+  train = config.train
+  check_positive("train.learning_rate", train.learning_rate)
+  make_optimizer = parts.choose({
+      "adamw": lambda rate: optax.adamw(rate, weight_decay=train.weight_decay),
+      "sgd": lambda rate: optax.chain(optax.add_decayed_weights(train.weight_decay),
+                                      optax.sgd(rate, momentum=0.9)),
+  }, train.optimizer, "train.optimizer")
+  augment = parts.augment(train.augmentation, "train.augmentation")
+  return transfer.compare_networks(
+      artifact, dataset, networks, workdir, seed=config.seed, training=transfer.Training(
+          lambda steps: make_optimizer(optax.cosine_decay_schedule(train.learning_rate, steps)),
+          train.num_epochs, train.batch_size,
+          (lambda loss: loss) if augment is None else
+          functools.partial(augmentation.augmented, augment=augment), config.eval.num_inits),
+      settings=runs.Settings(batch_size=config.eval.batch_size,
+                             num_parallel=config.eval.num_parallel, precision=config.precision),
+      config=json.loads(config.to_json()), made_from={"distilled": fingerprints.of_file(path)})
+
+
+def apply(path: str, *, network: str | None = None, data: str | None = None,
+          loss: str | None = None, data_dir: str | None = None, download: bool = False,
+          init: str | None = None, num_networks: int | None = None, seed: int | None = None
+          ) -> dict[str, Any]:
+  """Applies a file to what flags name; arguments as of `runs.application.apply_distilled`.
+
+  Args:
+    path: the distilled.npz of any run.
+    network: text for `parts.network`. None: the network of the run.
+    data: text for `parts.dataset`. None: the dataset of the run.
+    loss: `package.module:function`, where the run had an inner loss of its own.
+    data_dir: where the dataset's files lie, one of the user's own too.
+    download: whether the network may be used to fetch them.
+  """
+  artifact = artifacts.load(paths.local(path, "--distilled"))
+  dataset = _dataset_of(artifact, data, data_dir, "--data", download=download)
+  model = None if network is None else reuse.network(
+      artifact, lambda num_outputs: parts.network(
+          network, num_outputs, artifact.distilled.inputs.shape[2:], "--network"))
+  if init is None and artifact.init_params is not None and network in (
+      None, artifact.metadata.get("model")):
+    init = "stored"
+  inner_loss = None if loss is None else parts.loss(
+      loss, (model or reuse.network(artifact)).apply, {}, "--loss")
+  return {**application.apply_distilled(
+      artifact, dataset, model=model, init=init, loss=inner_loss, num_networks=num_networks,
+      seed=seed), "network": network or artifact.metadata["model"], "dataset": dataset.name}
+
+
+def _dataset_of(artifact, name, data_dir, field, *, download):
+  """The dataset that is named, else that of the file; a file of one's own is in `data_dir` too.
+
+  Raises:
+    ValueError: the file names a function of the user's own, which it may not import.
+  """
+  if name:
+    return parts.dataset(name, data_dir, field, download=download)
+  name = artifact.field("dataset")
+  if parts.is_own(name):
+    raise ValueError(f"{field} must be given: the dataset of the file is {name!r}, and a file "
+                     f"never causes an import; where you trust it, use {field}={name}")
+  if name.endswith(".npz") and data_dir:
+    name = str(pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name)
+  return datasets.load(name, data_dir or None, download=download)
