@@ -105,7 +105,7 @@ def _assert_renewed(found, artifact):
 def test_safetensors_of_version_1(tmp_path):
   artifact = _artifact()
   arrays, fields = _arrays_of_version_1(artifact)
-  safetensors_numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()},
+  safetensors_numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()},
                               tmp_path / "a.safetensors",
                               {name: json.dumps(value) for name, value in fields.items()})
   _assert_renewed(exports.load(tmp_path / "a.safetensors", "safetensors"), artifact)

@@ -102,7 +102,7 @@ def test_they_are_a_fixed_init(tmp_path):
   model = alexnet()
   params = imagenet_weights.load(write(tmp_path / "alexnet.npz", checkpoint(1)), model)
   init = dd_jax.fixed_init(params)
-  drawn = init.sample(init.state, jax.random.key(0), 1)
+  drawn = init.sample(jax.random.key(0), 1)
   assert drawn["Dense_0"]["kernel"].shape == (1, 144, 64)
 
 
@@ -116,9 +116,9 @@ def test_hypergradient_through_them_against_a_finite_difference(tmp_path):
   loss = losses.classification(model.apply)
   outer_loss = jax.jit(jax.value_and_grad(dd_jax.make_outer_loss(
       parametrization.paper(labels, (224, 224, 3), num_epochs=3, step_size=.01).decode,
-      init.sample, loss, loss, num_inits=1)))
+      init, dd_jax.unroll(loss), loss, num_inits=1)))
   keys = jax.random.split(jax.random.key(0), 3)
-  trainable = {"images": jax.random.normal(keys[0], (1, 3, 224, 224, 3), jnp.float64),
+  trainable = {"inputs": jax.random.normal(keys[0], (1, 3, 224, 224, 3), jnp.float64),
                "step_sizes": jnp.full((3, 1), -4.6, jnp.float64)}
   real = (jax.random.normal(keys[1], (2, 224, 224, 3), jnp.float64),
           jnp.array([0, 1], jnp.int32))

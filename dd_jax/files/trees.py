@@ -114,7 +114,12 @@ def _key(part, kind):
   if kind:
     match = _PARTS[kind].fullmatch(part)
     return int(match[1]) if match else None
-  return None if part[:1] in (*_PARTS, "{") else urllib.parse.unquote(part, errors="surrogatepass")
+  if part[:1] in (*_PARTS, "{"):
+    return None
+  try:
+    return urllib.parse.unquote(part, errors="surrogatepass")
+  except UnicodeDecodeError:
+    return None
 
 
 def _escape(key):
