@@ -1,6 +1,8 @@
-"""The outer loss and its hypergradient: finite differences, chunks, means, errors."""
+"""The outer loss and its hypergradient: finite differences, pieces, means, precision, errors."""
 
+import collections
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,18 @@ import pytest
 import dd_jax
 from dd_jax import losses
 from dd_jax import parallel
+from dd_jax import parametrization
 from dd_jax import truncation
 from tests import problems
 
 _RANDOM = dd_jax.random_init(problems.init)
 
 
-def _outer_loss(decode, num_inits=1, **options):
-  return dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, problems.inner_loss,
-                                num_inits=num_inits, **options)
+def _outer_loss(decode, num_inits=1, real_loss=problems.inner_loss, memory="remat",
+                gradient="reverse", **options):
+  return dd_jax.make_outer_loss(
+      decode, _RANDOM, dd_jax.unroll(problems.inner_loss, memory=memory, gradient=gradient),
+      real_loss, num_inits=num_inits, **options)
 
 
 @pytest.mark.parametrize("options", [
@@ -27,7 +32,7 @@ def _outer_loss(decode, num_inits=1, **options):
     dict(memory="nested", gradient="forward_over_reverse"),
 ], ids=lambda options: "-".join(map(str, options.values())))
 def test_hypergradient_equals_finite_differences_under_jit_and_vmap(x64, options):
-  """Along random directions in all of images, soft labels and step sizes; N=3 under vmap."""
+  """Along random directions in all of inputs, soft labels and step sizes; N=3 under vmap."""
   trainable, decode = problems.trainable(soft=True)
   key, real = jax.random.key(5), problems.real()
   outer_loss = jax.jit(_outer_loss(decode, num_inits=3, **options))
@@ -46,56 +51,82 @@ def test_hypergradient_equals_finite_differences_under_jit_and_vmap(x64, options
     np.testing.assert_allclose(exact, numeric, rtol=1e-7)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 20])
-def test_chunks_of_any_size_change_nothing(x64, chunk_size):
-  """11 real images: a last partial chunk counts by its share."""
+@pytest.mark.parametrize("options", [
+    dict(), dict(num_parallel=1, chunk_size=4, gradient="forward_over_reverse")], ids=str)
+def test_inputs_may_be_a_dict_of_arrays(x64, options):
+  """An image and a row of a table for each example, distilled and real."""
+  learned = parametrization.join(
+      parametrization.parts({"image": parametrization.pixels((3, 4, *problems.IMAGE_SHAPE)),
+                             "table": parametrization.pixels((3, 4, 2))}),
+      parametrization.fixed_labels(jnp.arange(12).reshape(3, 4) % 3),
+      parametrization.step_sizes(2, 3, .3), dtype=float)
+
+  def apply(params, inputs):
+    return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]
+
+  def init(key):
+    net, table = jax.random.split(key)
+    return {"net": problems.init(net), "table": jax.random.normal(table, (2, 3))}
+
+  images, labels = problems.real()
+  real = {"image": images, "table": jax.random.normal(jax.random.key(8), (11, 2))}, labels
+  loss = losses.classification(apply)
+  train = dd_jax.unroll(loss, gradient=options.pop("gradient", "reverse"))
+  outer_loss = jax.jit(dd_jax.make_outer_loss(
+      learned.decode, dd_jax.random_init(init), train, loss, num_inits=2, **options))
+  gradient = problems.check_hypergradient(
+      outer_loss, learned.init(jax.random.key(0)), (), jax.random.key(5), *real, rtol=1e-6)
+  assert gradient["inputs"].keys() == {"image", "table"}
+  assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_real_loss_may_return_something_beside(x64):
   trainable, decode = problems.trainable()
-  arguments = trainable, (), jax.random.key(0), *problems.real(11)
-  whole = jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, 2)))(*arguments)
-  chunked = jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, 2, chunk_size=chunk_size)))(
-      *arguments)
-  for actual, expected in zip(jax.tree.leaves(chunked), jax.tree.leaves(whole)):
-    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-14)
-  np.testing.assert_allclose(_outer_loss(decode, 2, chunk_size=chunk_size)(*arguments), whole[0],
-                             rtol=1e-12)
+  arguments = trainable, (), jax.random.key(0), *problems.real()
 
+  def with_auxiliary(params, inputs, labels):
+    return problems.inner_loss(params, inputs, labels), problems.apply(params, inputs)
 
-@pytest.mark.parametrize("num_parallel", [1, 2, 9])
-def test_blocks_of_networks_change_nothing(x64, num_parallel):
-  """5 networks: a last partial block counts by its share; with chunks of the real images inside."""
-  trainable, decode = problems.trainable(soft=True)
-  arguments = trainable, (), jax.random.key(0), *problems.real(11)
-  together = jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, 5)))(*arguments)
-  blocks = _outer_loss(decode, 5, num_parallel=num_parallel, chunk_size=4)
-  in_blocks = jax.jit(dd_jax.value_and_hypergrad(blocks))(*arguments)
-  for actual, expected in zip(jax.tree.leaves(in_blocks), jax.tree.leaves(together)):
-    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-14)
-  np.testing.assert_allclose(jax.jit(blocks)(*arguments), together[0], rtol=1e-12)
+  actual, expected = (
+      jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, real_loss=loss, **options)))(
+          *arguments) for loss, options in (
+              (with_auxiliary, dict(chunk_size=4)), (problems.inner_loss, dict())))
+  problems.assert_close(actual, expected, 1e-12)
 
 
 def test_outer_loss_is_the_mean_over_the_sampled_inits(x64):
+  """Each with the key of its row."""
   trainable, decode = problems.trainable()
   key, real = jax.random.key(7), problems.real()
-  params = _RANDOM.sample((), truncation.objective_keys(key)[0], 4)
+
+  def noisy(params, inputs, labels, key):
+    return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
+
+  train = jax.jit(dd_jax.unroll(noisy))
+  draw_key, train_key, _ = truncation.objective_keys(key)
+  params = _RANDOM.sample(draw_key, 4)
   one_by_one = []
   for n in range(4):
-    final, _ = dd_jax.inner_trajectory(
-        problems.inner_loss, jax.tree.map(lambda leaf: leaf[n], params), decode(trainable))
+    final, _ = train(jax.random.fold_in(train_key, n),
+                     jax.tree.map(lambda leaf, n=n: leaf[n], params), decode(trainable))
     one_by_one.append(problems.inner_loss(final, *real))
-  actual = _outer_loss(decode, num_inits=4)(trainable, (), key, *real)
-  np.testing.assert_allclose(actual, np.mean(one_by_one), rtol=1e-12)
+  for num_parallel in (None, 1, 3, 9):
+    outer_loss = dd_jax.make_outer_loss(decode, _RANDOM, train, problems.inner_loss, num_inits=4,
+                                        num_parallel=num_parallel)
+    actual = jax.jit(outer_loss)(trainable, (), key, *real)
+    np.testing.assert_allclose(actual, np.mean(one_by_one), rtol=1e-12)
 
 
 def test_an_inner_loss_that_closes_over_a_learned_value_is_explained():
   trainable, decode = problems.trainable()
 
-  def outer_loss(trainable, init_state, key, images, labels):
-    def inner_loss(params, images, labels):
-      return trainable["step_sizes"][0, 0] * problems.inner_loss(params, images, labels)
+  def outer_loss(trainable, init_state, key, inputs, labels):
+    def inner_loss(params, inputs, labels):
+      return trainable["step_sizes"][0, 0] * problems.inner_loss(params, inputs, labels)
     loss = dd_jax.make_outer_loss(
-        decode, _RANDOM.sample, inner_loss, problems.inner_loss, num_inits=1,
-        gradient="forward_over_reverse")
-    return loss(trainable, init_state, key, images, labels)
+        decode, _RANDOM, dd_jax.unroll(inner_loss, gradient="forward_over_reverse"),
+        problems.inner_loss, num_inits=1)
+    return loss(trainable, init_state, key, inputs, labels)
 
   with pytest.raises(ValueError, match="inner_loss must take everything that receives a gradient"):
     dd_jax.value_and_hypergrad(outer_loss)(trainable, (), jax.random.key(0), *problems.real())
@@ -103,7 +134,8 @@ def test_an_inner_loss_that_closes_over_a_learned_value_is_explained():
 
 @pytest.mark.parametrize("options, message", [
     (dict(num_inits=0), "num_inits must be at least 1; got 0"),
-    (dict(num_inits=1, chunk_size=0), "chunk_size must be at least 1; got 0"),
+    (dict(chunk_size=0), "chunk_size must be at least 1; got 0"),
+    (dict(num_parallel=0), "num_parallel must be at least 1; got 0"),
 ])
 def test_bad_options_are_named(options, message):
   _, decode = problems.trainable()
@@ -111,28 +143,28 @@ def test_bad_options_are_named(options, message):
     _outer_loss(decode, **options)
 
 
-@pytest.mark.parametrize("precision", ["highest", "default"])
-def test_precision_reaches_every_product_of_trajectory_and_gradient(precision):
+@pytest.mark.parametrize("precision, expected", [
+    ("highest", "Precision.HIGHEST"), ("high", "Precision.HIGH"), (None, None)])
+def test_the_callers_precision_reaches_every_product_of_trajectory_and_gradient(
+    precision, expected):
   trainable, decode = problems.trainable()
-  outer_loss = _outer_loss(decode, 2, memory="remat", gradient="forward_over_reverse",
-                           chunk_size=4)
-  gradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss, precision=precision))
-  text = gradient.lower(trainable, (), jax.random.key(0), *problems.real()).as_text()
-  products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-  assert len(products) > 10
-  assert all(f"precision = [{precision.upper()}, {precision.upper()}]" in line
-             for line in products)
+  outer_loss = _outer_loss(decode, 2, gradient="forward_over_reverse", chunk_size=4)
+  with jax.default_matmul_precision(precision):
+    program = str(jax.make_jaxpr(dd_jax.value_and_hypergrad(outer_loss))(
+        trainable, (), jax.random.key(0), *problems.real()))
+  products = program.count("dot_general[")
+  assert products > 10
+  found = collections.Counter(re.findall(r"precision=\((\S+), (\S+)\)", program))
+  assert found == ({(expected, expected): products} if expected else {})
 
 
-def test_an_unknown_precision_lists_the_choices():
-  with pytest.raises(ValueError, match=r"precision must be one of \['highest', 'high', "
-                                       r"'default'\]; got 'tf32'"):
-    dd_jax.value_and_hypergrad(lambda trainable: 0., precision="tf32")
-
-
-_PIECES = [dict(num_parallel=1), dict(num_parallel=2), dict(chunk_size=4), dict(chunk_size=20),
-           dict(num_parallel=2, chunk_size=3, memory="nested"),
-           dict(num_parallel=3, chunk_size=5, memory="plain", gradient="forward_over_reverse")]
+# All that changes how the same is computed: (memory, gradient) of the inner loop, and the pieces.
+_PIECES = {
+    "one network": (("plain", "reverse"), dict(num_parallel=1)),
+    "one image": (("remat", "reverse"), dict(chunk_size=1)),
+    "rests": (("nested", "reverse"), dict(num_parallel=2, chunk_size=3)),
+    "larger than all": (("plain", "forward_over_reverse"), dict(num_parallel=3, chunk_size=20)),
+}
 
 
 def _soft_loss(params, images, labels):
@@ -140,73 +172,71 @@ def _soft_loss(params, images, labels):
   return -jnp.mean(jnp.sum(jax.nn.log_softmax(problems.apply(params, images)) * labels, -1))
 
 
-def _everything(num_networks=5):
-  """Distilled data, a pool of weights, real images and soft real labels: all can be moved."""
+def _everything(mode=("plain", "reverse"), **options):
+  """A loss of distilled data, a pool of weights, real images and soft real labels, and where."""
   trainable, decode = problems.trainable(soft=True)
-  pool = _RANDOM.sample((), jax.random.key(3), num_networks)
+  init = dd_jax.pretrained_init(_RANDOM.sample(jax.random.key(3), 5))
   images, _ = problems.real()
   labels = jax.random.uniform(jax.random.key(4), (11, problems.NUM_CLASSES))
-  sample = dd_jax.pretrained_init(pool).sample
-
-  def outer_loss(**options):
-    loss = dd_jax.make_outer_loss(decode, sample, problems.inner_loss, _soft_loss, num_inits=5,
-                                  **options)
-    return lambda moved: loss(moved[0], moved[1], jax.random.key(0), *moved[2:])
-
-  return outer_loss, (trainable, pool, images, labels)
+  memory, gradient = mode
+  loss = dd_jax.make_outer_loss(
+      decode, init, dd_jax.unroll(problems.inner_loss, memory=memory, gradient=gradient),
+      _soft_loss, num_inits=5, **options)
+  return (lambda moved: loss(moved[0], moved[1], jax.random.key(0), *moved[2:]),
+          (trainable, init.state, images, labels))
 
 
-@pytest.mark.parametrize("options", _PIECES, ids=str)
-def test_pieces_change_no_derivative_of_anything(x64, options):
+@functools.cache
+def _in_one_piece(of_derivatives):
+  outer_loss, moved = _everything()
+  return jax.jit(of_derivatives(outer_loss))(moved)
+
+
+@pytest.mark.parametrize("name", _PIECES)
+def test_pieces_change_no_derivative_of_anything(x64, name):
   """By distilled data, initial weights, real images and real labels; together, and one alone."""
-  outer_loss, moved = _everything()
-  expected = jax.jit(jax.grad(outer_loss()))(moved)
+  mode, options = _PIECES[name]
+  outer_loss, moved = _everything(mode, **options)
+  expected = _in_one_piece(jax.value_and_grad)
   assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
-  actual = jax.jit(jax.grad(outer_loss(**options)))(moved)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=0, atol=1e-12 * np.abs(b).max()), actual, expected)
-  place = 1 + _PIECES.index(options) % 3
-  alone = jax.jit(jax.grad(lambda x: outer_loss(**options)(
-      (*moved[:place], x, *moved[place + 1:]))))(moved[place])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=0, atol=1e-12 * np.abs(b).max()), alone, expected[place])
+  problems.assert_close(jax.jit(jax.value_and_grad(outer_loss))(moved), expected, 1e-12)
+  place = list(_PIECES).index(name)
+  alone = jax.jit(jax.grad(lambda x: outer_loss((*moved[:place], x, *moved[place + 1:]))))(
+      moved[place])
+  problems.assert_close(alone, expected[1][place], 1e-12)
 
 
-@pytest.mark.parametrize("options", _PIECES[:-1], ids=str)
-def test_pieces_leave_forward_mode_and_second_derivatives(x64, options):
-  outer_loss, moved = _everything()
-  direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), moved)
+def _forward_and_second(loss):
+  def derivatives(moved):
+    direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), moved)
+    return (jax.jvp(loss, (moved,), (direction,))[1],
+            jax.jvp(jax.grad(loss), (moved,), (direction,))[1])
 
-  def derivatives(loss):
-    _, along = jax.jvp(loss, (moved,), (direction,))
-    _, curvature = jax.jvp(jax.grad(loss), (moved,), (direction,))
-    return along, curvature
+  return derivatives
 
-  actual = jax.jit(lambda: derivatives(outer_loss(**options)))()
-  expected = jax.jit(lambda: derivatives(outer_loss()))()
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=0, atol=1e-11 * np.abs(b).max()), actual, expected)
+
+def test_pieces_leave_forward_mode_and_second_derivatives(x64):
+  outer_loss, moved = _everything(num_parallel=2, chunk_size=3)
+  problems.assert_close(jax.jit(_forward_and_second(outer_loss))(moved),
+                        _in_one_piece(_forward_and_second), 1e-11)
 
 
 def test_forward_mode_of_forward_over_reverse_is_refused_in_one_line():
-  outer_loss, moved = _everything()
-  loss = outer_loss(gradient="forward_over_reverse")
+  loss, moved = _everything(("remat", "forward_over_reverse"))
   with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
     jax.jvp(loss, (moved,), (moved,))
 
 
 def test_pmap_refuses_derivatives_that_it_would_get_wrong():
   trainable, decode = problems.trainable()
-  init = parallel.pmap_init(_RANDOM)
-  outer_loss = dd_jax.make_outer_loss(decode, init.sample, problems.inner_loss, problems.inner_loss,
-                                      num_inits=2, split_inits=parallel.over_pmap)
+  outer_loss = _outer_loss(decode, 2, split=parallel.Split(parallel.over_pmap))
 
   def by_images(trainable, state, images, labels):
     return jax.grad(lambda x: outer_loss(trainable, state, jax.random.key(0), x, labels))(images)
 
-  with pytest.raises(ValueError, match="under pmap the loss must be differentiated by the "
-                                       "distilled data alone; got initial weights or real images"):
-    parallel.pmap(by_images)(trainable, init.state, *problems.real())
+  with pytest.raises(ValueError, match="under pmap the loss must be differentiated by the distilled "
+                                       "data alone; got initial weights or real examples"):
+    parallel.pmap(by_images)(trainable, (), *problems.real())
 
 
 def _of_the_batch(params, images, labels):
@@ -216,27 +246,26 @@ def _of_the_batch(params, images, labels):
   return losses.cross_entropy(jnp.tanh(hidden) @ params["second"], labels).mean()
 
 
-@pytest.mark.parametrize("loss", [
-    _of_the_batch, lambda *arguments: problems.real()[0].shape[0] * 0. + _summed(*arguments)])
+def _summed(params, images, labels):
+  return images.shape[0] * problems.inner_loss(params, images, labels)
+
+
+@pytest.mark.parametrize("loss", [_of_the_batch, _summed])
 def test_a_real_loss_that_is_no_mean_stays_in_one_piece(loss):
   trainable, decode = problems.trainable()
   arguments = trainable, (), jax.random.key(0), *problems.real()
 
   def value(**options):
-    return dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, loss, num_inits=2,
-                                  **options)(*arguments)
+    return jax.jit(_outer_loss(decode, 2, loss, **options))(*arguments)
 
   np.testing.assert_allclose(value(num_parallel=1), value(), rtol=1e-5)
   with pytest.raises(ValueError, match="real_loss must be a mean over examples for chunk_size; got "
                                        "one whose value for two examples"):
     value(chunk_size=4)
   mesh = parallel.make_mesh(1, jax.devices()[:1])
+  over_examples = functools.partial(parallel.over_mesh, mesh=mesh, axis=parallel.EXAMPLES)
   with pytest.raises(ValueError, match="for real images shared by devices; got"):
-    value(split_images=functools.partial(parallel.over_mesh, mesh=mesh, axis=parallel.IMAGES))
-
-
-def _summed(params, images, labels):
-  return images.shape[0] * problems.inner_loss(params, images, labels)
+    value(split=parallel.Split(None, over_examples))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
