@@ -10,22 +10,23 @@ import pytest
 
 import dd_jax
 from dd_jax import evaluation
+from tests import arrays
+from tests.arrays import jit
 
 K, SHAPE = 3, (2, 2, 1)
-# These programs run once: unoptimized, they compile in half the time.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(*shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+  return arrays.normal(*shape, seed=seed).astype(jnp.float32)
 
 
 MODEL = dd_jax.models.mlp(num_classes=K, image_shape=SHAPE, hidden=(4,))
 INIT = dd_jax.random_init(MODEL.init, dd_jax.init_distributions.xavier_normal())
 INNER_LOSS = dd_jax.losses.classification(MODEL.apply)
+TRAIN = dd_jax.unroll(INNER_LOSS)
 IMAGES, LABELS = normal(7, *SHAPE), jnp.asarray([2, 0, 1, 1, 2, 0, 2])
 DISTILLED = dd_jax.DistilledData(normal(2, 3, *SHAPE, seed=1), jnp.asarray([[0, 1, 2]] * 2),
-                                 normal(2, 2, seed=2))
+                                 jnp.abs(normal(2, 2, seed=2)))
 
 
 def metrics_by_numpy(logits, labels):
@@ -41,7 +42,7 @@ def linear(params, images):
   return images.reshape(images.shape[0], -1) @ params
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 7, 8, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 6, 7, 100])
 def test_measure(batch_size):
   params = normal(4, K, seed=3)
   actual = evaluation.measure(linear, params, IMAGES, LABELS, batch_size=batch_size)
@@ -76,17 +77,17 @@ def full_precision():
 
 
 @functools.cache
-def compiled(sample, **options):
+def compiled(init, train, num_inits, plan):
   """Compiled as a whole: part by part would take longer."""
   @jit
   def of_state(key, state):
-    return dd_jax.evaluate(key, DISTILLED, dd_jax.InitDistribution(state, sample), MODEL.apply,
-                           IMAGES, LABELS, inner_loss=INNER_LOSS, **options)
+    return dd_jax.evaluate(key, DISTILLED, dd_jax.InitDistribution(state, *init), train,
+                           MODEL.apply, IMAGES, LABELS, num_inits=num_inits, plan=plan)
   return of_state
 
 
-def evaluate(init=INIT, seed=0, num_inits=5, **options):
-  return compiled(init.sample, num_inits=num_inits, **options)(jax.random.key(seed), init.state)
+def evaluate(init=INIT, seed=0, num_inits=5, train=TRAIN, **plan):
+  return compiled(init[1:], train, num_inits, dd_jax.Plan(**plan))(jax.random.key(seed), init.state)
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +104,15 @@ def assert_same(actual, expected):
 
 @functools.cache
 def networks(seed, num_inits):
-  return jit(lambda key: INIT.sample((), key, num_inits))(jax.random.key(seed))
+  return jit(lambda key: INIT.sample(key, num_inits))(jax.random.key(seed))
 
 
-def by_hand(params, optimizer=None):
+def by_hand(params, train=TRAIN):
   """Metrics of each network of `params` [N, ...] before and after training it alone."""
   @jit
   def logits(params):
-    final_params, _ = dd_jax.inner_trajectory(INNER_LOSS, params, DISTILLED, optimizer=optimizer)
-    return MODEL.apply(params, IMAGES), MODEL.apply(final_params, IMAGES)
+    trained, _ = train(jax.random.key(9), params, DISTILLED)
+    return MODEL.apply(params, IMAGES), MODEL.apply(trained, IMAGES)
 
   rows = []
   for i in range(jax.tree.leaves(params)[0].shape[0]):
@@ -130,19 +131,18 @@ def test_evaluate_trains_every_network(result):
 
 
 def test_evaluate_with_an_optimizer(result):
-  optimizer = optax.trace(0.9)
-  params = networks(0, 2)
-  actual = evaluate(num_inits=2, optimizer=optimizer)
-  assert_same(actual, by_hand(params, optimizer))
+  train = dd_jax.unroll(INNER_LOSS, optax.sgd(1., momentum=.9))
+  actual = evaluate(num_inits=2, train=train)
+  assert_same(actual, by_hand(networks(0, 2), train))
   assert np.all(actual.after.loss != result.after.loss[:2])
 
 
-def test_evaluate_a_fixed_init_and_a_pool():
+def test_evaluate_fixed_and_given_networks_and_a_pool():
   pool = networks(9, 2)
   expected = by_hand(pool)
   one = dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[1], pool))
-  fixed = evaluate(one, num_inits=1)
-  assert_same(fixed, jax.tree.map(lambda x: x[1:2], expected))
+  assert_same(evaluate(one, num_inits=1), jax.tree.map(lambda x: x[1:2], expected))
+  assert_same(evaluate(dd_jax.init_distributions.given_init(pool), num_inits=2), expected)
   actual = evaluate(dd_jax.pretrained_init(pool), num_inits=2)
 
   def in_order(metrics):
@@ -151,11 +151,38 @@ def test_evaluate_a_fixed_init_and_a_pool():
   assert_same(map(in_order, actual), map(in_order, expected))
 
 
-@pytest.mark.parametrize("options", [
+@pytest.mark.parametrize("plan", [
     {"num_parallel": 1, "batch_size": 7}, {"num_parallel": 2}, {"num_parallel": 5, "batch_size": 3},
+    {"spread": lambda function: lambda rows: function(rows)},
 ], ids=str)
-def test_evaluate_does_not_depend_on_the_layout(result, options):
-  assert_same(evaluate(**options), result)
+def test_evaluate_does_not_depend_on_the_layout(result, plan):
+  assert_same(evaluate(**plan), result)
+
+
+def test_num_parallel_error():
+  with pytest.raises(ValueError, match="num_parallel must be at least 1; got 0"):
+    evaluate(num_parallel=0)
+
+
+def test_memory_does_not_grow_with_the_number_of_networks():
+  """One at a time 256 networks of 100 kB take what 4 take; tokens and metrics are small."""
+  model = dd_jax.models.mlp(num_classes=K, image_shape=(8, 8, 1), hidden=(384,))
+  init = dd_jax.random_init(model.init)
+  inputs, labels = jnp.zeros((12, 8, 8, 1)), jnp.arange(12) % K
+  distilled = dd_jax.DistilledData(jnp.zeros((1, K, 8, 8, 1)), jnp.arange(K)[None],
+                                   jnp.full((2, 1), .1))
+  train = dd_jax.unroll(dd_jax.losses.classification(model.apply))
+
+  def temporary(num_inits):
+    return jax.jit(functools.partial(
+        dd_jax.evaluate, init=init, train=train, apply=model.apply, num_inits=num_inits,
+        plan=dd_jax.Plan(num_parallel=1))).lower(
+            jax.random.key(0), distilled, inputs=inputs, labels=labels
+        ).compile().memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(4), temporary(256)
+  assert few > 100_000  # The weights of one network at least.
+  assert many < 1.2 * few
 
 
 def test_evaluate_depends_on_the_key_alone(result):
@@ -186,41 +213,48 @@ def test_keys_of_the_inner_loss_belong_to_network_and_step():
   def noisy(params, images, labels, key):
     return INNER_LOSS(params, images + jax.random.normal(key, images.shape), labels)
 
-  result = dd_jax.evaluate(jax.random.key(0), DISTILLED, INIT, MODEL.apply, IMAGES, LABELS,
-                           num_inits=2, inner_loss=noisy, keyed=True, batch_size=7)
-  init_key, inner_key = jax.random.split(jax.random.key(0))
-  params = INIT.sample(INIT.state, init_key, 2)
+  train = dd_jax.unroll(noisy)
+  result = evaluate(num_inits=2, train=train)
+  train_key = jax.random.fold_in(jax.random.key(0), 2 ** 32 - 1)
+  params = networks(0, 2)
   for row in range(2):
-    trained, _ = dd_jax.inner_trajectory(
-        noisy, jax.tree.map(lambda leaf: leaf[row], params), DISTILLED,
-        key=jax.random.fold_in(inner_key, row))
+    trained, _ = jit(train)(jax.random.fold_in(train_key, row),
+                            jax.tree.map(lambda leaf: leaf[row], params), DISTILLED)
     np.testing.assert_allclose(result.after.loss[row], INNER_LOSS(trained, IMAGES, LABELS),
                                rtol=1e-5)
 
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("keyed", [False, True])
-def test_networks_trained_from_scratch_are_those_of_ordinary_training(keyed):
-  images, labels = normal(6, *SHAPE, seed=4), jnp.eye(K)[jnp.arange(6) % K]
+def test_minibatches_are_ordinary_training_of_each_network(keyed):
+  """By hand: epochs in orders of the network's own, without the step sizes of the data."""
+  def noisy(params, images, labels, key):
+    return INNER_LOSS(params, images + jax.random.normal(key, images.shape), labels)
+
+  loss = noisy if keyed else INNER_LOSS
   optimizer = optax.adam(.05)
-
-  def loss(params, images, labels, key=None):
-    if keyed:
-      images = images + jax.random.normal(key, images.shape)
-    return INNER_LOSS(params, images, labels)
-
-  options = dict(optimizer=optimizer, num_epochs=3, keyed=keyed)
-  actual = dd_jax.evaluate_from_scratch(
-      jax.random.key(0), images, labels, INIT, MODEL.apply, IMAGES, LABELS, num_inits=2, loss=loss,
-      train_batch_size=4, batch_size=7, num_parallel=1, **options)
-  init_key, train_key = jax.random.split(jax.random.key(0))
-  params = dd_jax.pretrain(train_key, INIT.sample(INIT.state, init_key, 2), loss, images, labels,
-                           batch_size=4, **options)
+  actual = evaluate(num_inits=2, num_parallel=1, train=dd_jax.minibatches(
+      loss, optimizer, num_epochs=3, batch_size=4))
+  images, labels = DISTILLED.inputs.reshape(6, *SHAPE), DISTILLED.labels.reshape(6)
+  grad = jit(jax.grad(loss))
+  logits = []
   for row in range(2):
-    logits = MODEL.apply(jax.tree.map(lambda leaf: leaf[row], params), IMAGES)
-    expected = metrics_by_numpy(logits, LABELS)
-    np.testing.assert_allclose(actual.loss[row], expected[0], rtol=1e-4)
-    np.testing.assert_array_equal(actual.confusion[row], expected[2])
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2 ** 32 - 1), row)
+    order_key, loss_key = jax.random.split(key) if keyed else (key, None)
+    params = jax.tree.map(lambda leaf: leaf[row], networks(0, 2))
+    state = optimizer.init(params)
+    for epoch in range(3):
+      # Two of six examples are left out.
+      batch = jax.random.permutation(jax.random.fold_in(order_key, epoch), 6)[:4]
+      keys = [jax.random.split(jax.random.fold_in(loss_key, epoch), 1)[0]] if keyed else []
+      updates, state = optimizer.update(grad(params, images[batch], labels[batch], *keys), state)
+      params = optax.apply_updates(params, updates)
+    logits.append(MODEL.apply(params, IMAGES))
+  for row in range(2):
+    expected = metrics_by_numpy(logits[row], LABELS)
+    np.testing.assert_allclose(actual.after.loss[row], expected[0], rtol=1e-4)
+    np.testing.assert_array_equal(actual.after.confusion[row], expected[2])
+  assert_same([actual.before], [jax.tree.map(lambda x: x[:2], evaluate().before)])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
@@ -250,6 +284,6 @@ def test_a_network_that_looks_at_its_batch_gets_all_images_at_once():
   whole = evaluation.measure(model.apply, params, images, LABELS, batch_size=100)
   np.testing.assert_allclose(whole.loss, metrics_by_numpy(model.apply(params, images), LABELS)[0],
                              rtol=1e-5)
-  with pytest.raises(ValueError, match="batch_size must be at least the 7 images for a network "
+  with pytest.raises(ValueError, match="batch_size must be at least the 7 examples for a network "
                                        "whose logits depend on the rest of the batch .* got 3"):
     evaluation.measure(model.apply, params, images, LABELS, batch_size=3)

@@ -1,4 +1,4 @@
-"""dd_jax.models.pooling: the numbers of lax and of the formulas, to any order of derivative."""
+"""dd_jax.models.pooling: the numbers of lax, to any order of derivative."""
 
 import itertools
 
@@ -118,38 +118,3 @@ def test_avg_pool(shape, window):
                          for c in range(0, width - window + 1, window)]
                         for r in range(0, height - window + 1, window)] for i in range(n)])
   assert_close(pooling.avg_pool(x, window), expected)
-
-
-def response_norm_by_loop(x, alpha):
-  x = np.asarray(x)
-  out = np.empty_like(x)
-  for *position, c in np.ndindex(x.shape):
-    window = x[(*position, slice(max(c - 2, 0), c + 2))]
-    out[(*position, c)] = x[(*position, c)] / (1 + alpha / 4 * np.sum(window ** 2)) ** 0.75
-  return out
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("shape", [(2, 3, 3, 1), (1, 2, 2, 2), (2, 3, 2, 6), (1, 2, 2, 64)])
-@pytest.mark.parametrize("options, alpha", [({}, 0.001 / 9), ({"alpha": 2.0}, 2.0)])
-def test_local_response_norm(shape, options, alpha):
-  x = 10 * normal(*shape)
-  assert_close(pooling.local_response_norm(x, **options), response_norm_by_loop(x, alpha))
-
-
-@pytest.mark.usefixtures("x64")
-def test_local_response_norm_gradient():
-  x, weights, step = normal(1, 2, 1, 6), np.asarray(normal(1, 2, 1, 6, seed=1)), 1e-5
-
-  def loss(x):
-    return jnp.sum(weights * pooling.local_response_norm(x, alpha=2.0))
-
-  def loss_by_loop(x):
-    return np.sum(weights * response_norm_by_loop(x, 2.0))
-
-  differences = np.zeros(x.shape)
-  for position in np.ndindex(x.shape):
-    shift = np.zeros(x.shape)
-    shift[position] = step
-    differences[position] = (loss_by_loop(x + shift) - loss_by_loop(x - shift)) / (2 * step)
-  assert_close(jax.grad(loss)(x), differences, tolerance=1e-8)

@@ -43,30 +43,25 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
   def call(method, variables_or_key, images, key):
-    kwargs = _tell(modes, key)
-    if key is not None:
-      kwargs["rngs"] = {"dropout": key}
-    return method(variables_or_key, images, **kwargs)
-
-  def init_variables(key):
-    # lazy_init: the shapes of a forward pass without its arithmetic.
-    return call(module.lazy_init, key, images, None)
-
-  def train(key, variables, images):
-    return call(module.apply, variables, images, key)
+    rngs = {} if key is None else {"rngs": {"dropout": key}}
+    return method(variables_or_key, images, **rngs, **_tell(modes, key))
 
   def init(key):
-    return init_variables(key)["params"]
+    # lazy_init: the shapes of a forward pass without its arithmetic.
+    return call(module.lazy_init, key, images, None)["params"]
 
   def apply(params, inputs, *, key=None):
     return call(module.apply, {"params": params}, inputs, key)
 
-  key = jax.random.key(0)
-  variables = jax.eval_shape(init_variables, key)
-  _refuse_state(sorted(set(variables) - {"params"}), name)
+  def train(key, images):
+    rngs = {"params": jax.random.key(0), "dropout": key}
+    return module.init_with_output(rngs, images, **_tell(modes, key))
+
   with _idle_dropout_refused([] if modes else flags, name):
-    traced = jax.make_jaxpr(train)(key, variables, images).jaxpr
-  has_noise = any(traced.invars[0] is var for equation in traced.eqns for var in equation.invars)
+    traced, (_, variables) = jax.make_jaxpr(train, return_shape=True)(jax.random.key(0), images)
+  _refuse_state(sorted(set(variables) - {"params"}), name)
+  (key,) = traced.jaxpr.invars[:1]
+  has_noise = any(var is key for equation in traced.eqns for var in equation.invars)
   return _model(init, apply, takes_key=bool(modes) or has_noise)
 
 

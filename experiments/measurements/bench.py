@@ -80,13 +80,12 @@ class Ours:
     from dd_jax import losses
     from dd_jax import models
     from dd_jax import parametrization
-    from experiments import inits
     self._jax = jax
     self._setting = setting
     model = models.MODELS[setting.network](num_classes=_NUM_CLASSES,
                                            image_shape=setting.image_shape)
     random = dd_jax.random_init(model.init, dd_jax.init_distributions.xavier_normal())
-    self._theta_0 = jax.jit(random.sample, static_argnums=2)((), jax.random.key(0),
+    self._theta_0 = jax.jit(random.sample, static_argnums=1)(jax.random.key(0),
                                                              setting.num_inits)
     init = (dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[0], self._theta_0))
             if setting.init == "fixed" else random)
@@ -99,20 +98,22 @@ class Ours:
         jax.random.randint(jax.random.key(3), (setting.real_batch,), 0, _NUM_CLASSES, jnp.int32))
     loss = losses.classification(model.apply)
     make_outer_loss = functools.partial(
-        dd_jax.make_outer_loss, learned.decode, inner_loss=loss, real_loss=loss,
-        num_inits=setting.num_inits, chunk_size=setting.chunk_size, memory=setting.memory,
+        dd_jax.make_outer_loss, learned.decode, real_loss=loss,
+        train=dd_jax.unroll(loss, memory=setting.memory), num_inits=setting.num_inits,
+        chunk_size=setting.chunk_size,
         num_parallel=1 if jax.default_backend() == "cpu" else None)
     # For the comparison: networks that are given instead of drawn.
+    self._precision = precision
     self._value_and_grad = dd_jax.value_and_hypergrad(
-        make_outer_loss(sample=inits.these(self._theta_0).sample), precision=precision)
+        make_outer_loss(init=dd_jax.init_distributions.given_init(self._theta_0)))
 
     optimizer = optax.adam(.01, b1=.5)
-    outer_step = dd_jax.make_outer_step(make_outer_loss(sample=init.sample), optimizer,
-                                        precision=precision)
-    state = dd_jax.init_outer_state(jax.tree.map(jnp.copy, self._trainable), optimizer)
+    loop = dd_jax.make_outer_loop(make_outer_loss(init=init), optimizer)
+    state = loop.init(self._trainable)
     start = time.perf_counter()
-    compiled = jax.jit(outer_step, donate_argnums=1).lower(
-        jax.random.key(4), state, init.state, *self._real).compile()
+    with jax.default_matmul_precision(precision):
+      compiled = jax.jit(loop.step, donate_argnums=1).lower(
+          jax.random.key(4), state, init.state, *self._real).compile()
     self._compile_seconds = time.perf_counter() - start
     self._temporary_bytes = compiled.memory_analysis().temp_size_in_bytes
     forward = jax.jit(models.MODELS[setting.network](
@@ -133,8 +134,9 @@ class Ours:
     jax.config.update("jax_enable_x64", True)
     theta_0, trainable, images = jax.tree.map(
         lambda leaf: leaf.astype(np.float64), (self._theta_0, self._trainable, self._real[0]))
-    loss, gradient = jax.jit(self._value_and_grad)(
-        trainable, theta_0, jax.random.key(0), images, self._real[1])
+    with jax.default_matmul_precision(self._precision):
+      loss, gradient = jax.jit(self._value_and_grad)(
+          trainable, theta_0, jax.random.key(0), images, self._real[1])
     jax.config.update("jax_enable_x64", False)
     return float(loss), jax.tree.map(np.asarray, gradient)
 

@@ -11,6 +11,7 @@ that every layout works.
 """
 
 import collections
+import json
 import math
 import os
 import re
@@ -35,14 +36,17 @@ def measure(config: ConfigDict, rounds: int) -> list[dict]:
   import jax
 
   from dd_jax.runs import layouts
+  from dd_jax.runs import programs
   from experiments import problem
   devices = jax.devices()
+  described, settings = problem.make_problem(config), problem.make_settings(config)
   rows, runs = [], []
   for count in (2 ** power for power in range(len(devices).bit_length())):
     layout = (layouts.one_device() if count == 1 else
               layouts.jit_over_mesh(config.outer.num_inits, devices[:count]))
-    built = problem.build(config, layout)
-    arguments = built.inits.train.state, *built.data.train
+    built = programs.make_programs(described, num_steps=config.outer.num_steps, seed=config.seed,
+                                   settings=settings, layout=layout)
+    arguments = built.inits.train.state, *built.data["train"]
     program = built.run.lower(built.state, *arguments).compile()
     state, _ = program(built.state, *arguments)
     runs.append((program, state, arguments))
@@ -75,7 +79,7 @@ def _run(config, workdir):
   with workdirs.held(workdir) as workdir:
     rows = measure(config, _ROUNDS.value)
     report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
-              **workdirs.provenance(config)}
+              **workdirs.provenance(json.loads(config.to_json()))}
     workdirs.write_json(workdir / "devices.json", report)
   return report
 

@@ -203,7 +203,7 @@ def _run(config, workdir):
   command = [sys.executable, "-m", "experiments.main",
              *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
   report = {**measure(command, workdir, config.outer.num_steps, _BREAK.value, _TIMES.value),
-            **workdirs.provenance(config)}
+            **workdirs.provenance(json.loads(config.to_json()))}
   workdirs.write_json(workdir / "report.json", report)
   if report["bytes_lost"] or report["lines_differing"]:
     raise ValueError(f"the broken run must end as the other; see {workdir / 'report.json'}")

@@ -9,9 +9,9 @@ import numpy as np
 
 from dd_jax.datasets import npz
 from dd_jax.runs import figures
-from experiments import train
 from dd_jax.runs import workdirs
-from experiments.choices import check_seed
+from dd_jax.runs.settings import check_seed
+from experiments import problem
 from experiments.configs import mnist_ingredients
 
 # Study -> its axis, and the fields of every run by what stands at the axis.
@@ -38,7 +38,7 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: lis
   over the seeds' means.
 
   Raises:
-    ValueError, OSError, FloatingPointError: as of `train.distill_and_evaluate`.
+    ValueError, OSError, FloatingPointError: as of `runs.distill`.
   """
   for seed in seeds:
     check_seed("--seeds", seed)
@@ -56,8 +56,8 @@ def _sweep(config, workdir, study, seeds):
       varied = config.copy_and_resolve_references()
       varied.update_from_flattened_dict({**fields, "seed": seed})
       name = f"{study}-{str(value).replace(' ', '')}"
-      results.append(train.distill_and_evaluate(
-          varied, workdir / (name if len(seeds) == 1 else f"{name}-seed{seed}")))
+      results.append(problem.distill(
+          varied, workdir / (name if len(seeds) == 1 else f"{name}-seed{seed}")).figures)
     rows.append({axis: value, **_measured(results), "num_seeds": len(seeds), **{
         name: results[0][name] for name in (
             "num_eval_inits", "num_distilled_images", "learned_bytes", "outer_steps")},

@@ -188,7 +188,7 @@ class TorchSide:
 
   def _make_step(self, mode, dtype):
     trainable = self._inputs["trainable"]
-    step = OuterStep(self._setting["network"], trainable["images"].astype(dtype), self._labels,
+    step = OuterStep(self._setting["network"], trainable["inputs"].astype(dtype), self._labels,
                      trainable["step_sizes"].astype(dtype), device=self._device, mode=mode)
     images, labels = self._inputs["real"]
     return (step, step.to_images(images.astype(dtype)),

@@ -1,0 +1,372 @@
+"""The networks of dd_jax.models: counts of parameters, logits and gradients by hand, errors."""
+
+import functools
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dd_jax
+from dd_jax import losses
+from dd_jax import models
+from dd_jax import parametrization
+from tests.arrays import jit
+from tests.arrays import normal
+
+SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
+          "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (3, 2, 1)}
+SMALL = {"convnet": {"width": 4, "depth": 1}, "resnet18": {"width": 2},
+         "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2}}
+RESNET = pytest.param("resnet18", marks=pytest.mark.slow)  # Compiles for a minute.
+
+
+@functools.cache
+def shapes_of(model):
+  return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def random_params(model, seed=0):
+  """Weights of the shapes of `init` in float64; no leaf, bias or scale, is a constant."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+      lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)
+                               / math.sqrt(math.prod(leaf.shape[:-1]))), shapes_of(model))
+
+
+@functools.cache
+def make(name, num_classes=10, **options):
+  """With lax's convolution, the quickest to trace."""
+  if name not in ("vit", "mlp"):
+    options = {"convolution": "lax", **options}
+  return models.MODELS[name](num_classes=num_classes, **options)
+
+
+def count(name, image_shape, **options):
+  model = make(name, image_shape=image_shape, **options)
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model)))
+
+
+# Of the vision transformer's blocks: two norms, attention and MLP.
+_BLOCK = 2 * 256 + 128 * 384 + 384 + 128 * 128 + 128 + 128 * 512 + 512 + 512 * 128 + 128
+
+
+@pytest.mark.parametrize("name, options, expected", [
+    ("lenet", {"image_shape": (28, 28, 1)}, 61_706),
+    # 32 pixels: no padding, so the same but for 3 x 5 x 5 inputs of conv 1: + 6 * 2 * 25.
+    ("lenet", {"image_shape": (32, 32, 3)}, 61_706 + 300),
+    # 8 classes fewer in the last layer: 84 weights and a bias each.
+    ("lenet", {"num_classes": 2, "image_shape": (28, 28, 1)}, 61_706 - 8 * 85),
+    ("alexcifarnet", {"image_shape": (32, 32, 3)}, 1_756_426),
+    ("alexnet", {"num_classes": 1000, "image_shape": (224, 224, 3)}, 57_003_840 + 4097 * 1000),
+    ("alexnet", {"num_classes": 20, "image_shape": (224, 224, 3), "dropout": .5},
+     57_003_840 + 4097 * 20),
+    # Widths 1, 3, 6, 4, 4 and 64, 64.
+    ("alexnet", {"num_classes": 5, "image_shape": (224, 224, 1), "width": 1},
+     (121 + 1) + (25 + 1) * 3 + (27 + 1) * 6 + (54 + 1) * 4 + (36 + 1) * 4
+     + (4 * 36 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 5),
+    # conv 3 -> 128, twice conv 128 -> 128, with biases; scale and bias of 3 norms; 2048 -> 10.
+    ("convnet", {"image_shape": (32, 32, 3)},
+     (9 * 3 + 1) * 128 + 2 * (9 * 128 + 1) * 128 + 3 * 2 * 128 + (128 * 4 * 4 + 1) * 10),
+    # 28 pixels become 32 in the first block: 8 x 8 after two halvings.
+    ("convnet", {"num_classes": 5, "image_shape": (28, 28, 1), "width": 6, "depth": 2},
+     (9 + 1) * 6 + (9 * 6 + 1) * 6 + 2 * 2 * 6 + (6 * 8 * 8 + 1) * 5),
+    ("resnet18", {"image_shape": (32, 32, 3)}, 11_173_962),
+    ("resnet18", {"image_shape": (28, 28, 1), "norm": "none"}, 11_173_962 - 2 * 9 * 64 - 2 * 4800),
+    # Patches, positions, 6 blocks, last norm and layer.
+    ("vit", {"image_shape": (32, 32, 3)}, 49 * 128 + 64 * 128 + 6 * _BLOCK + 256 + 1290),
+    ("mlp", {"image_shape": (28, 28, 1)},
+     (784 + 1) * 128 + (128 + 1) * 128 + (128 + 1) * 10),
+    ("mlp", {"num_classes": 3, "image_shape": (5,), "hidden": ()}, (5 + 1) * 3),
+    ("mlp", {"num_classes": 3, "image_shape": (2, 3, 1), "hidden": (7,)},
+     (6 + 1) * 7 + (7 + 1) * 3),
+])
+def test_number_of_parameters(name, options, expected):
+  assert count(name, **options) == expected
+
+
+def test_images_need_not_be_square():
+  """The same parameters but for what follows from the number of pixels."""
+  assert count("resnet18", (20, 28, 1)) == count("resnet18", (32, 32, 1))
+  assert (count("vit", (20, 28, 1), depth=1) ==
+          count("vit", (28, 28, 1), depth=1) - (49 - 35) * 128)
+  dense = lambda rows, columns: rows * columns * 128 * 10
+  square, flat, wide = (count("convnet", (height, width, 1))
+                        for height, width in ((28, 28), (20, 28), (28, 33)))
+  assert square - flat == dense(4, 4) - dense(2, 3)  # 28x28 alone are padded to 32x32.
+  assert square - wide == dense(4, 4) - dense(3, 4)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("num_classes, num_images", [(2, 7), (10, 1)])
+def test_shape_and_dtype_of_logits(name, num_classes, num_images):
+  model = make(name, num_classes=num_classes, image_shape=SHAPES[name])
+  images = jax.ShapeDtypeStruct((num_images, *SHAPES[name]), jnp.float32)
+  logits = jax.eval_shape(model.apply, shapes_of(model), images)
+  assert (logits.shape, logits.dtype) == ((num_images, num_classes), jnp.float32)
+
+
+# The networks by hand.
+
+
+def convolve(x, layer, padding, stride=1):
+  out = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), [(padding, padding)] * 2,
+                                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  return out + layer["bias"][None, None, None] if "bias" in layer else out
+
+
+def max_pool(x, size, padding):
+  sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+  return lax.reduce_window(x, -np.inf, lax.max, (1, size, size, 1), (1, 2, 2, 1), sides)
+
+
+def dense(x, layer):
+  return x @ layer["kernel"] + layer["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def normalized(x, axes, layer):
+  x = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-5)
+  scale, bias = (layer[name].reshape((1,) * (x.ndim - 1) + (-1,)) for name in ("scale", "bias"))
+  return x * scale + bias
+
+
+def response_norm(x):
+  """x / (1 + (alpha / 4) * sum over channels c-2..c+1 of x^2)^0.75, alpha = 0.001 / 9."""
+  squares = jnp.pad(x ** 2, ((0, 0), (0, 0), (0, 0), (2, 1)))
+  total = sum(squares[..., i:i + x.shape[-1]] for i in range(4))
+  return x / (1 + 0.001 / 9 / 4 * total) ** 0.75
+
+
+def head(x, params):
+  x = x.reshape(x.shape[0], -1)
+  x = jax.nn.relu(dense(x, params["Dense_0"]))
+  x = jax.nn.relu(dense(x, params["Dense_1"]))
+  return dense(x, params["Dense_2"])
+
+
+def lenet(params, images):
+  padding = 2 if images.shape[1] == 28 else 0
+  x = max_pool(jax.nn.relu(convolve(images, params["Conv_0"], padding)), 2, 0)
+  x = max_pool(jax.nn.relu(convolve(x, params["Conv_1"], 0)), 2, 0)
+  return head(x, params)
+
+
+def alexcifarnet(params, images):
+  x = response_norm(max_pool(jax.nn.relu(convolve(images, params["Conv_0"], 2)), 3, 1))
+  x = max_pool(response_norm(jax.nn.relu(convolve(x, params["Conv_1"], 2))), 3, 1)
+  return head(x, params)
+
+
+def alexnet(params, images):
+  x = max_pool(jax.nn.relu(convolve(images, params["Conv_0"], 2, stride=4)), 3, 0)
+  x = max_pool(jax.nn.relu(convolve(x, params["Conv_1"], 2)), 3, 0)
+  x = jax.nn.relu(convolve(x, params["Conv_2"], 1))
+  x = jax.nn.relu(convolve(x, params["Conv_3"], 1))
+  return head(max_pool(jax.nn.relu(convolve(x, params["Conv_4"], 1)), 3, 0), params)
+
+
+def convnet(params, images):
+  x = images
+  for block in range(2):
+    x = convolve(x, params[f"Conv_{block}"], 3 if x.shape[1] == 28 else 1)
+    x = jax.nn.relu(normalized(x, (1, 2), params[f"Norm_{block}"]))
+    x = sum(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+  return dense(x.reshape(x.shape[0], -1), params["Dense_0"])
+
+
+def resnet(params, images):
+  """Norms switched off: the convolutions, the shortcuts and the strides."""
+  layers = iter(params[f"Conv_{index}"] for index in range(20))
+  x = jax.nn.relu(convolve(images, next(layers), 1))
+  for features, stride in ((2, 1), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1)):
+    y = convolve(x, next(layers), 1, stride)
+    y = convolve(jax.nn.relu(y), next(layers), 1)
+    if x.shape[-1] != features:
+      x = convolve(x, next(layers), 0, stride)
+    x = jax.nn.relu(x + y)
+  assert x.shape[1:] == (1, 1, 16)
+  return dense(x[:, 0, 0], params["Dense_0"])
+
+
+def vit(params, images):
+  """A loop over heads."""
+  def of_one(image):
+    patches = jnp.stack([image[2 * r:2 * r + 2, 2 * c:2 * c + 2].ravel()
+                         for r in (0, 1) for c in (0, 1)])
+    x = dense(patches, params["Dense_0"]) + params["positions"][0]
+    qkv = dense(normalized(x, -1, params["LayerNorm_0"]), params["Dense_1"])
+    mixed = []
+    for head in (slice(0, 2), slice(2, 4)):
+      q, k, v = qkv[:, :4][:, head], qkv[:, 4:8][:, head], qkv[:, 8:][:, head]
+      weights = jnp.exp(q @ k.T / np.sqrt(2))
+      mixed.append(weights @ v / weights.sum(1, keepdims=True))
+    x = x + dense(jnp.concatenate(mixed, 1), params["Dense_2"])
+    hidden = jax.nn.gelu(dense(normalized(x, -1, params["LayerNorm_1"]), params["Dense_3"]))
+    x = normalized(x + dense(hidden, params["Dense_4"]), -1, params["LayerNorm_2"])
+    return dense(x.mean(0)[None], params["Dense_5"])[0]
+
+  return jax.vmap(of_one)(images[..., 0])
+
+
+def mlp(params, images):
+  x = images.reshape(images.shape[0], -1)
+  return dense(jax.nn.relu(dense(x, params["Dense_0"])), params["Dense_1"])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name, image_shape, options, reference", [
+    ("lenet", (28, 28, 1), {}, lenet),
+    ("lenet", (32, 32, 3), {"convolution": "tiled"}, lenet),
+    ("alexcifarnet", (32, 32, 3), {}, alexcifarnet),
+    ("alexnet", (224, 224, 3), {"width": 1, "dropout": .5, "convolution": "lax"}, alexnet),
+    ("convnet", (28, 28, 1), {"width": 4, "depth": 2}, convnet),
+    ("convnet", (8, 8, 3), {"width": 4, "depth": 2}, convnet),
+    ("resnet18", (8, 8, 1), {"width": 2, "norm": "none", "convolution": "lax"}, resnet),
+    ("vit", (4, 4, 1), {"patch": 2, "width": 4, "depth": 1, "heads": 2}, vit),
+    ("mlp", (3, 2, 1), {"hidden": (5,)}, mlp),
+])
+def test_logits_and_gradients(name, image_shape, options, reference):
+  """In float64, with ReLU before the pooling as in the paper."""
+  model = models.MODELS[name](num_classes=3, image_shape=image_shape, **options)
+  params, images = random_params(model), normal(2, *image_shape)
+
+  def all_of(apply):
+    def squares(params, images):
+      logits = apply(params, images)
+      return jnp.sum(jnp.square(logits)), logits
+    return jit(jax.grad(squares, (0, 1), has_aux=True))(params, images)
+
+  (gradients, logits), expected = all_of(model.apply), all_of(reference)
+  assert logits.dtype == jnp.float64
+  for a, b in zip(jax.tree.leaves((gradients, logits)), jax.tree.leaves(expected), strict=True):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert jnp.linalg.norm(a - b) <= 1e-11 * jnp.linalg.norm(b) + 1e-12  # Beside an exact zero.
+
+
+def test_dropout_of_alexnet_needs_a_key():
+  """Both hidden layers drop half of their inputs, and only while training."""
+  plain, dropping = (models.alexnet(num_classes=4, image_shape=(224, 224, 3), width=1,
+                                    convolution="lax", dropout=rate) for rate in (0., .5))
+  params = random_params(plain)
+  images = normal(2, 224, 224, 3).astype(jnp.float32)
+  with_key = jit(lambda params, images, key: dropping.apply(params, images, key=key))
+  first, again, other = (with_key(params, images, jax.random.key(k)) for k in (1, 1, 2))
+  np.testing.assert_array_equal(first, again)
+  expected = jit(plain.apply)(params, images)
+  assert (first != other).all() and (first != expected).all()
+  for model, key in ((dropping, None), (plain, jax.random.key(1))):
+    np.testing.assert_array_equal(
+        jit(functools.partial(model.apply, key=key))(params, images), expected)
+
+
+@pytest.mark.parametrize("name", ["convnet", "vit", RESNET])
+def test_images_and_their_transposes(name):
+  """Of transposed images and kernels the logits are the same; gradients are finite."""
+  options = {"convnet": {"norm": "group", "depth": 2}}.get(name, {})
+  tall, wide = (make(name, num_classes=3, image_shape=shape, **{**SMALL[name], **options})
+                for shape in ((8, 12, 1), (12, 8, 1)))
+  params = jax.tree.map(lambda leaf: .5 + leaf.astype(jnp.float32), random_params(tall))
+  images = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
+
+  @jit
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(params):
+    logits = tall.apply(params, images)
+    return logits.sum(), logits
+
+  gradients, logits = gradient(params)
+  flipped = jit(wide.apply)(_transposed(name, params), images.swapaxes(1, 2))
+  np.testing.assert_allclose(logits, flipped, rtol=1e-4, atol=1e-4)
+  assert np.ptp(logits) > .01
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def _transposed(name, params):
+  """The parameters for images whose rows and columns have changed places."""
+  params = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
+  first = params["Dense_0"]["kernel"]
+  features = first.shape[-1]
+  if name == "convnet":
+    first = first.reshape(2, 3, -1, features).swapaxes(0, 1)
+  if name == "vit":
+    patch = SMALL["vit"]["patch"]
+    first = first.reshape(patch, patch, -1, features).swapaxes(0, 1)
+    positions = params["positions"].reshape(1, 8 // patch, 12 // patch, -1).swapaxes(1, 2)
+    params["positions"] = positions.reshape(params["positions"].shape)
+  return {**params, "Dense_0": {**params["Dense_0"], "kernel": first.reshape(-1, features)}}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["convnet", "vit", RESNET])
+def test_hypergradient_against_finite_differences(name):
+  """Two inner steps; float64 accuracy shows that nothing falls back to float32.
+
+  Images of one colour, whose variances are exactly zero, give a finite one.
+  """
+  # The last stage of a ResNet needs more than one pixel to have a variance.
+  shape = (16, 16, 1) if name == "resnet18" else (8, 8, 1)
+  model = models.MODELS[name](num_classes=2, image_shape=shape, **SMALL[name])
+  learned = parametrization.paper(jnp.array([[0, 1]]), shape, num_epochs=2, step_size=.01,
+                                  dtype=float)
+  init = dd_jax.random_init(lambda key: jax.tree.map(
+      lambda leaf: leaf.astype(float), model.init(key)))
+  loss = losses.classification(model.apply)
+  value_and_grad = jit(jax.value_and_grad(dd_jax.make_outer_loss(
+      learned.decode, init, dd_jax.unroll(loss, memory="plain"), loss, num_inits=1)))
+  real = jax.random.normal(jax.random.key(2), (3, *shape)), jnp.array([0, 1, 1])
+  trainable, rest = learned.init(jax.random.key(0)), ((), jax.random.key(1), *real)
+  _, gradient = value_and_grad(trainable, *rest)
+  direction = jax.random.normal(jax.random.key(3), trainable["inputs"].shape)
+
+  def along(t):
+    return value_and_grad({**trainable, "inputs": trainable["inputs"] + t * direction}, *rest)[0]
+
+  # Small enough to meet no kink of the many ReLU.
+  numeric = (along(1e-8) - along(-1e-8)) / 2e-8
+  np.testing.assert_allclose(jnp.vdot(gradient["inputs"], direction), numeric, rtol=1e-5,
+                             atol=1e-9)
+  assert abs(numeric) > 1e-6
+  one_colour = {**trainable, "inputs": jnp.zeros_like(trainable["inputs"])}
+  _, gradient = value_and_grad(one_colour, *rest[:2], jnp.ones_like(real[0]), real[1])
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name, options, text", [
+    ("lenet", {"image_shape": (27, 27, 1)},
+     r"image_shape of lenet must be 28x28 or 32x32 pixels; got \(27, 27, 1\)"),
+    ("lenet", {"image_shape": (28, 32, 1)},
+     r"image_shape of lenet must be 28x28 or 32x32 pixels; got \(28, 32, 1\)"),
+    ("lenet", {"image_shape": (28, 28)}, r"image_shape must be \(H, W, C\); got \(28, 28\)"),
+    ("alexcifarnet", {"image_shape": (28, 28, 3)},
+     r"image_shape of alexcifarnet must be 32x32 pixels; got \(28, 28, 3\)"),
+    ("alexcifarnet", {"image_shape": (1, 32, 32, 3)}, r"must be \(H, W, C\); got \(1, 32, 32, 3\)"),
+    ("alexnet", {"image_shape": (227, 227, 3)},
+     r"image_shape of alexnet must be 224x224 pixels; got \(227, 227, 3\)"),
+    ("alexnet", {"dropout": 1.}, r"dropout must lie in \[0, 1\); got 1.0"),
+    ("alexnet", {"dropout": -.1}, r"dropout must lie in \[0, 1\); got -0.1"),
+    ("alexnet", {"width": 0}, "width must be at least 1; got 0"),
+    ("convnet", {"image_shape": (7, 32, 3)},
+     r"depth must be at most log2 of the image size \(7, 32\); got 3"),
+    ("convnet", {"width": 0}, "width must be at least 1; got 0"),
+    ("convnet", {"depth": 0}, "depth must be at least 1; got 0"),
+    ("convnet", {"image_shape": (7, 7, 1)},
+     r"depth must be at most log2 of the image size \(7, 7\); got 3"),
+    ("convnet", {"depth": 6}, r"depth must be at most log2 of the image size \(32, 32\); got 6"),
+    *((name, {"norm": "lrn"},
+       r"norm must be one of \['instance', 'group', 'layer', 'batch', 'none'\]; got 'lrn'")
+      for name in ("convnet", "resnet18")),
+    ("resnet18", {"width": 0}, "width must be at least 1; got 0"),
+    ("resnet18", {"image_shape": (32, 16)}, r"image_shape must be \(H, W, C\); got \(32, 16\)"),
+    ("vit", {"patch": 5}, r"patch=5 must divide H and W; got \(32, 32, \d\)"),
+    ("vit", {"image_shape": (20, 30, 1)}, r"patch=4 must divide H and W; got \(20, 30, 1\)"),
+    ("vit", {"heads": 3}, "heads=3 must divide width; got 128"),
+    ("vit", {"depth": 0}, "depth must be at least 1; got 0"),
+    *((name, {"convolution": "fft"}, r"convolution must be one of .*'patches'.*; got 'fft'")
+      for name in SHAPES if name not in ("vit", "mlp")),
+    *((name, {"num_classes": 1}, "num_classes must be at least 2; got 1") for name in SHAPES),
+])
+def test_errors(name, options, text):
+  with pytest.raises(ValueError, match=text):
+    models.MODELS[name](**{"num_classes": 10, "image_shape": SHAPES[name], **options})
