@@ -48,11 +48,12 @@ def measure(network: str, length: int, memory: str, gradient: str) -> dict:
           jax.random.randint(jax.random.key(2), (_REAL_BATCH,), 0, 10, jnp.int32))
   loss = losses.classification(model.apply)
   outer_loss = dd_jax.make_outer_loss(
-      learned.decode, init.sample, loss, loss, num_inits=1, chunk_size=32,
-      memory=memory, gradient=gradient)
+      learned.decode, init, dd_jax.unroll(loss, memory=memory, gradient=gradient), loss,
+      num_inits=1, chunk_size=32)
   arguments = learned.init(jax.random.key(0)), init.state, jax.random.key(3), *real
   start = time.perf_counter()
-  compiled = jax.jit(dd_jax.value_and_hypergrad(outer_loss)).lower(*arguments).compile()
+  with jax.default_matmul_precision("highest"):
+    compiled = jax.jit(dd_jax.value_and_hypergrad(outer_loss)).lower(*arguments).compile()
   compile_seconds = time.perf_counter() - start
   before = machine.peak_host_bytes()
   if before is None:

@@ -159,7 +159,7 @@ class TorchSide:
     """Loss and hypergradient of the inputs in float64."""
     step, images, labels = self._make_step(mode, np.float64)
     loss = step.hypergradient(self._make_networks(np.float64), images, labels)
-    return float(loss), {"images": step.images_gradient(),
+    return float(loss), {"inputs": step.images_gradient(),
                          "step_sizes": step.raw.grad.cpu().numpy()}
 
   def step(self, mode: str) -> float:
