@@ -24,7 +24,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _PATHS = {"safetensors": "a.safetensors", "tensors": "a.pt", "steps": "a.pth", "png": "folder"}
 
 
-def makemake_artifact(channels=1, soft=False, full=True):
+def make_artifact(channels=1, soft=False, full=True):
   """With S=2, B=3, E=4; where `full`, with all that a file can hold."""
   images = normal(2, 3, 4, 5, channels)
   labels = normal(2, 3, 3, seed=3) if soft else jnp.asarray([[0, 1, 2], [2, 1, 0]], jnp.int32)
