@@ -85,9 +85,10 @@ def changed_file(data, path):
     text = data.draw(st.sampled_from(_TEXTS) | st.text(max_size=5) | st.just(
         np.array([0x110000, 65], np.uint32).view("U2").reshape(())), "text")
     return damage.write_npz(path, arrays | {"metadata": np.asarray(text)})
-  more = data.draw(st.sampled_from(["", "init/Conv_0", "init/Conv_0/kernel/more", "params", "inputs",
-                                    "params/Conv_0", "params/[0]", "params/[3]", "init/()",
-                                    "hyper/[0]", "hyper/#", "raw_step_sizes", "whitening/mean"]))
+  more = data.draw(st.sampled_from([
+      "", "init/Conv_0", "init/Conv_0/kernel/more", "init/()", "params", "params/Conv_0",
+      "params/[0]", "params/[3]", "inputs", "hyper/[0]", "hyper/#", "raw_step_sizes",
+      "whitening/mean"]))
   if more:
     return damage.write_npz(path, arrays | {more: np.zeros(2, np.float32)})
   metadata = {"metadata": arrays.pop("metadata")}

@@ -51,8 +51,8 @@ def train_on(artifact: Artifact, params: Params | None = None, apply: Callable |
   Args:
     artifact: what `artifacts.load` returns.
     params: initial weights theta_0. None: those that the file holds, of a fixed init.
-    apply: `(params, inputs [n, ...]) -> logits [n, K]`. None: the network that the metadata name. Of
-      data for a ridge regression it is that of a `ridge_regression.ridge_model`.
+    apply: `(params, inputs [n, ...]) -> logits [n, K]`. None: the network that the metadata name.
+      Of data for a ridge regression it is that of a `ridge_regression.ridge_model`.
     loss: `(params, inputs, labels) -> []`, the inner loss; an augmentation that the metadata name
       and this package has is put around it, one of the run's own is a part of it. None: that of
       the metadata, for `apply`.
