@@ -20,10 +20,9 @@ import optax
 
 import dd_jax
 from dd_jax.files import artifacts
+from dd_jax import init_distributions
 from dd_jax import linear
-from dd_jax import parametrization
 from experiments import commands
-from experiments import inits
 from experiments import paths
 
 
@@ -40,20 +39,20 @@ def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: floa
   start = dd_jax.DistilledData(
       jax.random.normal(points_key, (1, num_points, dimension), theta_star.dtype),
       jax.random.normal(targets_key, (1, num_points), theta_star.dtype),
-      parametrization.encode_step_size(.5, "softplus", theta_star.dtype)[None, None])
-  init = inits.these(linear.gaussian_pool(mean, std))
+      jnp.full((1, 1), .5, theta_star.dtype))
+  init = init_distributions.given_init(linear.gaussian_pool(mean, std))
 
-  def squared_distance(params, images, labels):
-    """||theta - theta*||^2 where the real images are the identity and the labels theta*."""
-    return 2 * dimension * linear.loss(params, images, labels)
+  def squared_distance(params, inputs, labels):
+    """||theta - theta*||^2 where the real inputs are the identity and the labels theta*."""
+    return 2 * dimension * linear.loss(params, inputs, labels)
 
-  outer_loss = dd_jax.make_outer_loss(lambda distilled: distilled, init.sample, linear.loss,
-                                      squared_distance, num_inits=2 * dimension)
-  optimizer = optax.adam(optax.cosine_decay_schedule(.05, num_steps))
-  outer_step = dd_jax.make_outer_step(outer_loss, optimizer)
+  outer_loss = dd_jax.make_outer_loss(
+      lambda distilled: distilled, init, dd_jax.unroll(linear.loss), squared_distance,
+      num_inits=2 * dimension)
+  loop = dd_jax.make_outer_loop(outer_loss, optax.adam(optax.cosine_decay_schedule(.05, num_steps)))
   real = jnp.eye(dimension, dtype=theta_star.dtype), theta_star
-  state, _ = jax.lax.scan(lambda state, _: outer_step(outer_key, state, init.state, *real),
-                          dd_jax.init_outer_state(start, optimizer), length=num_steps)
+  state, _ = jax.lax.scan(lambda state, _: loop.step(outer_key, state, init.state, *real),
+                          loop.init(start), length=num_steps)
   return start, state.trainable
 
 
