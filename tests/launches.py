@@ -1,5 +1,6 @@
 """Commands of experiments/ as processes that start at once: forks of one that has imported JAX."""
 
+from collections.abc import Callable
 import multiprocessing
 import os
 import pathlib
@@ -7,6 +8,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from typing import Any
+
+from experiments.configs import digits_fixed_init
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=experiments/configs/digits_fixed_init.py:smoke"
@@ -15,23 +19,30 @@ _CONTEXT.set_forkserver_preload(
     ["experiments.problem", "experiments.names.applied", "experiments.launcher"])
 
 
-def launch(module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str
+def smoke(**updates: Any):
+  """The config of SMOKE, with a network that compiles at once."""
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({"model.name": "mlp", **updates})
+  return config
+
+
+def launch(command: str | Callable, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str
            ) -> subprocess.CompletedProcess:
-  """What `python -m module arguments` gives, in a process of its own.
+  """What `python -m command arguments` gives, or a function of a test's, in its own process.
 
   Variables that JAX reads when it is imported come too late: those need `start_anew`.
   """
   with tempfile.TemporaryDirectory() as directory:
     out, err = (pathlib.Path(directory) / name for name in ("out", "err"))
     process = _CONTEXT.Process(target=_run, args=(
-        module, [str(argument) for argument in arguments], cwd, environment, out, err))
+        command, [str(argument) for argument in arguments], cwd, environment, out, err))
     process.start()
     process.join(200)
     if process.is_alive():
       process.kill()
-      raise subprocess.TimeoutExpired(module, 200, out.read_text(), err.read_text())
+      raise subprocess.TimeoutExpired(str(command), 200, out.read_text(), err.read_text())
     return subprocess.CompletedProcess(
-        [module, *arguments], process.exitcode, out.read_text(), err.read_text())
+        [command, *arguments], process.exitcode, out.read_text(), err.read_text())
 
 
 def start_anew(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -49,10 +60,13 @@ def error_of(process: subprocess.CompletedProcess) -> str:
   return line
 
 
-def _run(module, arguments, cwd, environment, out, err):
+def _run(command, arguments, cwd, environment, out, err):
   for stream, path in ((1, out), (2, err)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
   os.chdir(cwd)
   os.environ.update(environment)
-  sys.argv = [module, *arguments]
-  runpy.run_module(module, run_name="__main__", alter_sys=True)
+  sys.argv = [str(command), *arguments]
+  if callable(command):
+    command()
+  else:
+    runpy.run_module(command, run_name="__main__", alter_sys=True)
