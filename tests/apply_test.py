@@ -24,18 +24,17 @@ from tests.launches import ROOT, error_of, launch, smoke
 _FIGURES = [f"accuracy{before}_{statistic}" for before in ("", "_before")
             for statistic in ("mean", "std")]
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory):
+def fixed(quick_runs, tmp_path_factory):
   """The directory of a run of a fixed init."""
-  with jax.numpy_dtype_promotion("standard"):
-    return problem.distill(smoke(), tmp_path_factory.mktemp("fixed")).workdir
+  return problem.distill(smoke(), tmp_path_factory.mktemp("fixed")).workdir
 
 
 @pytest.fixture(scope="module")
-def poisoned(tmp_path_factory):
+def poisoned(quick_runs, tmp_path_factory):
   """The directory of a run with many ingredients, on the user's own data and fresh networks."""
   workdir = tmp_path_factory.mktemp("poisoned")
   digits = datasets.load("digits")
@@ -48,9 +47,8 @@ def poisoned(tmp_path_factory):
       "init.weights": "kaiming_fan_in", "objective.name": "poisoning",
       "objective.attack_class": 3, "distill.labels": "soft", "distill.num_steps": 2,
       "inner.optimizer": "momentum", "inner.augmentation": "shift", "outer.num_inits": 2,
-      "eval.num_inits": 25, "validation.num_inits": 2, "seed": 5})
-  with jax.numpy_dtype_promotion("standard"):
-    return problem.distill(config, workdir).workdir
+      "outer.num_steps": 2, "eval.num_inits": 25, "validation.num_inits": 2, "seed": 5})
+  return problem.distill(config, workdir).workdir
 
 
 def _result(workdir):
@@ -97,6 +95,7 @@ def test_the_run_s_own_networks_are_drawn_again(poisoned):
       "accuracy", "attack success", "others accuracy"]
 
 
+@pytest.mark.slow
 def test_a_ridge_regression_of_the_run_is_solved_again(tmp_path):
   config = smoke(**{
       "inner.hypergradient": "ridge", "inner.num_features": 16, "init.name": "random",

@@ -63,3 +63,12 @@ def optax_promotion():
   """Adam raises a float to an integer power, which strict promotion refuses."""
   with jax.numpy_dtype_promotion("standard"):
     yield
+
+
+@pytest.fixture(scope="module")
+def quick_runs():
+  """For runs in the tests' own process: the same promotion, and pictures are drawn by no one."""
+  from dd_jax.runs import figures
+  with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    patch.setattr(figures, "_save", lambda figure, path: figures.plt.close(figure))
+    yield

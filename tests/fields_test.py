@@ -8,8 +8,7 @@ import pytest
 from experiments import problem
 from tests.launches import smoke
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.mark.parametrize("field, value, message", [

@@ -21,8 +21,7 @@ from experiments.configs import transfer as transfer_config
 from experiments.names import applied
 from tests.launches import SMOKE, error_of, launch
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 _CHANGED = ("workdir must be empty or of the same data; .* data.name and data.dir .*: {} is .* "
             "there and .* now")
 
@@ -50,13 +49,12 @@ def _config(path, make=digits_fixed_init, **updates):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(quick_runs, tmp_path_factory):
   """A finished run on a user's own file: its config and its directory."""
   directory = tmp_path_factory.mktemp("finished")
   _write(directory / "mine.npz")
   config = _config(directory / "mine.npz")
-  with jax.numpy_dtype_promotion("standard"):
-    result = problem.distill(config, directory / "run")
+  result = problem.distill(config, directory / "run")
   return config, result.workdir, result.figures
 
 

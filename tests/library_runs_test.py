@@ -18,8 +18,7 @@ from dd_jax.runs import loop
 
 _SETTINGS = runs.Settings(log_every=2, validate_every=2, checkpoint_every=8)
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 class _Net(nnx.Module):
@@ -56,12 +55,11 @@ def _make_problem(*, weight=1., init="fixed", arrays=None):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(quick_runs, tmp_path_factory):
   """A run of twelve steps, its network and its problem."""
-  with jax.numpy_dtype_promotion("standard"):
-    model, problem = _make_problem()
-    return model, problem, runs.distill(problem, tmp_path_factory.mktemp("run"), num_steps=12,
-                                        settings=_SETTINGS)
+  model, problem = _make_problem()
+  return model, problem, runs.distill(problem, tmp_path_factory.mktemp("run"), num_steps=12,
+                                      settings=_SETTINGS)
 
 
 def test_a_run_gives_what_lies_in_its_directory(finished):

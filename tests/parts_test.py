@@ -11,6 +11,7 @@ import pytest
 import dd_jax
 from experiments import problem
 from experiments.configs import default
+from experiments.configs import transfer
 from experiments.names import applied
 
 _FILES = {
@@ -62,6 +63,7 @@ _FILES = {
     "my_data.py": """
         import numpy as np
         from dd_jax import datasets
+        from dd_jax import runs
 
         def load():
           random = np.random.default_rng(0)
@@ -75,6 +77,9 @@ _FILES = {
 
         def whole():
           return datasets.from_arrays(*load(), mean=[.5], std=[.25])
+
+        def prepared():
+          return runs.from_dataset(datasets.from_arrays(*load()), num_validation=30)
         """,
     "my_losses.py": """
         import jax.numpy as jnp
@@ -94,8 +99,7 @@ _FILES = {
 }
 _MODULES = [name.removesuffix(".py") for name in _FILES]
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion", "own")
+pytestmark = pytest.mark.usefixtures("quick_runs", "own")
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +135,10 @@ def _config(**updates):
 
 
 @pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory):
+def finished(quick_runs, folder, tmp_path_factory):
   """A run on own data, with an own network and an own outer loss."""
   workdir = tmp_path_factory.mktemp("run")
-  with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"), \
-      jax.numpy_rank_promotion("allow"):
+  with pytest.MonkeyPatch.context() as patch, jax.numpy_rank_promotion("allow"):
     patch.syspath_prepend(str(folder))
     result = problem.distill(_config(**{"objective.name": "my_losses:outer"}), workdir)
   _forget()
@@ -222,6 +225,18 @@ def test_a_file_is_applied_with_the_parts_that_are_named(finished):
   assert found["num_networks"] == 20 and found["num_test"] == 30
   for name in ("accuracy_mean", "accuracy_std", "accuracy_before_mean"):
     np.testing.assert_allclose(found[name], finished.figures[name], atol=1e-3)
+
+
+def test_data_that_are_prepared_are_taken_as_they_are(finished):
+  path = finished.workdir / "distilled.npz"
+  built = problem.make_problem(_config(**{"data.name": "my_data:prepared"}))
+  assert built.data.name == "my_data:prepared" and len(built.data.train[1]) == 60
+  found = applied.apply(path, network="my_nets:tiny", data="my_data:prepared")
+  np.testing.assert_allclose(found["accuracy_mean"], finished.figures["accuracy_mean"], atol=1e-3)
+  comparison = transfer.get_config("smoke")
+  comparison.distilled, comparison.data.name = str(path), "my_data:prepared"
+  with pytest.raises(ValueError, match="data.name must give a .*'my_data:prepared' gives Data"):
+    applied.compare_networks(comparison, finished.workdir / "transfer")
 
 
 @pytest.mark.parametrize("given, message", [

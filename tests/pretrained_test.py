@@ -15,8 +15,7 @@ from experiments import problem
 from experiments.configs import digits_lenet_pool
 from tests.launches import launch, smoke
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from experiments.measurements import sweep
 from experiments.names import applied
 from tests.launches import ROOT, SMOKE, error_of, launch, smoke
 
-# The trees of optax's Adam need promotion.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 def _config(**updates):
@@ -30,10 +29,9 @@ def _config(**updates):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(quick_runs, tmp_path_factory):
   """A run of ten steps."""
-  with jax.numpy_dtype_promotion("standard"):
-    return problem.distill(_config(), tmp_path_factory.mktemp("finished")).workdir
+  return problem.distill(_config(), tmp_path_factory.mktemp("finished")).workdir
 
 
 # One process for a directory

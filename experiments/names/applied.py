@@ -27,8 +27,12 @@ def compare_networks(config: ConfigDict, workdir: str) -> dict:
     raise ValueError("distilled must be the distilled.npz of a run; got ''")
   path = paths.local(config.distilled, "distilled")
   artifact = artifacts.load(path)
-  dataset = application.fitted(artifact, _dataset_of(
-      artifact, config.data.name, config.data.dir, "data.name", download=config.data.download))
+  dataset = _dataset_of(artifact, config.data.name, config.data.dir, "data.name",
+                        download=config.data.download)
+  if not isinstance(dataset, datasets.Dataset):
+    raise ValueError("data.name must give a dd_jax.datasets.Dataset or four arrays for networks to "
+                     f"be compared on; {dataset.name!r} gives {type(dataset).__name__}")
+  dataset = application.fitted(artifact, dataset)
   networks = {text: parts.network(text, dataset.num_classes, artifact.distilled.inputs.shape[2:],
                                   "networks")
               for text in config.networks.replace(" ", "").split(",")}
