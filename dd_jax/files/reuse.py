@@ -205,7 +205,9 @@ def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
     raise ValueError(f"the file must hold hyper/{min(missing)} of its inner optimizer {name}; "
                      f"it has {sorted(found)}")
   inner_loss = _inner_loss(artifact, apply, loss)
-  return unroll(inner_loss, optimizers.INNER_OPTIMIZERS[name]), adapters.takes_key(inner_loss)
+  # Plain: without a gradient nothing is kept, and it is traced fastest.
+  train = unroll(inner_loss, optimizers.INNER_OPTIMIZERS[name], memory="plain")
+  return train, adapters.takes_key(inner_loss)
 
 
 def _inner_loss(artifact, apply, loss):
