@@ -34,7 +34,7 @@ from dd_jax import ridge_regression
 from dd_jax.files.artifacts import Artifact
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
-from dd_jax.types import Array, Params, Train
+from dd_jax.types import Array, Params
 
 INNER_LOSS = "classification"
 _PRECISIONS = ("highest", "high", "default")
@@ -185,7 +185,7 @@ def _is_own(name):
 
 
 def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
-                     ) -> tuple[Train, bool]:
+                     ) -> tuple[Callable, bool]:
   """How the run trained a network, and whether that consumes a key."""
   metadata = artifact.metadata
   for name, known in (("inner_algorithm", _ALGORITHMS),
