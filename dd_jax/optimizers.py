@@ -1,9 +1,9 @@
 """Optimizers of the inner loop, with hyper-parameters that can be learned.
 
-An optimizer is `hyper -> optax transformation` of learning rate 1: the learned step sizes scale what
-its `update` returns, which is added to the weights. `hyper` is a dict of numbers; each optimizer
-lists what it takes, with the usual values. Any other optax transformation is as good, fixed or as
-such a function.
+An optimizer is `hyper -> optax transformation` of learning rate 1: the learned step sizes scale
+what its `update` returns, which is added to the weights. `hyper` is a dict of numbers; each
+optimizer lists what it takes, with the usual values. Any other optax transformation is as good,
+fixed or as such a function.
 """
 
 from collections.abc import Callable

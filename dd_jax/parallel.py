@@ -1,9 +1,9 @@
 """A mean over networks or over examples, in pieces: chunk after chunk, or device beside device.
 
-The outer loss is a mean over N networks of a mean over R real examples. Each function here takes such a
-mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and returns
-the same mean computed in pieces; they compose. Sharding annotations place the pieces, so that
-the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
+The outer loss is a mean over N networks of a mean over R real examples. Each function here takes
+such a mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and
+returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so
+that the numerical code knows no device; `over_pmap` spells out the one collective of `jax.pmap`.
 """
 
 from collections.abc import Callable
@@ -139,8 +139,8 @@ def over_pmap(loss: Callable) -> Callable:
 
   def check(tangents):
     if any(map(_is_perturbed, jax.tree.leaves(tangents[1:]))):
-      raise ValueError("under pmap the loss must be differentiated by the distilled data alone; got "
-                       "initial weights or real examples, for which over_mesh is right")
+      raise ValueError("under pmap the loss must be differentiated by the distilled data alone; "
+                       "got initial weights or real examples, for which over_mesh is right")
 
   return _differentiated_in_its_pass(loss, mean, check)
 

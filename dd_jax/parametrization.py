@@ -246,8 +246,8 @@ def step_sizes(num_epochs: int, num_steps: int, start: float | Array, *, scale: 
     num_epochs: E.
     num_steps: S.
     start: all of them at first, positive; or `[E, S]`, alike where they are shared.
-    scale: what is learned. "softplus": numbers whose softplus they are (the authors' choice); "log":
-      their logarithms, under which an optimizer changes them by a ratio.
+    scale: what is learned. "softplus": numbers whose softplus they are (the authors' choice);
+      "log": their logarithms, under which an optimizer changes them by a ratio.
     sharing: "per_step" learns `[E, S]`, "per_epoch" `[E, 1]`, "tied" one for all, `[1, 1]`.
 
   Raises:

@@ -135,8 +135,8 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
   """Every outer step moves N networks of a pool on by one window, and learns from it.
 
   Unlike a window behind steps without a gradient its cost does not depend on T. A network that has
-  no whole window left is replaced by a new one. As the distilled data change while a network is under
-  way, its early steps are those of older data.
+  no whole window left is replaced by a new one. As the distilled data change while a network is
+  under way, its early steps are those of older data.
 
   Args:
     init: where new networks come from.
