@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 import inspect
+import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +59,7 @@ class Problem(NamedTuple):
 
 def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[..., models.Model],
                  *, images_per_class: int = 1, num_steps: int = 1, num_epochs: int = 3,
-                 init: str | InitDistribution = "fixed", loss: Callable | None = None,
+                 init: str | InitDistribution | Inits = "fixed", loss: Callable | None = None,
                  real_loss: Callable | None = None, seed: int = 0) -> Problem:
   """A problem with usual choices: every pixel and step size learned, hard labels, Adam.
 
@@ -84,6 +86,7 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       num_classes=data.num_classes, image_shape=shape)
   labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
   fixed = isinstance(init, str) and init == "fixed"
+  drawn = {"weights": "xavier_normal", "scale": None} if isinstance(init, str) else {}
   inner_loss = losses.classification(network.apply) if loss is None else loss
   num_networks = 1 if fixed else 4
   return Problem(
@@ -96,7 +99,10 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       _optimizer(), num_inits=num_networks, num_validation_inits=1 if fixed else 10,
       num_test_inits=1 if fixed else 100,
       batch_size=min(256, len(data.train[1])), keeps_network=fixed, made_from=data.digest,
-      metadata=describe(data, network=name_of(model), inner_loss=name_of(loss)))
+      metadata=describe(
+          data, model=name_of(model), model_options={},
+          inner_loss="classification" if loss is None else name_of(loss),
+          init={"name": init if isinstance(init, str) else "given", **drawn}))
 
 
 def describe(data: Data, **parts: Any) -> dict[str, Any]:
@@ -112,17 +118,32 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
 
 
 def name_of(part: Any) -> str | None:
-  """`package.module:function` of a user's own part, by which a command can be told of it."""
-  if part is None or not inspect.isroutine(part):
+  """A network's name in `models`, or `package.module:function` of a part of the user's own.
+
+  By it a command can be told of the part. None: it cannot be imported by a name.
+  """
+  for name, maker in models.MODELS.items():
+    if part is maker:
+      return name
+  if not inspect.isroutine(part) or "<" in part.__qualname__:  # <lambda>, <locals>.
     return None
-  return f"{part.__module__}:{part.__qualname__}"
+  module = part.__module__
+  if module == "__main__":
+    script = sys.modules[module]
+    if getattr(script, "__file__", None) is None:  # A notebook.
+      return None
+    module = script.__spec__.name if script.__spec__ else pathlib.Path(script.__file__).stem
+  return f"{module}:{part.__qualname__}"
 
 
 def _inits(init, network, key):
+  if isinstance(init, Inits):
+    return init
   if isinstance(init, InitDistribution):
     return Inits(init, init, init)
   if init not in ("fixed", "random"):
-    raise ValueError(f"init must be 'fixed', 'random' or an InitDistribution; got {init!r}")
+    raise ValueError("init must be 'fixed', 'random', an InitDistribution or Inits; "
+                     f"got {init!r}")
   random = init_distributions.random_init(network.init, init_distributions.xavier_normal())
   found = random if init == "random" else init_distributions.fixed_init(one_network(random, key))
   return Inits(found, found, found)
