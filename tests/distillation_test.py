@@ -10,6 +10,7 @@ import pytest
 
 import dd_jax
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -132,7 +133,7 @@ def test_a_donated_state_leaves_the_callers_arrays():
   labels = jnp.eye(3)[None]
   learned = parametrization.join(
       parametrization.pixels(images.shape, images), parametrization.soft_labels(labels),
-      parametrization.step_sizes(2, 1, .1))
+      step_sizes.learned(2, 1, .1))
   networks = _RANDOM.sample(jax.random.key(3), 2)
   loop = dd_jax.make_outer_loop(
       _outer_loss(learned.decode, init=dd_jax.pretrained_init(networks)), optax.adam(.05),
@@ -154,7 +155,7 @@ def test_inputs_that_are_a_dict_are_distilled_and_evaluated():
       parametrization.parts({"image": parametrization.pixels((2, 3, *problems.IMAGE_SHAPE)),
                              "table": parametrization.pixels((2, 3, 3))}),
       parametrization.fixed_labels(parametrization.class_labels(2, 3, 1)),
-      parametrization.step_sizes(1, 2, .3))
+      step_sizes.learned(1, 2, .3))
 
   def apply(params, inputs):
     return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]

@@ -13,6 +13,7 @@ import dd_jax
 from dd_jax import losses
 from dd_jax import parallel
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import truncation
 from tests import problems
 
@@ -59,7 +60,7 @@ def test_inputs_may_be_a_dict_of_arrays(x64, options):
       parametrization.parts({"image": parametrization.pixels((3, 4, *problems.IMAGE_SHAPE)),
                              "table": parametrization.pixels((3, 4, 2))}),
       parametrization.fixed_labels(jnp.arange(12).reshape(3, 4) % 3),
-      parametrization.step_sizes(2, 3, .3), dtype=float)
+      step_sizes.learned(2, 3, .3), dtype=float)
 
   def apply(params, inputs):
     return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]

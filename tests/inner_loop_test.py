@@ -12,6 +12,7 @@ import dd_jax
 from dd_jax import inner_loop
 from dd_jax import optimizers
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from tests import problems
 
 _MODES = [(memory, gradient) for memory in inner_loop.MEMORY_MODES
@@ -222,7 +223,7 @@ def test_float32_weights_and_data_stay_float32_in_x64_mode(x64):
   learned = parametrization.join(
       parametrization.pixels(trainable["inputs"].shape),
       parametrization.fixed_labels(jnp.zeros((3, 4), jnp.int32)),
-      parametrization.fixed_step_sizes(2, 3, .1), parametrization.fixed_hyper({"decay": .9}))
+      step_sizes.fixed(2, 3, .1), optimizers.fixed_hyper({"decay": .9}))
   distilled = learned.decode(learned.init(jax.random.key(1)))
   assert distilled.inputs.dtype == distilled.step_sizes.dtype == jnp.float32
   assert distilled.hyper["decay"].dtype == jnp.float64
@@ -242,7 +243,7 @@ def test_fixed_step_sizes_have_the_type_of_what_is_learned(x64, dtype):
   for value in (.1, np.full((2, 3), .1)):
     learned = parametrization.join(
         parametrization.pixels((3, 4, 2)), parametrization.fixed_labels(jnp.zeros((3, 4), int)),
-        parametrization.fixed_step_sizes(2, 3, value), dtype=dtype)
+        step_sizes.fixed(2, 3, value), dtype=dtype)
     trainable = learned.init(jax.random.key(0))
     assert trainable.keys() == {"inputs"} and trainable["inputs"].dtype == dtype
     step_sizes = learned.decode(trainable).step_sizes

@@ -12,6 +12,7 @@ import pytest
 import dd_jax
 from dd_jax import losses
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import ridge_regression
 from tests import problems
 
@@ -28,7 +29,7 @@ def test_a_ridge_head_is_what_gradient_descent_on_the_head_reaches(x64):
   labels = jax.random.uniform(jax.random.key(1), (1, 5, _CLASSES))
   learned = parametrization.join(
       parametrization.pixels((1, 5, *problems.IMAGE_SHAPE)), parametrization.soft_labels(labels),
-      parametrization.fixed_step_sizes(800, 1, .5), dtype=float)
+      step_sizes.fixed(800, 1, .5), dtype=float)
 
   def init(key):
     return {"features": jax.random.normal(key, (4, 6)), "head": jnp.zeros((6, _CLASSES))}

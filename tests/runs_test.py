@@ -14,7 +14,7 @@ import pytest
 
 from dd_jax.files import artifacts
 from dd_jax.files import exports
-from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax.files import torch_files
 from experiments import applications
 from experiments import compare
@@ -298,15 +298,15 @@ def test_a_start_that_does_not_fit_is_refused(finished, tmp_path, updates, messa
     ("tied", [[.1, .1], [.1, .1]], (1, 1))])
 @pytest.mark.parametrize("scale", ["softplus", "log"])
 def test_step_sizes_start_at_given_ones(sharing, start, shape, scale):
-  part = parametrization.step_sizes(2, 2, np.array(start, np.float32), scale=scale, sharing=sharing)
+  part = step_sizes.learned(2, 2, np.array(start, np.float32), scale=scale, sharing=sharing)
   learned = part.init(jax.random.key(0))
   assert learned.shape == shape
   np.testing.assert_allclose(jax.nn.softplus(part.decode(learned)), start, rtol=1e-5)
   if sharing != "per_step":
     with pytest.raises(ValueError, match="must be alike where step sizes are shared"):
-      parametrization.step_sizes(2, 2, np.array([[.1, .2], [.3, .4]]), sharing=sharing)
+      step_sizes.learned(2, 2, np.array([[.1, .2], [.3, .4]]), sharing=sharing)
   with pytest.raises(ValueError, match=r"a number or \[E, S\] = \[3, 2\]; got \[2, 2\]"):
-    parametrization.step_sizes(3, 2, np.array(start), sharing=sharing)
+    step_sizes.learned(3, 2, np.array(start), sharing=sharing)
 
 
 # Paths
