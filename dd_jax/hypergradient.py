@@ -25,7 +25,8 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
     init: where the networks come from; its state is an argument of the outer loss.
     train: the inner algorithm, `(key, params, distilled) -> (trained params, losses)`: of
       `inner_loop.unroll`, `truncation`, `implicit_gradients`, `ridge_regression`, or the user's
-      own. Each network has its own key.
+      own. Each network has its own key. Where it has them, `train.check(params)` may refuse what
+      cannot be differentiated, and `train.in_step(key)` is used, which all networks share.
     real_loss: `(params, inputs, labels) -> []` on real data, a mean over them; or `([], anything)`.
     num_inits: N, drawn afresh in every call.
     num_parallel: networks side by side under `vmap`, on each device; the loss

@@ -95,8 +95,8 @@ def _optimum(loss, key, solver, num_terms, damping):
 def _neumann(product, direction, step_size, num_terms):
   def body(_, carry):
     term, total = carry
-    term = jax.tree.map(lambda t, p: t - step_size * p, term, product(term))
+    term = jax.tree.map(lambda t, p: t - step_size.astype(p.dtype) * p, term, product(term))
     return term, jax.tree.map(jnp.add, total, term)
 
   _, total = jax.lax.fori_loop(1, num_terms, body, (direction, direction))
-  return jax.tree.map(lambda x: step_size * x, total)
+  return jax.tree.map(lambda x: step_size.astype(x.dtype) * x, total)

@@ -198,7 +198,7 @@ def test_search_step_size():
 def test_with_step_size(step_size):
   images, labels = make(MAKERS["random_real"], 2, 3), class_labels(2, 3)
   distilled = baselines.with_step_size(images, labels, step_size=step_size, num_epochs=4)
-  np.testing.assert_array_equal(distilled.images, images)
+  np.testing.assert_array_equal(distilled.inputs, images)
   np.testing.assert_array_equal(distilled.labels, labels)
   np.testing.assert_allclose(distilled.step_sizes, np.full((4, 2), step_size), rtol=1e-5)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(distilled)} == {"float32", "int32"}
@@ -207,7 +207,7 @@ def test_with_step_size(step_size):
 def test_a_set_in_double_precision(x64):
   images = make(MAKERS["average_real"], 2, 3, IMAGES.astype(np.float64))
   distilled = baselines.with_step_size(images, class_labels(2, 3), step_size=0.02, num_epochs=1)
-  assert distilled.images.dtype == distilled.raw_step_sizes.dtype == np.float64
+  assert distilled.inputs.dtype == distilled.step_sizes.dtype == np.float64
   np.testing.assert_allclose(distilled.step_sizes, np.full((1, 2), 0.02), rtol=1e-14)
 
 
@@ -221,8 +221,9 @@ def test_evaluate_takes_a_set_as_it_takes_distilled_data():
   @jax.jit
   def accuracy(distilled, labels):
     return dd_jax.evaluate(
-        jax.random.key(0), distilled, dd_jax.random_init(model.init), model.apply, images, labels,
-        num_inits=3, inner_loss=dd_jax.losses.classification(model.apply)).after.accuracy
+        jax.random.key(0), distilled, dd_jax.random_init(model.init),
+        dd_jax.unroll(dd_jax.losses.classification(model.apply)), model.apply, images, labels,
+        num_inits=3).after.accuracy
 
   assert np.min(accuracy(distilled, LABELS)) > 0.95
   moved = distilled._replace(labels=(distilled.labels + 1) % K)

@@ -16,13 +16,16 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 _RANDOM = dd_jax.random_init(problems.init)
 
 
-def _outer_step(optimizer=None, real_loss=problems.inner_loss, num_inits=2):
+def _outer_loss(decode, real_loss=problems.inner_loss, num_inits=1, init=_RANDOM):
+  return dd_jax.make_outer_loss(decode, init, dd_jax.unroll(problems.inner_loss), real_loss,
+                                num_inits=num_inits)
+
+
+def _loop(optimizer=optax.adam(.05), **options):
+  """The outer step, and the state before the first."""
   trainable, decode = problems.trainable()
-  optimizer = optimizer or optax.adam(.05)
-  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss, real_loss,
-                                      num_inits=num_inits)
-  return (dd_jax.make_outer_step(outer_loss, optimizer),
-          dd_jax.init_outer_state(trainable, optimizer))
+  loop = dd_jax.make_outer_loop(_outer_loss(decode, **options), optimizer)
+  return loop.step, loop.init(trainable)
 
 
 def _runner(outer_step, num_steps, batch_size=4, compiler_options=None, **options):
@@ -37,13 +40,11 @@ def _assert_equal(actual, expected):
 
 def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
   trainable, decode = problems.trainable()
-  optimizer = optax.sgd(.1)
-  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss,
-                                      problems.inner_loss, num_inits=2)
-  state = dd_jax.init_outer_state(trainable, optimizer)
+  outer_loss = _outer_loss(decode)
+  loop = dd_jax.make_outer_loop(outer_loss, optax.sgd(.1))
   key, real = jax.random.key(4), problems.real()
-  new_state, info = dd_jax.make_outer_step(outer_loss, optimizer)(key, state, (), *real)
-  loss, gradient = dd_jax.value_and_hypergrad(outer_loss)(trainable, (), key, *real)
+  new_state, info = jax.jit(loop.step)(key, loop.init(trainable), (), *real)
+  loss, gradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss))(trainable, (), key, *real)
   for name in trainable:
     np.testing.assert_allclose(new_state.trainable[name], trainable[name] - .1 * gradient[name],
                                rtol=1e-12)
@@ -53,7 +54,7 @@ def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
 
 
 def test_the_second_call_does_not_compile():
-  outer_step, state = _outer_step()
+  outer_step, state = _loop()
   run = _runner(outer_step, 2)
   real = problems.real()
   for _ in range(3):
@@ -67,22 +68,23 @@ def test_the_second_call_does_not_compile():
 
 def test_interrupted_steps_continue_bit_for_bit():
   """11 images, R=4: epochs of 2 steps, so that the pieces begin inside and between epochs."""
-  outer_step, state = _outer_step()
+  outer_step, state = _loop()
   real = problems.real(11)
   # As a run is compiled, whatever the suite's flags: else a scan of one step is another program.
   runner = functools.partial(_runner, outer_step,
                              compiler_options={"xla_backend_optimization_level": 3})
-  whole, infos = runner(6)(state, (), *real)
+  whole, infos = runner(5)(state, (), *real)
+  runs = {length: runner(length) for length in (1, 3)}
   pieces = []
-  for length in (1, 3, 2):
-    state, piece = runner(length)(state, (), *real)
+  for length in (1, 3, 1):
+    state, piece = runs[length](state, (), *real)
     pieces.append(piece)
   _assert_equal(state, whole)
   _assert_equal(jax.tree.map(lambda *x: jnp.concatenate(x), *pieces), infos)
 
 
 def test_stop_freezes_the_state():
-  outer_step, state = _outer_step()
+  outer_step, state = _loop()
   real = problems.real()
   expected, _ = _runner(outer_step, 3)(state, (), *real)
   actual, infos = _runner(outer_step, 5, stop=3)(state, (), *real)
@@ -95,19 +97,19 @@ def test_stop_freezes_the_state():
 
 @pytest.mark.parametrize("optimizer", [
     optax.chain(optax.sgd(.1), optax.contrib.reduce_on_plateau(patience=1, factor=.5)),
-    optax.polyak_sgd(.1), optax.adam(.05)], ids=["reduce_on_plateau", "polyak_sgd", "adam"])
+    optax.polyak_sgd(.1)], ids=["reduce_on_plateau", "polyak_sgd"])
 def test_optimizers_that_want_the_loss_get_it(optimizer):
-  """Two steps are two updates by hand with the loss as value."""
+  """Three steps are three updates by hand with the loss as value."""
   trainable, decode = problems.trainable()
-  outer_loss = dd_jax.make_outer_loss(decode, _RANDOM.sample, problems.inner_loss,
-                                      problems.inner_loss, num_inits=2)
-  step = jax.jit(dd_jax.make_outer_step(outer_loss, optimizer))
-  state = dd_jax.init_outer_state(trainable, optimizer)
+  outer_loss = _outer_loss(decode)
+  loop = dd_jax.make_outer_loop(outer_loss, optimizer)
+  step, state = jax.jit(loop.step), loop.init(trainable)
+  value_and_grad = jax.jit(dd_jax.value_and_hypergrad(outer_loss))
   by_hand, opt_state = trainable, optimizer.init(trainable)
   for seed in range(3):
-    arguments = (), jax.random.key(seed), *problems.real()
-    state, _ = step(arguments[1], state, (), *arguments[2:])
-    loss, gradient = jax.jit(dd_jax.value_and_hypergrad(outer_loss))(by_hand, *arguments)
+    key = jax.random.key(seed)
+    state, _ = step(key, state, (), *problems.real())
+    loss, gradient = value_and_grad(by_hand, (), key, *problems.real())
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         gradient, opt_state, by_hand, value=loss)
     by_hand = optax.apply_updates(by_hand, updates)
@@ -116,24 +118,55 @@ def test_optimizers_that_want_the_loss_get_it(optimizer):
 
 
 def test_a_donated_state_leaves_the_callers_arrays():
+  """`init` copies: the trainable, the carry, and what the parametrization starts from."""
   images = jax.random.normal(jax.random.key(0), (1, 3, *problems.IMAGE_SHAPE))
   labels = jnp.eye(3)[None]
   learned = parametrization.join(
       parametrization.pixels(images.shape, images), parametrization.soft_labels(labels),
       parametrization.step_sizes(2, 1, .1))
-  outer_loss = dd_jax.make_outer_loss(
-      learned.decode, _RANDOM.sample, problems.inner_loss, problems.inner_loss, num_inits=2)
-  optimizer = optax.adam(.05)
+  networks = _RANDOM.sample(jax.random.key(3), 2)
+  loop = dd_jax.make_outer_loop(
+      _outer_loss(learned.decode, init=dd_jax.pretrained_init(networks)), optax.adam(.05),
+      carry_on=lambda key, carry, init_state, trainable: carry)
   trainable = learned.init(jax.random.key(0))
   run = jax.jit(functools.partial(
-      dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(9),
-      batch_size=4, num_steps=1), donate_argnums=0)
-  run(dd_jax.init_outer_state(trainable, optimizer), (), *problems.real())
-  assert not any(x.is_deleted() for x in (images, labels, *jax.tree.leaves(trainable)))
-  run(dd_jax.OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32)), (),
-      *problems.real())
-  assert trainable["images"].is_deleted()  # Donation does take what it is given.
-  assert not any(x.is_deleted() for x in (images, labels))
+      dd_jax.run_outer_steps, loop.step, jax.random.key(9), batch_size=4, num_steps=1),
+                donate_argnums=0)
+  begun = loop.init(trainable, networks)
+  run(begun, (), *problems.real())
+  assert begun.trainable["inputs"].is_deleted()  # Donation does take what it is given.
+  kept = images, labels, trainable, networks
+  assert not any(x.is_deleted() for x in jax.tree.leaves(kept))
+
+
+def test_inputs_that_are_a_dict_are_distilled_and_evaluated():
+  """Whole outer steps and an evaluation where an example is an image and a row of a table."""
+  learned = parametrization.join(
+      parametrization.parts({"image": parametrization.pixels((2, 3, *problems.IMAGE_SHAPE)),
+                             "table": parametrization.pixels((2, 3, 3))}),
+      parametrization.fixed_labels(parametrization.class_labels(2, 3, 1)),
+      parametrization.step_sizes(1, 2, .3))
+
+  def apply(params, inputs):
+    return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]
+
+  def init(key):
+    return {"net": problems.init(key), "table": jnp.zeros((3, 3))}
+
+  loss, init = dd_jax.losses.classification(apply), dd_jax.random_init(init)
+  train = dd_jax.unroll(loss)
+  images, table = (jax.random.normal(jax.random.key(i), (300, *shape))
+                   for i, shape in enumerate((problems.IMAGE_SHAPE, (3,))))
+  real = {"image": images, "table": table}, jnp.argmax(table, -1).astype(jnp.int32)
+  loop = dd_jax.make_outer_loop(
+      dd_jax.make_outer_loss(learned.decode, init, train, loss, num_inits=2), optax.adam(.05))
+  state, infos = _runner(loop.step, 150, batch_size=50)(
+      loop.init(learned.init(jax.random.key(0))), init.state, *real)
+  result = jax.jit(lambda state: dd_jax.evaluate(
+      jax.random.key(7), learned.decode(state.trainable), init, train, apply, *real, num_inits=8,
+      plan=dd_jax.Plan(batch_size=70)))(state)
+  assert infos.finite.all()
+  assert result.before.accuracy.mean() < .5 and result.after.accuracy.mean() > .7
 
 
 def test_every_epoch_is_another_permutation_of_the_real_images():
@@ -156,30 +189,33 @@ def test_every_epoch_is_another_permutation_of_the_real_images():
 
 
 def test_every_minibatch_is_augmented_with_a_key_of_its_own():
-  """The outer step reports the pixels it was given: 0 plus what augmentation drew."""
-  def outer_step(key, state, init_state, images, labels):
-    return state._replace(step=state.step + 1), dd_jax.OuterInfo(
-        images.ravel(), labels, jnp.array(True))
-
+  """The loss is the sum of the pixels, 0 plus what augmentation drew; labels stay as they are."""
   def augment(key, images):
     return images + jax.random.normal(key, images.shape)
 
-  state = dd_jax.OuterState((), (), jnp.zeros((), jnp.int32))
+  def outer_loss(trainable, init_state, key, images, labels):
+    return 0. * trainable + images.sum() + 1000. * labels.sum()
+
+  def losses(augment, state, num_steps):
+    loop = dd_jax.make_outer_loop(outer_loss, optax.sgd(.1), augment=augment)
+    state, infos = _runner(loop.step, num_steps)(
+        loop.init(jnp.zeros(())) if state is None else state, (), *real)
+    return state, np.asarray(infos.loss)
+
   real = jnp.zeros((12, 1, 1, 1)), jnp.arange(12, dtype=jnp.int32)
-  _, plain = _runner(outer_step, 6)(state, (), *real)
-  middle, first = _runner(outer_step, 2, augment=augment)(state, (), *real)
-  _, rest = _runner(outer_step, 4, augment=augment)(middle, (), *real)
-  _, whole = _runner(outer_step, 6, augment=augment)(state, (), *real)
-  assert not plain.loss.any() and len(np.unique(whole.loss)) == 24
-  np.testing.assert_array_equal(whole.loss, np.concatenate([first.loss, rest.loss]))
-  np.testing.assert_array_equal(whole.hypergradient_norm, plain.hypergradient_norm)
+  _, plain = losses(None, None, 6)
+  middle, first = losses(augment, None, 2)
+  _, rest = losses(augment, middle, 4)
+  _, whole = losses(augment, None, 6)
+  noise = whole - plain
+  assert len(np.unique(noise)) == 6 and 0 < np.abs(noise).max() < 10
+  np.testing.assert_array_equal(whole, np.concatenate([first, rest]))
 
 
 def test_a_bad_step_leaves_the_last_good_state():
   """A real image of NaN in the second epoch: no later good step may move the state."""
-  outer_step, state = _outer_step()
+  outer_step, state = _loop()
   images, labels = problems.real(12)
-  _, infos = _runner(outer_step, 6)(state, (), images, labels)
   poisoned = images.at[3].set(jnp.nan)
   frozen, infos = _runner(outer_step, 6)(state, (), poisoned, labels)
   bad = int(np.argmin(infos.finite))
@@ -194,19 +230,19 @@ def test_distillation_learns():
   """Points labelled by their quadrant: from chance to 80 % on networks never seen."""
   images = jax.random.normal(jax.random.key(0), (600, *problems.IMAGE_SHAPE))
   labels = jnp.argmax(images.reshape(600, 4)[:, :3], -1).astype(jnp.int32)
-  outer_step, state = _outer_step(num_inits=4)
+  outer_step, state = _loop(num_inits=4)
   state, infos = _runner(outer_step, 400, batch_size=100)(state, (), images[:500], labels[:500])
   _, decode = problems.trainable()
-  result = dd_jax.evaluate(
-      jax.random.key(77), decode(state.trainable), _RANDOM, problems.apply, images[500:],
-      labels[500:], num_inits=20, inner_loss=problems.inner_loss)
+  result = jax.jit(lambda state: dd_jax.evaluate(
+      jax.random.key(77), decode(state.trainable), _RANDOM, dd_jax.unroll(problems.inner_loss),
+      problems.apply, images[500:], labels[500:], num_inits=20))(state)
   assert result.before.accuracy.mean() < .5
   assert result.after.accuracy.mean() > .8
   assert infos.loss[-20:].mean() < .5 * infos.loss[:20].mean()
 
 
 def test_bad_arguments_are_named():
-  outer_step, state = _outer_step()
+  outer_step, state = _loop()
   for batch_size in (0, 12):
     with pytest.raises(ValueError, match=rf"batch_size must lie in 1..11 .*; got {batch_size}"):
       dd_jax.run_outer_steps(outer_step, jax.random.key(0), state, (), *problems.real(11),

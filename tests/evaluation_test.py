@@ -103,8 +103,15 @@ def assert_same(actual, expected):
 
 
 @functools.cache
-def networks(seed, num_inits):
-  return jit(lambda key: INIT.sample(key, num_inits))(jax.random.key(seed))
+def networks(num_inits):
+  """Those that `INIT` draws with key 0."""
+  return jit(lambda key: INIT.sample(key, num_inits))(jax.random.key(0))
+
+
+@functools.cache
+def given(num_inits):
+  """The same, without the time to compile their draw."""
+  return dd_jax.init_distributions.given_init(networks(num_inits))
 
 
 def by_hand(params, train=TRAIN):
@@ -124,25 +131,24 @@ def by_hand(params, train=TRAIN):
 def test_evaluate_trains_every_network(result):
   for metrics in result:
     assert [x.shape for x in metrics] == [(5,), (5,), (5, K, K)]
-  params = networks(0, 5)
-  assert_same(result, by_hand(params))
+  assert_same(result, by_hand(networks(5)))
   assert np.all(result.before.loss != result.after.loss)
   assert len(np.unique(result.after.loss)) == 5  # Five different networks.
 
 
 def test_evaluate_with_an_optimizer(result):
   train = dd_jax.unroll(INNER_LOSS, optax.sgd(1., momentum=.9))
-  actual = evaluate(num_inits=2, train=train)
-  assert_same(actual, by_hand(networks(0, 2), train))
+  actual = evaluate(given(2), num_inits=2, train=train)
+  assert_same(actual, by_hand(networks(2), train))
   assert np.all(actual.after.loss != result.after.loss[:2])
 
 
 def test_evaluate_fixed_and_given_networks_and_a_pool():
-  pool = networks(9, 2)
+  pool = networks(2)
   expected = by_hand(pool)
   one = dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[1], pool))
   assert_same(evaluate(one, num_inits=1), jax.tree.map(lambda x: x[1:2], expected))
-  assert_same(evaluate(dd_jax.init_distributions.given_init(pool), num_inits=2), expected)
+  assert_same(evaluate(given(2), num_inits=2), expected)
   actual = evaluate(dd_jax.pretrained_init(pool), num_inits=2)
 
   def in_order(metrics):
@@ -151,12 +157,23 @@ def test_evaluate_fixed_and_given_networks_and_a_pool():
   assert_same(map(in_order, actual), map(in_order, expected))
 
 
-@pytest.mark.parametrize("plan", [
-    {"num_parallel": 1, "batch_size": 7}, {"num_parallel": 2}, {"num_parallel": 5, "batch_size": 3},
-    {"spread": lambda function: lambda rows: function(rows)},
-], ids=str)
-def test_evaluate_does_not_depend_on_the_layout(result, plan):
-  assert_same(evaluate(**plan), result)
+@pytest.mark.parametrize("init, plan", [
+    ("random", {"num_parallel": 2}), ("given", {"num_parallel": 1, "batch_size": 7}),
+    ("given", {"num_parallel": 5, "batch_size": 3})], ids=str)
+def test_evaluate_does_not_depend_on_the_layout(result, init, plan):
+  assert_same(evaluate(INIT if init == "random" else given(5), **plan), result)
+
+
+def test_evaluate_shares_the_networks_out(result):
+  """`spread` gets a function of tokens and rows, here in two parts."""
+  def spread(function):
+    def mapped(networks):
+      parts = [function(jax.tree.map(lambda x: x[part], networks))
+               for part in (slice(0, 3), slice(3, 5))]
+      return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    return mapped
+
+  assert_same(evaluate(given(5), spread=spread), result)
 
 
 def test_num_parallel_error():
@@ -214,47 +231,44 @@ def test_keys_of_the_inner_loss_belong_to_network_and_step():
     return INNER_LOSS(params, images + jax.random.normal(key, images.shape), labels)
 
   train = dd_jax.unroll(noisy)
-  result = evaluate(num_inits=2, train=train)
+  result = evaluate(given(2), num_inits=2, train=train)
   train_key = jax.random.fold_in(jax.random.key(0), 2 ** 32 - 1)
-  params = networks(0, 2)
+  params = networks(2)
+  trained = jit(lambda key, params: train(key, params, DISTILLED)[0])
   for row in range(2):
-    trained, _ = jit(train)(jax.random.fold_in(train_key, row),
-                            jax.tree.map(lambda leaf: leaf[row], params), DISTILLED)
-    np.testing.assert_allclose(result.after.loss[row], INNER_LOSS(trained, IMAGES, LABELS),
-                               rtol=1e-5)
+    own = trained(jax.random.fold_in(train_key, row), jax.tree.map(lambda leaf: leaf[row], params))
+    np.testing.assert_allclose(result.after.loss[row], INNER_LOSS(own, IMAGES, LABELS), rtol=1e-5)
 
 
-@pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("keyed", [False, True])
-def test_minibatches_are_ordinary_training_of_each_network(keyed):
+def test_minibatches_are_ordinary_training_of_each_network():
   """By hand: epochs in orders of the network's own, without the step sizes of the data."""
   def noisy(params, images, labels, key):
     return INNER_LOSS(params, images + jax.random.normal(key, images.shape), labels)
 
-  loss = noisy if keyed else INNER_LOSS
-  optimizer = optax.adam(.05)
-  actual = evaluate(num_inits=2, num_parallel=1, train=dd_jax.minibatches(
-      loss, optimizer, num_epochs=3, batch_size=4))
+  actual = evaluate(given(2), num_inits=2, num_parallel=1, train=dd_jax.minibatches(
+      noisy, optax.sgd(.05, momentum=.9), num_epochs=3, batch_size=4))
   images, labels = DISTILLED.inputs.reshape(6, *SHAPE), DISTILLED.labels.reshape(6)
-  grad = jit(jax.grad(loss))
-  logits = []
+
+  @jit
+  def step(params, momentum, batch, key):
+    gradient = jax.grad(noisy)(params, images[batch], labels[batch], key)
+    momentum = jax.tree.map(lambda m, g: .9 * m + g, momentum, gradient)
+    return jax.tree.map(lambda p, m: p - .05 * m, params, momentum), momentum
+
   for row in range(2):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2 ** 32 - 1), row)
-    order_key, loss_key = jax.random.split(key) if keyed else (key, None)
-    params = jax.tree.map(lambda leaf: leaf[row], networks(0, 2))
-    state = optimizer.init(params)
+    order_key, loss_key = jax.random.split(key)
+    params = jax.tree.map(lambda leaf: leaf[row], networks(2))
+    momentum = jax.tree.map(jnp.zeros_like, params)
     for epoch in range(3):
       # Two of six examples are left out.
       batch = jax.random.permutation(jax.random.fold_in(order_key, epoch), 6)[:4]
-      keys = [jax.random.split(jax.random.fold_in(loss_key, epoch), 1)[0]] if keyed else []
-      updates, state = optimizer.update(grad(params, images[batch], labels[batch], *keys), state)
-      params = optax.apply_updates(params, updates)
-    logits.append(MODEL.apply(params, IMAGES))
-  for row in range(2):
-    expected = metrics_by_numpy(logits[row], LABELS)
+      step_key = jax.random.split(jax.random.fold_in(loss_key, epoch), 1)[0]
+      params, momentum = step(params, momentum, batch, step_key)
+    expected = metrics_by_numpy(MODEL.apply(params, IMAGES), LABELS)
     np.testing.assert_allclose(actual.after.loss[row], expected[0], rtol=1e-4)
     np.testing.assert_array_equal(actual.after.confusion[row], expected[2])
-  assert_same([actual.before], [jax.tree.map(lambda x: x[:2], evaluate().before)])
+  assert_same([actual.before], [evaluate(given(2), num_inits=2).before])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
@@ -278,12 +292,13 @@ def test_counts_do_not_depend_on_the_type_of_the_network(dtype):
 
 
 def test_a_network_that_looks_at_its_batch_gets_all_images_at_once():
-  model = dd_jax.models.convnet(num_classes=K, image_shape=(4, 4, 1), width=4, depth=1,
-                                norm="batch")
-  params, images = model.init(jax.random.key(0)), normal(7, 4, 4, 1)
-  whole = evaluation.measure(model.apply, params, images, LABELS, batch_size=100)
-  np.testing.assert_allclose(whole.loss, metrics_by_numpy(model.apply(params, images), LABELS)[0],
+  def centred(params, images):
+    return linear(params, images - images.mean(0, keepdims=True))
+
+  params = normal(4, K)
+  whole = evaluation.measure(centred, params, IMAGES, LABELS, batch_size=100)
+  np.testing.assert_allclose(whole.loss, metrics_by_numpy(centred(params, IMAGES), LABELS)[0],
                              rtol=1e-5)
   with pytest.raises(ValueError, match="batch_size must be at least the 7 examples for a network "
                                        "whose logits depend on the rest of the batch .* got 3"):
-    evaluation.measure(model.apply, params, images, LABELS, batch_size=3)
+    evaluation.measure(centred, params, IMAGES, LABELS, batch_size=3)

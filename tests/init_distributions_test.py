@@ -14,10 +14,9 @@ import pytest
 
 from dd_jax import init_distributions as inits
 from dd_jax import models
+from tests.arrays import jit
 
 DENSE, CONV = (150, 200), (5, 5, 16, 40)
-# These programs run once: unoptimized, they compile in half the time.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def fans(shape):
@@ -32,11 +31,17 @@ def template(key):
           "conv": {"kernel": jnp.full(CONV, 7.0), "bias": jnp.full(CONV[-1:], 0.5)}}
 
 
+def pool_of(size):
+  """Network number i holds nothing but i."""
+  numbers = jnp.arange(size, dtype=jnp.float32)
+  return {"w": jnp.tile(numbers[:, None, None], (1, 2, 3)), "b": numbers[:, None]}
+
+
 @functools.cache
 def sampler(name, arguments):
   distribution = inits.random_init(template, inits.WEIGHT_INITS[name](*arguments))
   assert distribution.state == ()
-  return jit(lambda key: distribution.sample(distribution.state, key, 3))
+  return jit(lambda key: distribution.sample(key, 3))
 
 
 def draw(name, arguments=(), seed=0):
@@ -106,7 +111,7 @@ def test_orthogonal():
 def test_orthogonal_gain(shape):
   distribution = inits.random_init(lambda key: {"w": jnp.zeros(shape)},
                                    inits.WEIGHT_INITS["orthogonal"](2.0))
-  for kernel in jit(lambda key: distribution.sample((), key, 2))(jax.random.key(0))["w"]:
+  for kernel in jit(lambda key: distribution.sample(key, 2))(jax.random.key(0))["w"]:
     assert_orthogonal(kernel, 2)
 
 
@@ -167,7 +172,7 @@ def test_orthogonal_wants_two_axes():
 def test_no_draw_calls_lapack(name):
   """Batched factorisations of one program can wait for each other's threads for ever."""
   distribution = inits.random_init(template, inits.WEIGHT_INITS[name]())
-  text = jax.jit(lambda key: distribution.sample((), key, 3)).lower(jax.random.key(0)).as_text()
+  text = jax.jit(lambda key: distribution.sample(key, 3)).lower(jax.random.key(0)).as_text()
   assert "lapack" not in text and "custom_call" not in text.replace("@Sharding", "")
 
 
@@ -178,7 +183,7 @@ import jax
 from dd_jax import init_distributions as inits, models
 model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
 init = inits.random_init(model.init, inits.orthogonal())
-draw = jax.jit(lambda key: init.sample(init.state, key, 4))
+draw = jax.jit(lambda key: init.sample(key, 4))
 for seed in range(1000):
   jax.block_until_ready(draw(jax.random.key(seed)))
 """
@@ -202,7 +207,7 @@ def test_networks_and_keys(name):
 def test_leaves_of_one_shape_differ():
   distribution = inits.random_init(lambda key: [{"w": jnp.zeros((3, 3))}] * 2,
                                    inits.xavier_normal())
-  first, second = distribution.sample((), jax.random.key(0), 1)
+  first, second = distribution.sample(jax.random.key(0), 1)
   assert np.all(first["w"] != second["w"])
 
 
@@ -211,9 +216,9 @@ def test_kernels_alone_are_redrawn():
   model = models.vit(num_classes=3, image_shape=(8, 12, 1), width=16, depth=1, heads=2)
   constant = lambda key, shape, dtype: jnp.full(shape, 7, dtype)
   key = jax.random.key(0)
-  params = jit(lambda: inits.random_init(model.init, constant).sample((), key, 2))()
+  params = jit(lambda: inits.random_init(model.init, constant).sample(key, 2))()
   own = jit(lambda: inits.random_init(model.init, constant, redraw=lambda path, leaf:
-                                      path == "Dense_0/kernel").sample((), key, 2))()
+                                      path == "Dense_0/kernel").sample(key, 2))()
   assert .01 < params["positions"].std() < .03
   np.testing.assert_array_equal(params["positions"], own["positions"])
   for name, layer in params.items():
@@ -226,7 +231,7 @@ def test_draws_do_not_depend_on_what_else_is_redrawn():
   """Every leaf has its key, so that a network's kernels stay what they were."""
   def sample(redraw):
     init = inits.random_init(template, jax.nn.initializers.normal(), redraw=redraw)
-    return init.sample((), jax.random.key(0), 1)
+    return init.sample(jax.random.key(0), 1)
 
   some, every = sample(inits.is_kernel), sample(lambda path, leaf: True)
   for layer in some:
@@ -240,13 +245,13 @@ def test_draws_do_not_depend_on_what_else_is_redrawn():
 def test_nothing_to_redraw(params):
   message = f"redraw must choose a leaf for weight_init to draw; got none of {sorted(params)}"
   with pytest.raises(ValueError, match=re.escape(message)):
-    inits.random_init(lambda key: params, inits.xavier_normal()).sample((), jax.random.key(0), 1)
+    inits.random_init(lambda key: params, inits.xavier_normal()).sample(jax.random.key(0), 1)
 
 
 def test_biases_of_a_network_are_zero():
   model = models.mlp(num_classes=3, image_shape=(2, 2, 1), hidden=(5,))
   distribution = inits.random_init(model.init, inits.xavier_normal())
-  params = jit(lambda key: distribution.sample((), key, 2))(jax.random.key(0))
+  params = jit(lambda key: distribution.sample(key, 2))(jax.random.key(0))
   for name, shape in (("Dense_0", (2, 5)), ("Dense_1", (2, 3))):
     np.testing.assert_array_equal(params[name]["bias"], np.zeros(shape))
     assert np.all(params[name]["kernel"] != 0)
@@ -256,7 +261,7 @@ def test_without_weight_init_the_model_draws():
   def init(key):
     return {"w": 5 + jax.random.uniform(key, (100, 2)), "b": jnp.full((3,), 0.25)}
 
-  params = inits.random_init(init).sample((), jax.random.key(0), 4)
+  params = inits.random_init(init).sample(jax.random.key(0), 4)
   w = np.asarray(params["w"])
   assert w.shape == (4, 100, 2) and np.all((5 <= w) & (w <= 6))
   assert abs(w.mean() - 5.5) < 5 / math.sqrt(12 * w.size)
@@ -268,22 +273,16 @@ def test_fixed_init():
   params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
   distribution = inits.fixed_init(params)
   for seed in (0, 1):
-    drawn = distribution.sample(distribution.state, jax.random.key(seed), 1)
+    drawn = distribution.sample(jax.random.key(seed), 1)
     assert jax.tree.map(np.shape, drawn) == {"w": (1, 2, 3), "b": (1, 3)}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), drawn, params)
-
-
-def pool_of(size):
-  """Network number i holds nothing but i."""
-  numbers = jnp.arange(size, dtype=jnp.float32)
-  return {"w": jnp.tile(numbers[:, None, None], (1, 2, 3)), "b": numbers[:, None]}
 
 
 def test_pool_without_replacement():
   """4,000 draws of 2 out of 5: distinct, and each network equally likely in either place."""
   distribution = inits.pretrained_init(pool_of(5))
   keys = jax.random.split(jax.random.key(0), 4000)
-  drawn = jax.jit(jax.vmap(lambda key: distribution.sample(distribution.state, key, 2)))(keys)
+  drawn = jax.jit(jax.vmap(lambda key: distribution.sample(key, 2)))(keys)
   chosen = np.asarray(drawn["b"])[..., 0].astype(int)
   np.testing.assert_array_equal(
       drawn["w"], np.broadcast_to(chosen[..., None, None], (4000, 2, 2, 3)))
@@ -298,19 +297,67 @@ def test_pool_without_replacement():
 
 def test_whole_pool():
   distribution = inits.pretrained_init(pool_of(6))
-  drawn = distribution.sample(distribution.state, jax.random.key(0), 6)
+  drawn = distribution.sample(jax.random.key(0), 6)
   np.testing.assert_array_equal(np.sort(drawn["b"][:, 0]), np.arange(6))
+
+
+def test_a_padded_pool_draws_from_its_networks_alone():
+  """The same draws as of the pool without what pads it."""
+  padded = inits.pretrained_init(pool_of(8), size=5)
+  for seed in range(5):
+    drawn = padded.sample(jax.random.key(seed), 5)
+    jax.tree.map(np.testing.assert_array_equal, drawn,
+                 inits.pretrained_init(pool_of(5)).sample(jax.random.key(seed), 5))
+
+
+def test_given_networks_come_in_their_order():
+  """In every draw, and as arguments: one program serves all."""
+  distribution = inits.given_init(pool_of(3))
+  for seed in (0, 1):
+    jax.tree.map(np.testing.assert_array_equal, distribution.sample(jax.random.key(seed), 3),
+                 pool_of(3))
+  make = jax.jit(distribution.make)
+  for shift in (0, 10):
+    shifted = jax.tree.map(lambda leaf, shift=shift: leaf + shift, pool_of(3))
+    for place in range(3):
+      jax.tree.map(lambda a, b, place=place: np.testing.assert_array_equal(a, b[place]),
+                   make(shifted, jnp.asarray(place)), shifted)
+  assert make._cache_size() == 1
+
+
+@pytest.mark.parametrize("distribution, num_inits", [
+    (inits.random_init(template, inits.xavier_normal()), 5),
+    (inits.fixed_init(pool_of(1)), 1),
+    (inits.pretrained_init(pool_of(7)), 5),
+    (inits.given_init(pool_of(5)), 5)], ids=["random", "fixed", "pretrained", "given"])
+def test_tokens_say_which_networks(distribution, num_inits):
+  """`sample` is `make` of every token of `draw`; chunks of tokens give the same networks."""
+  state, make = distribution.state, jax.vmap(distribution.make, (None, 0))
+
+  @jit
+  def drawn(state, key):
+    tokens = distribution.draw(state, key, num_inits)
+    chunks = [make(state, tokens[part]) for part in (slice(0, 2), slice(2, 5)) if len(tokens[part])]
+    return (tokens, [distribution.make(state, token) for token in tokens],
+            jax.tree.map(lambda *x: jnp.concatenate(x), *chunks))
+
+  tokens, one_by_one, chunked = drawn(state, jax.random.key(3))
+  assert tokens.shape == (num_inits,)
+  assert jax.random.key_data(tokens).nbytes <= 8 * num_inits if jnp.issubdtype(
+      tokens.dtype, jax.dtypes.prng_key) else tokens.dtype == jnp.int32
+  sampled = jit(lambda key: distribution.sample(key, num_inits))(jax.random.key(3))
+  jax.tree.map(lambda leaf, *rows: np.testing.assert_array_equal(leaf, rows), sampled, *one_by_one)
+  jax.tree.map(np.testing.assert_array_equal, chunked, sampled)
 
 
 def test_pool_is_an_argument():
   """One compiled draw serves every pool: the networks come from the state, not from a closure."""
   distribution = inits.pretrained_init(pool_of(5))
-  sample = jax.jit(distribution.sample, static_argnums=2)
+  sample = jax.jit(lambda state, key: distribution._replace(state=state).sample(key, 3))
   key = jax.random.key(7)
-  first = sample(distribution.state, key, 3)
-  jax.tree.map(np.testing.assert_array_equal, first,
-               distribution.sample(distribution.state, key, 3))
-  second = sample(jax.tree.map(lambda leaf: leaf + 100, pool_of(5)), key, 3)
+  first = sample(distribution.state, key)
+  jax.tree.map(np.testing.assert_array_equal, first, distribution.sample(key, 3))
+  second = sample(jax.tree.map(lambda leaf: leaf + 100, pool_of(5)), key)
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 100), second, first)
   assert sample._cache_size() == 1
 
@@ -322,10 +369,13 @@ def test_pool_is_an_argument():
     (inits.pretrained_init({"w": jnp.ones((3, 2))}), 4,
      "num_inits must be at most the pool's 3 networks; got 4"),
     (inits.pretrained_init({"w": jnp.ones((3, 2))}), 0, "num_inits must be at least 1; got 0"),
+    (inits.pretrained_init({"w": jnp.ones((3, 2))}, size=2), 3,
+     "num_inits must be at most the pool's 2 networks; got 3"),
+    (inits.given_init({"w": jnp.ones((3, 2))}), 2, "num_inits must be the 3 given networks; got 2"),
 ])
 def test_num_inits_errors(distribution, num_inits, text):
   with pytest.raises(ValueError, match=text):
-    distribution.sample(distribution.state, jax.random.key(0), num_inits)
+    distribution.sample(jax.random.key(0), num_inits)
 
 
 @pytest.mark.parametrize("pool, got", [

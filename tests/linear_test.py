@@ -25,15 +25,15 @@ def _vectors(count, seed=0):
 
 def _random_data(num_points, seed=0, step_size=_STEP_SIZE):
   points, targets = jax.random.split(jax.random.key(seed))
-  raw = dd_jax.parametrization.encode_step_size(step_size, "softplus", float)
   return dd_jax.DistilledData(jax.random.normal(points, (1, num_points, _DIMENSION)),
-                              jax.random.normal(targets, (1, num_points)), raw[None, None])
+                              jax.random.normal(targets, (1, num_points)),
+                              jnp.full((1, 1), step_size, float))
 
 
 @jax.jit
 def _train(distilled, params):
   """theta_1 `[N, D]` of theta_0 `[N, D]`, by the library's inner loop."""
-  return jax.vmap(lambda theta: dd_jax.inner_trajectory(linear.loss, theta, distilled)[0])(params)
+  return jax.vmap(lambda theta: dd_jax.unroll(linear.loss)(None, theta, distilled)[0])(params)
 
 
 def _residuals(distilled, params, theta_star):
@@ -46,7 +46,7 @@ def test_exact_data_send_every_theta_0_to_the_optimum_of_real_data(x64, num_poin
   theta_star = linear.optimum(images, labels)
   np.testing.assert_allclose(jax.grad(linear.loss)(theta_star, images, labels), 0, atol=1e-14)
   distilled = linear.exact_data(theta_star, _STEP_SIZE, num_points=num_points)
-  assert distilled.images.shape == (1, num_points, 5)
+  assert distilled.inputs.shape == (1, num_points, 5)
   assert jnp.max(_residuals(distilled, 10 * _vectors(1000), theta_star)) < 1e-24
 
 
@@ -59,7 +59,7 @@ def test_exact_data_of_default_size_are_d_points_in_the_dtype_of_theta_star():
 @pytest.mark.parametrize("num_points", range(1, _DIMENSION))
 def test_fewer_points_than_dimensions_leave_a_direction_where_it_was(x64, num_points):
   """Whatever the data, two theta_0 that differ in the null space of d still do, unchanged."""
-  null = jnp.linalg.svd(_random_data(num_points).images[0])[2][-1]
+  null = jnp.linalg.svd(_random_data(num_points).inputs[0])[2][-1]
   first = _vectors(1)
   moved = _train(_random_data(num_points), jnp.concatenate([first, first + null[None]]))
   np.testing.assert_allclose(moved[1] - moved[0], null, atol=1e-13)
@@ -70,7 +70,7 @@ def test_one_point_suffices_for_one_theta_0(x64, step_size):
   theta_star, *thetas = _vectors(10)
   for theta_0 in (*thetas, theta_star):
     distilled = linear.exact_data_for(theta_0, theta_star, step_size)
-    assert distilled.images.shape == (1, 1, 5)
+    assert distilled.inputs.shape == (1, 1, 5)
     assert _residuals(distilled, theta_0[None], theta_star)[0] < 1e-24
   # It is made for that theta_0 alone.
   distilled = linear.exact_data_for(thetas[0], theta_star, step_size)
@@ -103,7 +103,7 @@ def test_optimal_data_attain_the_bound_that_no_data_pass(x64, num_points):
   std, bound = .8, .8 ** 2 * (_DIMENSION - num_points)
   residual = functools.partial(linear.expected_residual, theta_star=theta_star, mean=mean, std=std)
   best = linear.optimal_data(theta_star, _STEP_SIZE, mean=mean, num_points=num_points)
-  assert best.images.shape == (1, num_points, 5)
+  assert best.inputs.shape == (1, num_points, 5)
   np.testing.assert_allclose(residual(best), bound, rtol=1e-13, atol=1e-25)
   # Also where theta* - mean is zero and any rows span it.
   centred = linear.optimal_data(mean, _STEP_SIZE, mean=mean, num_points=num_points)
@@ -127,8 +127,9 @@ def test_the_hypergradient_equals_its_closed_form(x64, num_points, modes):
     return jnp.sum((images @ params - labels) ** 2)
 
   outer_loss = dd_jax.make_outer_loss(
-      lambda distilled: distilled, pool.sample, linear.loss, squared_distance, num_inits=3,
-      memory=memory, gradient=gradient)
+      lambda distilled: distilled, pool, dd_jax.unroll(linear.loss, memory=memory,
+                                                       gradient=gradient),
+      squared_distance, num_inits=3)
   actual = jax.jit(dd_jax.value_and_hypergrad(outer_loss))(
       distilled, pool.state, jax.random.key(0), jnp.eye(5), theta_star)
   expected = linear.closed_form_hypergrad(distilled, pool.state, theta_star)
@@ -138,12 +139,12 @@ def test_the_hypergradient_equals_its_closed_form(x64, num_points, modes):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("num_points", range(1, _DIMENSION + 2))
+@pytest.mark.parametrize("num_points", [1, 3, 5, 6])
 def test_points_learned_by_the_hypergradient_reach_the_bound(x64, num_points):
   """From three random starts each; and they have the structure that the theory asks for."""
   theta_star, mean = _vectors(2)
   run = jax.jit(jax.vmap(functools.partial(
-      experiment.distill, std=1., num_points=num_points, num_steps=2000), (0, None, None)))
+      experiment.distill, std=1., num_points=num_points, num_steps=1500), (0, None, None)))
   starts, ends = run(jax.random.split(jax.random.key(1), 3), theta_star, mean)
   bound = max(_DIMENSION - num_points, 0)
   for start, end in zip(zip(*starts), zip(*ends)):
@@ -151,7 +152,7 @@ def test_points_learned_by_the_hypergradient_reach_the_bound(x64, num_points):
     residual = functools.partial(linear.expected_residual, theta_star=theta_star, mean=mean, std=1.)
     assert residual(start) > bound + .1
     np.testing.assert_allclose(residual(end), bound, atol=1e-3)
-    points = end.images[0]
+    points = end.inputs[0]
     projection = end.step_sizes[0, 0] / num_points * points.T @ points
     np.testing.assert_allclose(projection @ projection, projection, atol=.01)
     np.testing.assert_allclose(jnp.trace(projection), min(num_points, _DIMENSION), atol=.01)

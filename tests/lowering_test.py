@@ -29,16 +29,15 @@ def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion
   init, loss = dd_jax.random_init(model.init), losses.classification(model.apply)
   labels = parametrization.class_labels(2, 10, 1)
   learned = parametrization.paper(labels, _SHAPES[name], num_epochs=1, step_size=0.02)
-  trainable = learned.init(jax.random.key(0))
-  optimizer = optax.adam(0.01)
-  outer_loss = dd_jax.make_outer_loss(
-      learned.decode, init.sample, loss, loss, num_inits=2, memory=memory,
-      gradient="forward_over_reverse" if memory == "nested" else "reverse")
-  run = jax.jit(functools.partial(
-      dd_jax.run_outer_steps, dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(1),
-      batch_size=4, num_steps=2))
+  train = dd_jax.unroll(loss, memory=memory, gradient=(
+      "forward_over_reverse" if memory == "nested" else "reverse"))
+  loop = dd_jax.make_outer_loop(
+      dd_jax.make_outer_loss(learned.decode, init, train, loss, num_inits=2), optax.adam(0.01))
+  run = jax.jit(functools.partial(dd_jax.run_outer_steps, loop.step, jax.random.key(1),
+                                  batch_size=4, num_steps=2))
+  state = jax.eval_shape(lambda: loop.init(learned.init(jax.random.key(0))))
   exported = export.export(run, platforms=("cpu", "cuda", "tpu"))(
-      dd_jax.init_outer_state(trainable, optimizer), init.state,
-      jnp.zeros((8, *_SHAPES[name])), jnp.zeros(8, jnp.int32))
+      state, init.state, jax.ShapeDtypeStruct((8, *_SHAPES[name]), jnp.float32),
+      jax.ShapeDtypeStruct((8,), jnp.int32))
   assert exported.platforms == ("cpu", "cuda", "tpu")
-  assert trainable["images"].shape in [aval.shape for aval in exported.out_avals]
+  assert state.trainable["inputs"].shape in [aval.shape for aval in exported.out_avals]

@@ -8,33 +8,44 @@ Every case is computed on one device too, with the same keys and data.
 """
 
 import sys
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 
 import dd_jax
-from dd_jax import models
 from dd_jax import losses
+from dd_jax import models
 from dd_jax import parallel
+from dd_jax import parametrization
 from experiments import processes
 from tests import problems
 
-# Networks, and whether they and the real images are taken in chunks on every device. Where there
-# are fewer networks than devices, the devices share the real images as well.
-SHAPES = {"8 inits": (8, {}), "16 inits": (16, {"num_parallel": 1, "chunk_size": 3}),
-          "4 inits": (4, {"chunk_size": 2}), "1 init": (1, {})}
-# What is computed on one device, and the layouts of all devices that are compared with it.
-SETTINGS = {f"{setting} 8 inits": ("jit", "pmap") for setting in (
-    "float64 random plain", "float64 pool remat", "float32 random remat", "float32 pool plain")}
-SETTINGS |= {"float64 random remat 16 inits": ("jit",), "float64 pool remat 16 inits": ("pmap",),
-             "float64 pool remat 4 inits": ("jit",), "float64 random remat 1 init": ("jit",),
-             "float64 all remat 4 inits": ("jit",),  # By weights of a pool and real images too.
-             "lenet random remat 8 inits": ("jit",), "lenet pool remat 8 inits": ("pmap",)}
-# Of these, what two processes compute.
-OF_PROCESSES = ("float64 random plain 8 inits", "float64 pool remat 8 inits",
-                "float32 pool plain 8 inits", "float64 random remat 1 init")
 NUM_IMAGES, POOL_SIZE = 24, 19  # The devices divide the images, not the pool.
+
+
+class Setting(NamedTuple):
+  """What is computed on one device, and the layouts of all devices that are compared with it."""
+  layouts: tuple[str, ...]
+  num_inits: int  # Where there are fewer than devices, these share the real images as well.
+  x64: bool = True
+  pool: bool = False
+  window: bool = False  # Its position is shared by all networks, momentum goes through it.
+  network: str = "small"
+  of_all: bool = False  # By weights of the pool and real images too.
+  options: dict = {}  # How networks and real images are cut on every device.
+
+
+SETTINGS = {
+    "random": Setting(("jit", "pmap"), 8),
+    "windows of a pool in pieces": Setting(("jit", "pmap"), 16, pool=True, window=True, options={
+        "num_parallel": 1, "chunk_size": 9}),
+    "derivatives of all": Setting(("jit",), 4, pool=True, of_all=True, options={"chunk_size": 5}),
+    "one network": Setting(("jit",), 1),
+    "float32 convolution": Setting(("jit", "pmap"), 8, x64=False, pool=True, network="convnet"),
+}
+OF_PROCESSES = ("random", "windows of a pool in pieces", "one network")
 
 
 def small_network():
@@ -42,33 +53,36 @@ def small_network():
   return (problems.init, *problems.trainable(), problems.inner_loss, problems.real(NUM_IMAGES))
 
 
-def lenet():
-  """The same of a LeNet as the launcher uses it."""
-  model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
-  labels = dd_jax.parametrization.class_labels(2, 10, 1)
-  learned = dd_jax.parametrization.paper(labels, (28, 28, 1), num_epochs=2, step_size=0.02)
-  real = (jax.random.normal(jax.random.key(5), (NUM_IMAGES, 28, 28, 1)),
-          jnp.arange(NUM_IMAGES) % 10)
+def convnet():
+  """The same of a network with a convolution."""
+  shape = (8, 8, 1)
+  model = models.convnet(num_classes=3, image_shape=shape, width=4, depth=1)
+  labels = parametrization.class_labels(2, 3, 1)
+  learned = parametrization.paper(labels, shape, num_epochs=1, step_size=0.02)
   return (model.init, learned.init(jax.random.key(4)), learned.decode,
-          losses.classification(model.apply), real)
+          losses.classification(model.apply),
+          (jax.random.normal(jax.random.key(5), (NUM_IMAGES, *shape)),
+           problems.real(NUM_IMAGES)[1]))
 
 
 def measure(setting):
   """Yields, for one device and for each layout of them all, its name, loss and hypergradient."""
-  problem, kind, memory, shape = setting.split(maxsplit=3)
-  jax.config.update("jax_enable_x64", problem == "float64")
-  init, trainable, decode, loss, real = lenet() if problem == "lenet" else small_network()
-  assert real[0].dtype == ("float64" if problem == "float64" else "float32")
-  num_inits, options = SHAPES[shape]
+  jax.config.update("jax_enable_x64", setting.x64)
+  init, trainable, decode, loss, real = (
+      convnet() if setting.network == "convnet" else small_network())
+  assert real[0].dtype == ("float64" if setting.x64 else "float32")
+  train = dd_jax.unroll(loss)
+  if setting.window:
+    train = dd_jax.window(dd_jax.unroll(loss, optax.sgd(1., momentum=.9)), length=3)
   init = dd_jax.random_init(init)
-  if kind != "random":
-    init = dd_jax.pretrained_init(init.sample((), jax.random.key(3), POOL_SIZE))
+  if setting.pool:
+    init = dd_jax.pretrained_init(init.sample(jax.random.key(3), POOL_SIZE))
   key = jax.random.key(7)
 
-  def hypergradient(sample, **split):
-    outer_loss = dd_jax.make_outer_loss(
-        decode, sample, loss, loss, num_inits=num_inits, memory=memory, **split, **options)
-    if kind != "all":
+  def hypergradient(init, split=parallel.Split()):
+    outer_loss = dd_jax.make_outer_loss(decode, init, train, loss, num_inits=setting.num_inits,
+                                        split=split, **setting.options)
+    if not setting.of_all:
       return dd_jax.value_and_hypergrad(outer_loss)
 
     def by_all(*arguments):
@@ -78,21 +92,20 @@ def measure(setting):
 
     return by_all
 
-  yield "one", jax.jit(hypergradient(init.sample))(trainable, init.state, key, *real)
-  if "jit" in SETTINGS[setting]:
-    mesh = parallel.make_mesh(num_inits)
-    placed = parallel.shard_pool(init.state, mesh) if kind != "random" else init
+  yield "one", jax.jit(hypergradient(init))(trainable, init.state, key, *real)
+  if "jit" in setting.layouts:
+    mesh = parallel.make_mesh(setting.num_inits)
+    placed = parallel.shard_pool(init.state, mesh) if setting.pool else init
     assert all(shard.data.shape[0] == -(-POOL_SIZE // mesh.size)
                for leaf in jax.tree.leaves(placed.state) for shard in leaf.addressable_shards)
     everywhere = jax.sharding.NamedSharding(mesh, parallel.Spec())
-    yield "jit", jax.jit(hypergradient(placed.sample, **parallel.split(mesh)),
+    yield "jit", jax.jit(hypergradient(placed, parallel.split_over_mesh(mesh)),
                          out_shardings=everywhere)(
         parallel.replicate(trainable, mesh), placed.state, key, *parallel.replicate(real, mesh))
-  if "pmap" in SETTINGS[setting]:
-    placed = parallel.pmap_pool(init.state) if kind == "pool" else parallel.pmap_init(init)
-    of = hypergradient(placed.sample, split_inits=parallel.over_pmap)
+  if "pmap" in setting.layouts:
+    of = hypergradient(init, parallel.Split(parallel.over_pmap))
     step = parallel.pmap(lambda trainable, state, *real: of(trainable, state, key, *real))
-    yield "pmap", step(trainable, placed.state, *real)
+    yield "pmap", step(trainable, init.state, *real)
 
 
 if __name__ == "__main__":
@@ -100,8 +113,9 @@ if __name__ == "__main__":
   if process:
     processes.start(process[0], 2, int(process[1]))
   results = {
-      f"{setting}/{where}/{jax.tree_util.keystr(path)}": np.asarray(leaf.addressable_data(0))
-      for setting in (OF_PROCESSES if process else SETTINGS) for where, result in measure(setting)
+      f"{name}/{where}/{jax.tree_util.keystr(path)}": np.asarray(leaf.addressable_data(0))
+      for name in (OF_PROCESSES if process else SETTINGS)
+      for where, result in measure(SETTINGS[name])
       for path, leaf in jax.tree_util.tree_leaves_with_path(result)}
   if processes.is_first():
     np.savez(out, num_devices=jax.device_count(), **results)

@@ -26,15 +26,16 @@ def _learned(name):
       parametrization.shares(_HYPER[name]), dtype=float)
 
 
-def _outer_loss(learned, apply, init, optimizer, **options):
+def _outer_loss(learned, apply, init, optimizer, gradient="reverse"):
   loss = losses.classification(apply)
-  return dd_jax.make_outer_loss(learned.decode, dd_jax.random_init(init).sample, loss, loss,
-                                num_inits=2, optimizer=optimizer, **options)
+  train = dd_jax.unroll(loss, optimizer, gradient=gradient)
+  return dd_jax.make_outer_loss(learned.decode, dd_jax.random_init(init), train, loss, num_inits=2)
 
 
-@pytest.mark.parametrize("gradient", ["reverse", "forward_over_reverse"])
-@pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
-def test_hypergradient_by_images_step_sizes_and_hyper_parameters(x64, name, gradient):
+@pytest.mark.parametrize("name, gradient", [
+    ("gradient_descent", "forward_over_reverse"), ("momentum", "reverse"),
+    ("nesterov", "forward_over_reverse"), ("adam", "reverse")])
+def test_hypergradient_by_inputs_step_sizes_and_hyper_parameters(x64, name, gradient):
   """Along a random direction in all that is learned, weight decay and momenta included."""
   learned = _learned(name)
   outer_loss = jax.jit(_outer_loss(learned, problems.apply, problems.init,
@@ -53,15 +54,16 @@ def test_weights_without_a_gradient_do_not_spoil_the_hypergradient(name):
     return {**params, "first": params["first"].at[:, 0].set(0.),
             "second": jnp.zeros_like(params["second"])}
 
-  def apply(params, images, *, key=None):
+  def apply(params, images):
     hidden = jax.nn.relu(images.reshape(images.shape[0], -1) @ params["first"])
     return hidden @ params["second"] + params["bias"][None]
 
   learned = _learned(name)
-  gradient = jax.grad(_outer_loss(learned, apply, init, optimizers.INNER_OPTIMIZERS[name]))(
+  outer_loss = _outer_loss(learned, apply, init, optimizers.INNER_OPTIMIZERS[name])
+  gradient = jax.jit(jax.grad(outer_loss))(
       learned.init(jax.random.key(1)), (), jax.random.key(5), *problems.real())
   assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-  assert jnp.abs(gradient["images"]).max() > 1e-6
+  assert jnp.abs(gradient["inputs"]).max() > 1e-6
 
 
 def test_adam_is_that_of_optax_with_decoupled_weight_decay(x64):
@@ -76,24 +78,75 @@ def test_adam_is_that_of_optax_with_decoupled_weight_decay(x64):
     for index, optimizer in enumerate((ours, reference)):
       update, states[index] = optimizer.update(gradient, states[index], params)
       updates.append(update)
-    for actual, negative in zip(*map(jax.tree.leaves, updates)):
-      np.testing.assert_allclose(actual, -negative, rtol=1e-4)  # eps_root is ours alone.
+    for actual, expected in zip(*map(jax.tree.leaves, updates), strict=True):
+      np.testing.assert_allclose(actual, expected, rtol=1e-4)  # eps_root is ours alone.
+
+
+def _by_layer(params):
+  return {name: "last" if name == "second" else "others" for name in params}
+
+
+_OF_OPTAX = {
+    "sgd": (optax.sgd(1.), .1),
+    "sgd with momentum": (optax.sgd(.1, momentum=.9), .5),
+    "adam": (optax.adam(.1, eps_root=1e-8), .5),
+    "masked": (optax.masked(optax.sgd(1., momentum=.9), lambda params: jax.tree.map(
+        lambda x: x.ndim > 1, params)), .05),
+    "partition": (optax.partition(
+        {"last": optax.adam(.1, eps_root=1e-8), "others": optax.sgd(.5)}, _by_layer), .5),
+}
+
+
+@pytest.mark.parametrize("name", _OF_OPTAX)
+def test_transformations_of_optax_descend_and_are_differentiated(x64, name):
+  """As optax writes them: what `update` returns is added, times the learned step size."""
+  optimizer, step_size = _OF_OPTAX[name]
+  hard = jnp.asarray([[0, 1, 2, 1]])
+  learned = parametrization.join(
+      parametrization.pixels((1, 4, *problems.IMAGE_SHAPE)), parametrization.fixed_labels(hard),
+      parametrization.step_sizes(6, 1, step_size), dtype=float)
+  trainable, params = learned.init(jax.random.key(1)), problems.init(jax.random.key(0))
+  train = dd_jax.unroll(problems.inner_loss, optimizer)
+  distilled = learned.decode(trainable)
+  trained, values = train(None, params, distilled)
+  assert values[-1] < .8 * values[0]
+  # The loop that optax documents, its updates times the step size.
+  state = optimizer.init(params)
+  for _ in range(6):
+    gradient = jax.grad(problems.inner_loss)(params, distilled.inputs[0], distilled.labels[0])
+    updates, state = optimizer.update(gradient, state, params)
+    params = optax.apply_updates(params, jax.tree.map(lambda u: step_size * u, updates))
+  problems.assert_close(trained, params, 1e-11)
+  outer_loss = jax.jit(_outer_loss(learned, problems.apply, problems.init, optimizer))
+  slope = problems.check_hypergradient(outer_loss, trainable, (), jax.random.key(5),
+                                       *problems.real(), rtol=1e-5)
+  assert all(jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 1e-6
+             for leaf in jax.tree.leaves(slope))
 
 
 @pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
 def test_every_optimizer_of_ours_can_be_differentiated(name):
-  optimizers.check_differentiable(optimizers.INNER_OPTIMIZERS[name](_HYPER[name]))
+  optimizers.check_differentiable(optimizers.INNER_OPTIMIZERS[name](_HYPER[name]),
+                                  problems.init(jax.random.key(0)))
 
 
-def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilation():
-  def opaque_update(updates, state, params=None):
-    del params
-    return jax.tree.map(lambda u: u * float(u.sum()), updates), state
+def _opaque_update(updates, state, params=None):
+  del params
+  return jax.tree.map(lambda u: u * float(u.sum()), updates), state
 
-  for optimizer, found in (
-      (optax.scale_by_adam(), r"not finite at a gradient of 0 \(Adam needs eps_root > 0\)"),
-      (optax.GradientTransformation(lambda params: (), opaque_update), "ConcretizationTypeError")):
-    message = f"optimizer must have an update .* got .*{found}"
-    with pytest.raises(ValueError, match=message) as error:
-      _outer_loss(_learned("adam"), problems.apply, problems.init, optimizer)
-    assert "\n" not in str(error.value)
+
+@pytest.mark.parametrize("optimizer, found", [
+    (optax.adam(1.), r"not finite at a gradient of 0 \(Adam needs eps_root > 0\)"),
+    # Only among the weights that this network has.
+    (optax.partition({"last": optax.adam(1.), "others": optax.sgd(1.)}, _by_layer),
+     r"not finite at a gradient of 0"),
+    (optax.GradientTransformation(lambda params: (), _opaque_update), "ConcretizationTypeError")],
+                         ids=["adam", "partition", "opaque"])
+def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilation(
+    optimizer, found):
+  learned = _learned("adam")
+  outer_loss = jax.jit(_outer_loss(learned, problems.apply, problems.init, optimizer))
+  with pytest.raises(ValueError, match=f"optimizer must have an update .* got .*{found}") as error:
+    jax.eval_shape(outer_loss, learned.init(jax.random.key(1)), (), jax.random.key(5),
+                   *problems.real())
+  assert "\n" not in str(error.value)

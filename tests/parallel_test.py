@@ -47,7 +47,7 @@ def _assert_equal_to_one_device(results, setting, layout):
   """Every leaf within a share of its largest entry: sizes as well as directions."""
   names = [name for name in results if name.startswith(f"{setting}/{layout}/")]
   assert sum(name.endswith("/[0]") for name in names) == 1 and len(names) > 2
-  tolerance = 1e-10 if setting.startswith("float64") else 1e-5
+  tolerance = 1e-10 if many_devices.SETTINGS[setting].x64 else 1e-5
   for name in names:
     reference = results[name.replace(f"/{layout}/", "/one/")]
     assert results[name].shape == reference.shape and np.abs(reference).max() > 0
@@ -56,8 +56,8 @@ def _assert_equal_to_one_device(results, setting, layout):
 
 
 @pytest.mark.parametrize(
-    "setting, layout", [(setting, layout) for setting, layouts in many_devices.SETTINGS.items()
-                        for layout in layouts])
+    "setting, layout", [(setting, layout) for setting in many_devices.SETTINGS
+                        for layout in many_devices.SETTINGS[setting].layouts])
 def test_eight_devices_equal_one(eight_devices, setting, layout):
   assert eight_devices["num_devices"] == 8
   _assert_equal_to_one_device(eight_devices, setting, layout)
@@ -66,7 +66,7 @@ def test_eight_devices_equal_one(eight_devices, setting, layout):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "setting, layout", [(setting, layout) for setting in many_devices.OF_PROCESSES
-                        for layout in many_devices.SETTINGS[setting]])
+                        for layout in many_devices.SETTINGS[setting].layouts])
 def test_two_processes_of_two_devices_equal_one(two_processes, setting, layout):
   assert two_processes["num_devices"] == 4
   _assert_equal_to_one_device(two_processes, setting, layout)
@@ -83,9 +83,9 @@ def test_what_devices_cannot_share_is_named():
     return variable * examples.mean()
 
   mesh = jax.sharding.AbstractMesh(
-      (4, 2), (parallel.INITS, parallel.IMAGES),
+      (4, 2), (parallel.INITS, parallel.EXAMPLES),
       axis_types=(jax.sharding.AxisType.Auto,) * 2)
   with pytest.raises(ValueError, match="num_inits must be a multiple of the 4 devices .* got 6"):
     jax.eval_shape(parallel.over_mesh(loss, mesh, parallel.INITS), 1., np.ones(6))
   with pytest.raises(ValueError, match="the real batch must be a multiple of the 2 devices .* 7"):
-    jax.eval_shape(parallel.over_mesh(loss, mesh, parallel.IMAGES), 1., np.ones(7))
+    jax.eval_shape(parallel.over_mesh(loss, mesh, parallel.EXAMPLES), 1., np.ones(7))

@@ -1,6 +1,6 @@
 """A distillation as arrays and functions: what `distill`, pools and baselines take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import inspect
 from typing import Any, NamedTuple
 
@@ -38,7 +38,8 @@ class Problem(NamedTuple):
   train: Train  # The inner algorithm, which also trains the networks that are tested.
   apply: Callable  # (params, inputs) -> logits [n, K].
   real_loss: Callable  # The outer objective on real examples, (params, inputs, labels) -> [].
-  optimizer: optax.GradientTransformation  # The outer one, with its learning rates.
+  # The outer one, with its learning rates; or what makes it of the number of outer steps.
+  optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
   num_inits: int = 1  # N.
   num_validation_inits: int = 1
   num_test_inits: int = 1
@@ -93,10 +94,16 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       _inits(init, network, jax.random.split(jax.random.key(seed), 2)[0]),
       unroll(inner_loss, memory="plain"), network.apply,
       losses.classification(network.apply) if real_loss is None else real_loss,
-      _optimizer(), num_inits=num_networks, num_validation_inits=1 if fixed else 10,
+      _optimizer, num_inits=num_networks, num_validation_inits=1 if fixed else 10,
       num_test_inits=1 if fixed else 100,
       batch_size=min(256, len(data.train[1])), keeps_network=fixed, made_from=data.digest,
-      metadata=describe(data, network=name_of(model), inner_loss=name_of(loss)))
+      metadata=describe(
+          data, model=name_of(model, models.MODELS), model_options={},
+          inner_algorithm="unroll", inner_optimizer="gradient_descent",
+          inner_loss="classification" if loss is None else name_of(loss),
+          init={"name": init if isinstance(init, str) else None, "weights": "xavier_normal",
+                "scale": None},
+          objective={"name": "classification" if real_loss is None else name_of(real_loss)}))
 
 
 def describe(data: Data, **parts: Any) -> dict[str, Any]:
@@ -111,11 +118,12 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
           "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
 
 
-def name_of(part: Any) -> str | None:
-  """`package.module:function` of a user's own part, by which a command can be told of it."""
-  if part is None or not inspect.isroutine(part):
-    return None
-  return f"{part.__module__}:{part.__qualname__}"
+def name_of(part: Any, known: Mapping[str, Any] = {}) -> str | None:
+  """The name of a part: the library's, or `package.module:function`, which commands can be told."""
+  for name, value in known.items():
+    if value is part:
+      return name
+  return f"{part.__module__}:{part.__qualname__}" if inspect.isroutine(part) else None
 
 
 def _inits(init, network, key):
@@ -133,5 +141,9 @@ def one_network(init: InitDistribution, key: jax.Array) -> Any:
   return jax.jit(lambda: jax.tree.map(lambda leaf: leaf[0], init.sample(key, 1)))()
 
 
-def _optimizer():
-  return optax.chain(optax.clip_by_global_norm(1.), optax.adam(.03, b1=.5))
+def _optimizer(num_steps):
+  """Adam along a cosine, after clipping; step sizes move more slowly than pixels."""
+  rates = {name: optax.adam(optax.cosine_decay_schedule(rate, num_steps), b1=.5)
+           for name, rate in (("inputs", .05), ("step_sizes", .01))}
+  return optax.chain(optax.clip_by_global_norm(1.),
+                     optax.partition(rates, {name: name for name in rates}))

@@ -59,7 +59,9 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
     def carry_on(key, pool, init_state, trainable):
       return problem.warm.carry_on(key, pool, init_state, problem.learned.decode(trainable))
 
-  loop = make_outer_loop(outer_loss, optax.chain(problem.optimizer, scale),
+  optimizer = (problem.optimizer(num_steps) if callable(problem.optimizer) else
+               problem.optimizer)
+  loop = make_outer_loop(outer_loss, optax.chain(optimizer, scale),
                          augment=problem.augment, carry_on=carry_on)
   precise = functools.partial(_with_precision, precision=settings.precision)
 
