@@ -7,15 +7,15 @@ import pytest
 
 import dd_jax
 from dd_jax import parametrization
-from dd_jax import runs
 from dd_jax.runs import layouts
+from dd_jax.runs import loop
 from dd_jax.runs.programs import make_programs
 from tests import small_runs
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
-@pytest.mark.parametrize("precision", ["highest", "high", "default"])
+@pytest.mark.parametrize("precision", ["highest", "default"])
 def test_training_warm_starts_and_evaluation_have_the_precision_of_the_settings(precision):
   problem = small_runs.problem(num_steps=2, init="random")._replace(
       num_inits=2, num_validation_inits=2, num_test_inits=2)
@@ -56,8 +56,9 @@ def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_al
     return found
 
   monkeypatch.setattr(layouts, "to_host", to_host)
-  runs.distill(problem, tmp_path, num_steps=num_steps, settings=small_runs.SETTINGS._replace(
-      log_every=1, validate_every=16, checkpoint_every=12))
+  settings = small_runs.SETTINGS._replace(log_every=1, validate_every=16, checkpoint_every=12)
+  programs = make_programs(problem, num_steps=num_steps, seed=0, settings=settings)
+  loop.run_outer_loop(loop.Run(problem, programs, settings, num_steps, 0, {}, tmp_path))
   assert list(fetched) == list(range(num_steps + 1))
   whole = {step for step, sizes in fetched.items() if max(sizes, default=0) >= size}
   assert whole - {0} == {*range(16, 49, 16), *range(12, 49, 12), *range(6, 49, 6)}
