@@ -115,7 +115,7 @@ def _view(run, usual):
 def title(metadata: dict[str, Any]) -> str:
   """What a run is, in a few words: the names of its data, network and init, where they have any."""
   init = (metadata.get("init") or {}).get("name")
-  names = metadata["dataset"], metadata.get("model"), init and f"{init} init"
+  names = metadata.get("dataset"), metadata.get("model"), init and f"{init} init"
   return ", ".join(name for name in names if name)
 
 
