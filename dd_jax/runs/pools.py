@@ -87,7 +87,7 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
       return json.loads((path / "result.json").read_text())
     result = _train_all(path, seed, settings, train_block, metadata)
     result |= {"wall_seconds": time.time() - started, "data": data.digest,
-               **workdirs.provenance(config)}
+               **workdirs.provenance(config, seed)}
     workdirs.write_json(path / "result.json", result)
     return result
 
