@@ -25,8 +25,8 @@ Spec = jax.sharding.PartitionSpec
 
 class Split(NamedTuple):
   """How devices share the two means of an outer loss: `loss -> loss`; None: they do not."""
-  networks: Callable | None = None
-  examples: Callable | None = None
+  networks: Callable | None = None  # Of the mean over networks.
+  examples: Callable | None = None  # Of the mean over real examples.
 
 
 def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:

@@ -27,24 +27,24 @@ _VALIDATION_SHARE = 12  # One training image in so many is set aside.
 
 class Inits(NamedTuple):
   """Where networks come from; those of one pool never meet those of another."""
-  train: InitDistribution
-  validation: InitDistribution
-  test: InitDistribution
+  train: InitDistribution  # Of every outer step.
+  validation: InitDistribution  # Of the progress bar's accuracy.
+  test: InitDistribution  # Of the figures in the end.
 
 
 class Problem(NamedTuple):
   """What is distilled, from what and for what; `_replace` changes any part of it."""
-  data: Data
-  learned: Parametrization
-  inits: Inits
+  data: Data  # What is distilled, and tested on.
+  learned: Parametrization  # What is learned, and the distilled data that it stands for.
+  inits: Inits  # Where the networks come from.
   train: Train  # The inner algorithm, which also trains the networks that are tested.
   apply: Callable  # (params, inputs) -> logits [n, K].
   real_loss: Callable  # The outer objective on real examples, (params, inputs, labels) -> [].
   # The outer one, with its learning rates; or what makes it of the number of outer steps.
   optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
   num_inits: int = 1  # N.
-  num_validation_inits: int = 1
-  num_test_inits: int = 1
+  num_validation_inits: int = 1  # Networks whose accuracy the progress bar shows.
+  num_test_inits: int = 1  # Networks that are tested in the end.
   batch_size: int = 256  # R.
   num_parallel: int | None = None  # Networks side by side; None: one on a CPU, all elsewhere.
   chunk_size: int | None = None  # Real examples per pass; None: all R.
