@@ -246,8 +246,8 @@ def test_fixed_step_sizes_have_the_type_of_what_is_learned(x64, dtype):
         step_sizes.fixed(2, 3, value), dtype=dtype)
     trainable = learned.init(jax.random.key(0))
     assert trainable.keys() == {"inputs"} and trainable["inputs"].dtype == dtype
-    step_sizes = learned.decode(trainable).step_sizes
-    assert step_sizes.dtype == dtype
+    found = learned.decode(trainable).step_sizes
+    assert found.dtype == dtype
     np.testing.assert_array_equal(step_sizes, np.full((2, 3), .1).astype(dtype))
 
 
