@@ -248,7 +248,7 @@ def test_fixed_step_sizes_have_the_type_of_what_is_learned(x64, dtype):
     assert trainable.keys() == {"inputs"} and trainable["inputs"].dtype == dtype
     found = learned.decode(trainable).step_sizes
     assert found.dtype == dtype
-    np.testing.assert_array_equal(step_sizes, np.full((2, 3), .1).astype(dtype))
+    np.testing.assert_array_equal(found, np.full((2, 3), .1).astype(dtype))
 
 
 @pytest.mark.usefixtures("optax_promotion")
