@@ -53,10 +53,14 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
 
   collections = jax.eval_shape(init_variables, jax.random.key(0))
   _refuse_state(sorted(set(collections) - {"params"}), type(module).__name__)
+
+  def in_training(key):
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return call(module.apply, init_variables(jax.random.key(0)), images, key)
+
   if others and not modes:
-    _refuse_idle_dropout(others, type(module).__name__, lambda: jax.eval_shape(
-        lambda key: call(module.apply, init_variables(key), jnp.zeros((1, *image_shape)), key),
-        jax.random.key(0)))
+    _refuse_idle_dropout(others, type(module).__name__,
+                         lambda: jax.eval_shape(in_training, jax.random.key(0)))
 
   def init(key):
     return init_variables(key)["params"]
@@ -64,9 +68,7 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   def apply(params, inputs, *, key=None):
     return call(module.apply, {"params": params}, inputs, key)
 
-  traced = jax.make_jaxpr(lambda key: call(
-      module.apply, init_variables(jax.random.key(0)), jnp.zeros((1, *image_shape)), key))(
-          jax.random.key(0)).jaxpr
+  traced = jax.make_jaxpr(in_training)(jax.random.key(0)).jaxpr
   uses_key = any(traced.invars[0] is var for equation in traced.eqns for var in equation.invars)
   return Model(init, apply if modes or uses_key else
                lambda params, inputs: apply(params, inputs))
