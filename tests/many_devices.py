@@ -18,7 +18,7 @@ from dd_jax import losses
 from dd_jax import models
 from dd_jax import parallel
 from dd_jax import parametrization
-from experiments import processes
+from dd_jax.runs import processes
 from tests import problems
 
 NUM_IMAGES, POOL_SIZE = 24, 19  # The devices divide the images, not the pool.
