@@ -12,7 +12,6 @@ rank D, hence M >= D. Distilled data here are one step of M points of shape
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from dd_jax.step_sizes import check_positive
@@ -139,8 +138,7 @@ def closed_form_hypergrad(distilled: DistilledData, params: Array, theta_star: A
   """The mean of ||theta_1 - theta*||^2 over given theta_0, and its gradient, by hand.
 
   With e = d theta_0 - t, r = theta_1 - theta* and means over theta_0:
-  by d: -2 (eta/M) (e r^T + d r theta_0^T); by t: 2 (eta/M) d r; by eta: -(2/M) (d r)^T e,
-  and by the raw step size that times its softplus' derivative.
+  by d: -2 (eta/M) (e r^T + d r theta_0^T); by t: 2 (eta/M) d r; by eta: -(2/M) (d r)^T e.
 
   Args:
     distilled: of one step.

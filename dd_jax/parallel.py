@@ -2,8 +2,8 @@
 
 The outer loss is a mean over N networks of a mean over R real examples. Each function here takes
 such a mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and
-returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so that
-the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
+returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so
+that the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
 """
 
 from collections.abc import Callable
