@@ -63,8 +63,8 @@ def test_everything_learned_is_of_the_type_asked_for(x64, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {jnp.dtype(dtype)}
     distilled = learned.decode(trainable)
     assert distilled.labels.dtype == jnp.int32
-    assert {x.dtype for x in (distilled.inputs, distilled.step_sizes, distilled.hyper["decay"])} == {
-        jnp.dtype(dtype)}
+    learned_fields = distilled.inputs, distilled.step_sizes, distilled.hyper["decay"]
+    assert {x.dtype for x in learned_fields} == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(distilled.inputs, start.astype(dtype))
     np.testing.assert_allclose(np.asarray(distilled.step_sizes, float), np.full((2, 1), .1),
                                rtol=8 * float(jnp.finfo(dtype).eps))
