@@ -211,4 +211,4 @@ def _generator(seed):
 
 
 def _scikit_learn(module):
-  return extras.load(f"sklearn.{module}", "k-means and k-NN come with scikit-learn", "experiments")
+  return extras.load(f"sklearn.{module}", "k-means and k-NN come with scikit-learn", "runs")

@@ -43,12 +43,14 @@ def run(command: Callable[[], dict], parse: Callable | None = None) -> None:
   app.run(main, flags_parser=parse or parse_flags)
 
 
-def run_config(command: Callable[[ConfigDict, str], dict], fields: ConfigDict) -> None:
+def run_config(command: Callable[[ConfigDict | None, str], dict], fields: ConfigDict,
+               instead: str | None = None) -> None:
   """`run` of `command(config, workdir)`, with the flags --config and --workdir.
 
   Args:
     command: as of `run`.
     fields: a config with every field that may be set.
+    instead: a flag that may stand in the place of --config, which is None then.
   """
   for type_, parser in ((float, flags.FloatParser), (int, flags.IntegerParser),
                         (str, flags.ArgumentParser)):
@@ -61,8 +63,12 @@ def run_config(command: Callable[[ConfigDict, str], dict], fields: ConfigDict) -
       "workdir", None, "Directory of the run, DIR above; created where missing.")
   for name in ("config", "workdir"):  # --help shows the flags of the launched module alone.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  flags.mark_flags_as_required(["config", "workdir"])
-  run(lambda: command(check_not_empty(config.value, fields),
+  flags.mark_flag_as_required("workdir")
+  if instead is None:
+    flags.mark_flag_as_required("config")
+  else:
+    flags.mark_flags_as_mutual_exclusive(["config", instead], required=True)
+  run(lambda: command(config.value and check_not_empty(config.value, fields),
                       str(paths.local(workdir.value, "workdir"))),
       lambda argv: _parse_config_flags(argv, field_names(fields)))
 

@@ -330,7 +330,7 @@ def test_errors_of_nearest_neighbors(wrong, message):
 
 
 def test_without_scikit_learn(monkeypatch):
-  message = 'k-means and k-NN come with scikit-learn: pip install "dd_jax[experiments]"'
+  message = 'k-means and k-NN come with scikit-learn: pip install "dd_jax[runs]"'
   for module in ("sklearn.cluster", "sklearn.neighbors"):
     monkeypatch.setitem(sys.modules, module, None)
   with raises(message, ImportError):

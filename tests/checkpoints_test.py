@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-import dd_jax
-from experiments.checkpoints import Checkpoints
+from dd_jax.runs.checkpoints import Checkpoints
+from dd_jax.types import OuterState
 from tests import problems
 
 _CONFIG = {"outer": {"num_steps": 5}, "name": "a"}
@@ -17,10 +17,9 @@ _CONFIG = {"outer": {"num_steps": 5}, "name": "a"}
 def _state(step, seed=0):
   """A state of numpy arrays, different at every step."""
   trainable, _ = problems.trainable(seed)
-  state = jax.tree.map(np.array, dd_jax.init_outer_state(trainable, optax.adam(.1)))
-  return state._replace(
-      step=np.array(step, np.int32),
-      trainable=jax.tree.map(lambda leaf: leaf + np.float32(step), state.trainable))
+  trainable = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(step), trainable)
+  return OuterState(trainable, jax.tree.map(np.asarray, optax.adam(.1).init(trainable)),
+                    np.array(step, np.int32))
 
 
 _LIKE = jax.tree.map(np.zeros_like, _state(0))

@@ -3,18 +3,20 @@
 import csv
 import json
 
+import jax
 from matplotlib import image as mpl_image
 import numpy as np
 import pytest
 
-import dd_jax
 from dd_jax import baselines
-from dd_jax import losses
 from dd_jax import parametrization
-from experiments import compare
+from dd_jax import runs
+from dd_jax.runs import accuracies
+from dd_jax.runs import comparison
 from experiments import problem
-from experiments import sweeps
 from experiments.configs import digits_fixed_init
+from experiments.measurements import sweep
+from tests import small_runs
 
 # The trees of optax's Adam need promotion; the launcher's own processes have no strict setting.
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -23,71 +25,76 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 @pytest.fixture
 def small(monkeypatch):
   """Few sets and step sizes."""
-  monkeypatch.setattr(compare, "_NUM_SETS", 2)
-  monkeypatch.setattr(compare, "_NUM_CANDIDATES", 3)
-  monkeypatch.setattr(compare, "_STEP_SIZES", [.05, .3, 30.])
+  monkeypatch.setattr(comparison, "_NUM_SETS", 2)
+  monkeypatch.setattr(comparison, "_NUM_CANDIDATES", 3)
+  monkeypatch.setattr(comparison, "_STEP_SIZES", [.05, .3, 3e30])
 
 
 def test_baselines_of_a_fixed_init(small, monkeypatch, tmp_path):
-  config = digits_fixed_init.get_config("smoke")
-  result = compare.compare_baselines(config, tmp_path)
+  described = small_runs.problem()
+  result = runs.compare_baselines(described, tmp_path)
   assert json.loads((tmp_path / "baselines.json").read_text()) == result
   assert list(result["baselines"]) == ["random_real", "optimized_real", "kmeans", "average_real"]
   assert [figures["num_sets"] for figures in result["baselines"].values()] == [2, 2, 2, 1]
 
   # Class means on the one known network, by hand.
   figures = result["baselines"]["average_real"]
-  assert figures["step_size"] in (.05, .3)  # 30 diverges.
-  described = problem.build(config)
-  images, labels = map(np.asarray, described.data.train)
-  means = baselines.average_real(images, labels, num_classes=10, num_steps=1, images_per_class=1)
-  np.testing.assert_allclose(means[0, 3], images[labels == 3].mean(0), atol=1e-5)
-  distilled = baselines.with_step_size(means, parametrization.class_labels(1, 10, 1),
+  assert figures["step_size"] in (.05, .3)  # 3e30 diverges.
+  images, labels = described.data.train
+  means = baselines.average_real(images, labels, num_classes=3, num_steps=1, images_per_class=1)
+  np.testing.assert_allclose(means[0, 2], images[labels == 2].mean(0), atol=1e-5)
+  distilled = baselines.with_step_size(means, parametrization.class_labels(1, 3, 1),
                                        step_size=figures["step_size"], num_epochs=3)
-  params, _ = dd_jax.inner_trajectory(losses.classification(described.model.apply),
-                                      described.inits.train.state, distilled)
+  params, _ = described.train(jax.random.key(0), described.inits.train.state, distilled)
   test_images, test_labels = described.data.test
-  predicted = described.model.apply(params, test_images).argmax(-1)
+  predicted = described.apply(params, test_images).argmax(-1)
   np.testing.assert_allclose(figures["accuracy_mean"], np.mean(predicted == test_labels),
                              atol=1e-6)
-  nearest = np.linalg.norm(np.asarray(test_images).reshape(-1, 1, 784) - means.reshape(10, 784),
+  nearest = np.linalg.norm(test_images.reshape(-1, 1, 16) - means.reshape(3, 16),
                            axis=-1).argmin(-1)
   np.testing.assert_allclose(figures["nearest_neighbor_mean"], np.mean(nearest == test_labels),
                              atol=1e-6)
   # Finished baselines are not repeated, of an interrupted comparison either.
-  assert compare.compare_baselines(config, tmp_path) == result
+  assert runs.compare_baselines(described, tmp_path) == result
   lines = (tmp_path / "rows.jsonl").read_bytes().splitlines(keepends=True)
   (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
   (tmp_path / "baselines.json").unlink()
   monkeypatch.setattr(baselines, "random_real", None)
-  assert compare.compare_baselines(config, tmp_path)["baselines"] == result["baselines"]
+  assert runs.compare_baselines(described, tmp_path)["baselines"] == result["baselines"]
   assert (tmp_path / "rows.jsonl").read_bytes() == b"".join(lines)
 
 
-@pytest.mark.slow
 def test_baselines_share_the_held_out_networks_and_know_poisoning(small, tmp_path):
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({
-      "init.name": "random", "outer.num_inits": 2, "eval.num_inits": 5,
-      "objective.name": "poisoning"})
-  figures = compare.compare_baselines(config, tmp_path)["baselines"]["random_real"]
+  described = small_runs.problem(init="random")._replace(
+      num_test_inits=5, num_validation_inits=2, figures=accuracies.poisoning(0, 1))
+  figures = runs.compare_baselines(described, tmp_path, read_as={0: 1})["baselines"]["random_real"]
   assert {"attack_success_mean", "others_accuracy_std"} <= figures.keys()
   assert "nearest_neighbor_mean" not in figures
 
 
+def test_the_command_labels_the_images_of_the_attack_class_as_the_target(monkeypatch, tmp_path):
+  monkeypatch.setattr(runs, "compare_baselines", lambda problem, workdir, **options: options)
+  config = digits_fixed_init.get_config("smoke")
+  assert problem.compare_baselines(config, tmp_path)["read_as"] is None
+  config.objective.update(name="poisoning", attack_class=3, target_class=5)
+  assert problem.compare_baselines(config, tmp_path)["read_as"] == {3: 5}
+
+
 def test_shares_are_a_partition():
   networks = {"w": np.arange(7)}
-  shares = compare._shares(networks, 3)
+  shares = comparison._shares(networks, 3)
   np.testing.assert_array_equal(np.concatenate([share["w"] for share in shares]), np.arange(7))
   assert len(shares) == 3 and min(len(share["w"]) for share in shares) == 2
-  assert compare._shares(networks, 8) == [networks] * 8
+  assert comparison._shares(networks, 8) == [networks] * 8
 
 
 @pytest.mark.slow
 def test_a_study_is_a_run_for_each_value(monkeypatch, tmp_path):
-  monkeypatch.setitem(sweeps.STUDIES, "steps", (
+  monkeypatch.setitem(sweep.STUDIES, "steps", (
       "distill steps S", {s: {"distill.num_steps": s} for s in (1, 2)}))
-  sweeps.sweep(digits_fixed_init.get_config("smoke"), tmp_path, "steps", [0])
+  config = digits_fixed_init.get_config("smoke")
+  config.model.name = "mlp"
+  sweep.sweep(config, tmp_path, "steps", [0])
   with (tmp_path / "steps.csv").open() as file:
     rows = list(csv.DictReader(file))
   assert [row["distill steps S"] for row in rows] == ["1", "2"]

@@ -389,7 +389,7 @@ def test_digits_images_are_those_of_scikit_learn():
 
 def test_digits_without_scikit_learn(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-  with raises(ImportError, 'digits comes with scikit-learn: pip install "dd_jax[experiments]"'):
+  with raises(ImportError, 'digits comes with scikit-learn: pip install "dd_jax[runs]"'):
     datasets.load("digits")
 
 

@@ -25,7 +25,8 @@ def test_collectives_are_counted_by_kind():
 
 def test_an_outer_step_sums_hypergradient_and_loss_over_the_devices_and_nothing_else(tmp_path):
   process = subprocess.run(
-      [sys.executable, "-m", "experiments.measurements.devices", "--rounds=1", f"--workdir={tmp_path}",
+      [sys.executable, "-m", "experiments.measurements.devices", "--rounds=1",
+       f"--workdir={tmp_path}",
        "--config=experiments/configs/digits_fixed_init.py:smoke", "--config.model.name=mlp",
        "--config.init.name=random", "--config.outer.num_inits=2"],
       cwd=_ROOT, capture_output=True, text=True, timeout=300,

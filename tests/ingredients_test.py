@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from dd_jax import parametrization
 from dd_jax.files import artifacts
+from dd_jax.runs.programs import make_programs
 from experiments import problem
-from experiments import train
-from experiments import transfers
 from experiments.configs import digits_fixed_init
 from experiments.configs import mnist_ingredients
 from experiments.configs import transfer
+from experiments.names import applied
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -36,23 +37,24 @@ def _config(**updates):
 def test_every_ingredient_runs_and_leaves_a_file_that_holds_it(tmp_path, name):
   fields = mnist_ingredients.INGREDIENTS[name]
   config = _config(**fields)
-  result = train.distill_and_evaluate(config, tmp_path)
+  result = problem.distill(config, tmp_path).figures
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert all(np.isfinite([line["loss"], line["hypergradient_norm"]]).all() for line in lines)
   assert lines[0]["hypergradient_norm"] > 0
   artifact = artifacts.load(tmp_path / "distilled.npz")
   distilled = artifact.distilled
-  assert distilled.images.shape == (2, 10 * config.distill.images_per_class, 28, 28, 1)
+  assert distilled.inputs.shape == (2, 10 * config.distill.images_per_class, 28, 28, 1)
   assert (distilled.labels.ndim == 3) == (config.distill.labels != "hard")
   assert (artifact.whitening is not None) == (config.data.whitening is not None)
   assert set(distilled.hyper) == {"momentum": {"decay"}, "adam": {"b1", "b2"},
                                   "gradient_descent": set()}[config.inner.optimizer]
   # The images of the file train the networks of the test to the reported accuracy.
-  built = problem.build(config)
-  again = built.test_on(jax.tree.map(np.asarray, distilled), built.inits.test.state,
-                        *built.data.test)
+  programs = make_programs(problem.make_problem(config), num_steps=6, seed=0,
+                           settings=problem.make_settings(config))
+  again = programs.test(jax.tree.map(np.asarray, distilled), programs.inits.test.state,
+                        *programs.data["test"])
   np.testing.assert_allclose(np.mean(again.after.accuracy), result["accuracy_mean"], atol=2e-3)
-  numbers = sum(leaf.size for leaf in jax.tree.leaves(built.state.trainable))
+  numbers = sum(leaf.size for leaf in jax.tree.leaves(programs.state.trainable))
   assert result["learned_bytes"] == 4 * numbers
 
 
@@ -62,14 +64,14 @@ def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
   fields = mnist_ingredients.INGREDIENTS["warm_start"]
   config = _config(**fields)
   whole, halfway = tmp_path / "whole", tmp_path / "halfway"
-  train.distill_and_evaluate(config, whole)
+  problem.distill(config, whole)
   # Only the checkpoint of step 4 is left, as after a kill.
   shutil.copytree(whole / "checkpoints/4", halfway / "checkpoints/4")
   for name in ("config.json", "metrics.jsonl"):
     shutil.copy(whole / name, halfway)
-  train.distill_and_evaluate(config, halfway)
+  problem.distill(config, halfway)
   with np.load(halfway / "distilled.npz") as actual, np.load(whole / "distilled.npz") as expected:
-    for name in ("images", "raw_step_sizes"):
+    for name in ("images", "step_sizes"):
       np.testing.assert_array_equal(actual[name], expected[name])
 
 
@@ -80,8 +82,6 @@ def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
      r"window\.start must be one of \['adaptive', 'last', 'random', 'warm'\]; got 'first'"),
     ({"window.start": "warm", "window.pool_size": 1, "window.length": 3},
      "size must be at least num_inits=2; got 1"),
-    ({"window.start": "warm", "window.length": 3, "inner.augmentation": "flip"},
-     r"inner\.augmentation must be left out for window\.start='warm'; got 'flip'"),
     ({"window.start": "adaptive", "window.length": 3, "window.temperature": 0.},
      "temperature must be positive; got 0.0"),
     ({"inner.augmentation": "color"}, "color must have images of 3 channels; got 1"),
@@ -123,36 +123,38 @@ def test_what_does_not_fit_is_named_before_anything_is_written(tmp_path, updates
   config = _config()
   config.update_from_flattened_dict(updates)
   with pytest.raises(ValueError, match=message) as error:
-    train.distill_and_evaluate(config, tmp_path / "run")
+    problem.distill(config, tmp_path / "run")
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
 def soft(tmp_path_factory):
-  """A file with soft labels and two images a class."""
-  workdir = tmp_path_factory.mktemp("soft")
-  with jax.numpy_dtype_promotion("standard"):
-    train.distill_and_evaluate(
-        _config(**{"distill.labels": "soft", "data.whitening": .1}), workdir)
-  return workdir / "distilled.npz"
+  """A whitened file with soft labels and two images a class, as a run begins."""
+  described = problem.make_problem(_config(**{"distill.labels": "soft", "data.whitening": .1}))
+  trainable = described.learned.init(jax.random.key(0))
+  path = tmp_path_factory.mktemp("soft") / "distilled.npz"
+  artifacts.save(path, described.learned.decode(trainable),
+                 whitening=described.data.pixels.whitening, metadata={
+                     **described.metadata, "learned_bytes": parametrization.num_bytes(trainable)})
+  return path
 
 
 @pytest.mark.slow
 def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
   config = transfer.get_config("smoke")
   config.distilled, config.networks = str(soft), "mlp, convnet:width=2:depth=1"
-  result = transfers.compare_networks(config, tmp_path)
+  result = applied.compare_networks(config, tmp_path)
   assert [(row["network"], row["set"]) for row in result["rows"]] == [
       (network, name) for network in ("mlp", "convnet:width=2:depth=1")
       for name in ("distilled", "distilled, hard labels", "random real", "k-means")]
   assert {row["num_images"] for row in result["rows"]} == {20}
   assert all(0 <= row["accuracy_mean"] <= 1 for row in result["rows"])
-  assert transfers.compare_networks(config, tmp_path) == json.loads(
+  assert applied.compare_networks(config, tmp_path) == json.loads(
       (tmp_path / "transfer.json").read_text())
   lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
   (tmp_path / "rows.jsonl").write_text("".join(lines[:6]))
   (tmp_path / "transfer.json").unlink()
-  assert transfers.compare_networks(config, tmp_path)["rows"] == result["rows"]
+  assert applied.compare_networks(config, tmp_path)["rows"] == result["rows"]
   assert (tmp_path / "rows.jsonl").read_text() == "".join(lines)
 
 
@@ -160,7 +162,7 @@ def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
 def test_real_images_train_networks_from_scratch(soft, tmp_path):
   config = transfer.get_config("smoke")
   config.distilled, config.train.num_epochs = str(soft), 60
-  rows = transfers.compare_networks(config, tmp_path)["rows"]
+  rows = applied.compare_networks(config, tmp_path)["rows"]
   accuracy = {row["set"]: row["accuracy_mean"] for row in rows}
   assert accuracy["random real"] > .35 and accuracy["k-means"] > .35
 
@@ -179,5 +181,5 @@ def test_a_bad_comparison_is_named_before_anything_is_written(soft, tmp_path, up
   config.distilled = str(soft)
   config.update_from_flattened_dict(updates)
   with pytest.raises(ValueError, match=message):
-    transfers.compare_networks(config, tmp_path / "run")
+    applied.compare_networks(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from experiments.measurements import bench
+from experiments.measurements import linear
 from experiments.measurements import memory
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
-_SHORT = ("mnist_fixed_n1",)  # Seconds.
 
 
 def _run(*arguments):
@@ -25,20 +25,20 @@ def _run(*arguments):
 
 
 def test_bench_refuses_an_unknown_setting(tmp_path):
-  process = _run("experiments.measurements.bench", f"--out={tmp_path / 'bench.json'}", "--settings=mnist")
+  process = _run("experiments.measurements.bench", f"--out={tmp_path / 'bench.json'}",
+                 "--settings=mnist")
   assert process.returncode == 1
   assert "error: settings must be of ['cifar10_fixed_n1'" in process.stderr
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [
-    name if name in _SHORT else pytest.param(name, marks=pytest.mark.slow)
-    for name in bench.SETTINGS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bench.SETTINGS)
 def test_bench_writes_every_row(tmp_path, name):
   """With PyTorch where it is installed, and then only if both sides agree."""
   out = tmp_path / "bench.json"
-  process = _run("experiments.measurements.bench", f"--out={out}", f"--settings={name}", "--rounds=1",
-                 "--real_batch=16")
+  process = _run("experiments.measurements.bench", f"--out={out}", f"--settings={name}",
+                 "--rounds=1", "--real_batch=16")
   assert process.returncode == 0, process.stderr
   (row,) = json.loads(out.read_text())["settings"]
   assert row["name"] == name and row["matmul_gflops"] > 0
@@ -59,7 +59,7 @@ def test_both_sides_of_a_row_agree():
   pytest.importorskip("torch")
   from experiments.measurements import torch_reference
   setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
-  ours = bench.Ours(setting, "highest")
+  ours = jax_side.JaxSide(setting, "highest")
   theirs = torch_reference.TorchSide(setting._asdict(), ours.inputs(), "cpu", "highest")
   for mode in theirs.modes():
     bench._check_agreement(mode, theirs.hypergradient64(mode), ours.hypergradient64())
@@ -69,10 +69,10 @@ def test_both_sides_of_a_row_agree():
 def test_the_hypergradient_of_a_row_is_the_mean_over_its_networks():
   """That of four networks one after the other, against four rows of one network each."""
   setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
-  four = bench.Ours(setting, "highest")
+  four = jax_side.JaxSide(setting, "highest")
   loss, gradient = four.hypergradient64()
   networks = four._theta_0
-  one = bench.Ours(setting._replace(num_inits=1), "highest")
+  one = jax_side.JaxSide(setting._replace(num_inits=1), "highest")
   singles = []
   for n in range(4):
     one._theta_0 = jax.tree.map(lambda leaf, n=n: leaf[n:n + 1], networks)
@@ -91,8 +91,8 @@ def test_sides_that_disagree_end_the_bench():
 @pytest.mark.slow
 def test_memory_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "memory.json"
-  process = _run("experiments.measurements.memory", f"--out={out}", "--lengths=100,400", "--memory=nested",
-                 "--gradient=reverse")
+  process = _run("experiments.measurements.memory", f"--out={out}", "--lengths=100,400",
+                 "--memory=nested", "--gradient=reverse")
   assert process.returncode == 0, process.stderr
   report = json.loads(out.read_text())
   assert [row["T"] for row in report["rows"]] == [100, 400]
@@ -105,6 +105,15 @@ def test_the_exponent_is_the_slope_of_the_logarithms():
   assert memory.exponent(rows) == pytest.approx(.5)
 
 
+@pytest.mark.parametrize("num_points, bound", [(1, 1.), (2, 0.)])
+def test_a_row_of_the_linear_case_reaches_the_bound(x64, num_points, bound):
+  rows = linear.measure(num_points, dimension=2, std=1., num_seeds=2, num_steps=500)
+  assert [(row["M"], row["seed"], row["bound"]) for row in rows] == [
+      (num_points, 0, bound), (num_points, 1, bound)]
+  assert all(abs(row["residual"] - bound) < 1e-3 < row["residual_before"] for row in rows)
+
+
+@pytest.mark.slow
 def test_linear_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "new" / "linear.json"
   process = _run("experiments.measurements.linear", f"--out={out}", "--dimension=2", "--seeds=2",

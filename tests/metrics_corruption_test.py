@@ -3,8 +3,8 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from experiments import figures
-from experiments import workdirs
+from dd_jax.runs import figures
+from dd_jax.runs import workdirs
 from tests import damage
 
 

@@ -20,27 +20,22 @@ import dd_jax
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PYPROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
-_LAUNCHERS = sorted(path.stem for path in (_ROOT / "experiments").glob("*.py")
-                    if "\nif __name__ ==" in path.read_text())
-# From outside the checkout: two outer steps of a linear network.
+_LAUNCHERS = sorted(
+    ".".join(path.relative_to(_ROOT).with_suffix("").parts)
+    for path in (_ROOT / "experiments").rglob("*.py") if "\nif __name__ ==" in path.read_text())
+# From outside the checkout: a whole run of a linear network.
 _DISTILL = """
-import dd_jax, jax, optax
-from dd_jax import losses, parametrization
+import functools, sys
+import numpy as np
+import dd_jax
+from dd_jax import datasets, models, runs
 
-model = dd_jax.models.mlp(num_classes=3, image_shape=(4, 4, 1), hidden=())
-loss = losses.classification(model.apply)
-learned = parametrization.paper(
-    parametrization.class_labels(1, 3, 1), (4, 4, 1), num_epochs=2, step_size=.1)
-init = dd_jax.random_init(model.init)
-images = jax.random.normal(jax.random.key(0), (9, 4, 4, 1))
-outer_loss = dd_jax.make_outer_loss(learned.decode, init.sample, loss, loss, num_inits=2)
-optimizer = optax.sgd(.1)
-state, info = jax.jit(lambda state: dd_jax.run_outer_steps(
-    dd_jax.make_outer_step(outer_loss, optimizer), jax.random.key(1), state, init.state, images,
-    jax.numpy.arange(9) % 3, batch_size=9, num_steps=2))(
-        dd_jax.init_outer_state(learned.init(jax.random.key(2)), optimizer))
-assert state.step == 2 and info.finite.all() and info.loss[1] < info.loss[0], info
-print(dd_jax.__file__)
+labels = np.arange(30) % 3
+images = np.eye(16, dtype=np.float32)[labels].reshape(30, 4, 4, 1)
+dataset = datasets.from_arrays(images, labels, images, labels)
+problem = runs.make_problem(dataset, functools.partial(models.mlp, hidden=()))
+result = runs.distill(problem, sys.argv[1], num_steps=20, settings=runs.Settings(10, 20, 20))
+print(result.figures["accuracy_mean"], dd_jax.__file__, sep="\\n")
 """
 
 
@@ -69,7 +64,8 @@ def test_the_wheel_holds_the_package_alone(archives):
   (wheel,) = archives.glob("*.whl")
   names = zipfile.ZipFile(wheel).namelist()
   package = {str(path.relative_to(_ROOT)) for path in (_ROOT / "dd_jax").glob("**/*.py")}
-  assert {name for name in names if ".dist-info/" not in name} == {*package, "dd_jax/py.typed"}
+  assert {name for name in names if ".dist-info/" not in name} == {
+      *package, "dd_jax/py.typed", "dd_jax/runs/report.html.jinja"}
   assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -85,15 +81,17 @@ def test_the_wheel_and_the_tests_of_the_sdist_work_outside_the_checkout(archives
   inherited = [path for path in sys.path if path.endswith("site-packages")]
   (site / "needed.pth").write_text("\n".join(dict.fromkeys([*paths, *inherited])))
   clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-  where = _run([python, "-c", _DISTILL], cwd=tmp_path, env=clean)
-  assert pathlib.Path(where.strip()).is_relative_to(site)
+  accuracy, where = _run([python, "-c", _DISTILL, "run"], cwd=tmp_path, env=clean).splitlines()
+  assert float(accuracy) > .5 and pathlib.Path(where).is_relative_to(site)
+  assert {"distilled.npz", "report.html", "result.json"} <= {
+      path.name for path in (tmp_path / "run").iterdir()}
 
   with tarfile.open(sdist) as archive:
     archive.extractall(tmp_path, filter="data")
   (unpacked,) = tmp_path.glob("dd_jax-*")
   shutil.rmtree(unpacked / "dd_jax")
   said = _run([python, "-m", "pytest", "-p", "no:cacheprovider", "tests/losses_test.py",
-               "tests/launcher_test.py::test_the_file_gives_the_reported_accuracy"],
+               "tests/report_test.py::test_the_command_makes_the_page_of_a_run_anew"],
               cwd=unpacked, env=clean)
   assert " passed" in said and "failed" not in said
 
@@ -116,21 +114,22 @@ def test_the_types_of_the_package_hold():
 
 
 def test_the_library_declares_what_it_imports():
-  """At the top of its modules: the core dependencies; within functions: those or an extra."""
+  """At the top of its modules: the core dependencies; in `runs` and in functions an extra too."""
   def names(requirements):
     return {re.match(r"[\w-]+", text)[0].replace("-", "_").lower() for text in requirements}
 
+  root = pathlib.Path(dd_jax.__file__).parent
   core = names(_PYPROJECT["project"]["dependencies"])
-  extra = core | names(_PYPROJECT["project"]["optional-dependencies"]["experiments"]) | {"torch"}
+  extra = core | names(_PYPROJECT["project"]["optional-dependencies"]["runs"]) | {"torch"}
   distribution = {"PIL": "pillow", "sklearn": "scikit_learn"}
-  for path in pathlib.Path(dd_jax.__file__).parent.glob("**/*.py"):
+  for path in root.glob("**/*.py"):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
       modules = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
                  [node.module] if isinstance(node, ast.ImportFrom) else [])
       for module in {name.split(".")[0] for name in modules} - sys.stdlib_module_names - {"dd_jax"}:
-        allowed = core if node in tree.body else extra
-        assert distribution.get(module, module).lower() in allowed, (path, module)
+        own = path.is_relative_to(root / "runs") or node not in tree.body
+        assert distribution.get(module, module).lower() in (extra if own else core), (path, module)
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper():
@@ -149,14 +148,14 @@ def test_the_citation_is_of_this_version_and_of_the_paper():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _LAUNCHERS)
 def test_help_says_what_a_launcher_does_and_lists_its_flags(name):
-  process = subprocess.run([sys.executable, "-m", f"experiments.{name}", "--help"], cwd=_ROOT,
+  process = subprocess.run([sys.executable, "-m", name, "--help"], cwd=_ROOT,
                            capture_output=True, text=True, timeout=100)
-  source = (_ROOT / f"experiments/{name}.py").read_text()
+  source = (_ROOT / f"{name.replace('.', '/')}.py").read_text()
   text = " ".join((process.stdout + process.stderr).split())
   assert ast.get_docstring(ast.parse(source)).splitlines()[0] in text
   assert "Traceback" not in text
   flags = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
-  if "launcher.launch(" in source:
+  if "launcher.run_config(" in source:
     flags += ["config", "workdir"]
   for flag in flags:
     assert re.search(rf"--(\[no\])?{flag}\b", text), flag

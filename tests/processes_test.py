@@ -13,6 +13,8 @@ import time
 import numpy as np
 import pytest
 
+from dd_jax.runs import processes
+
 _ROOT = pathlib.Path(__file__).parents[1]
 # Of a network that compiles at once, four networks a step.
 _ARGUMENTS = ("--config=experiments/configs/digits_fixed_init.py:smoke", "--config.model.name=mlp",
@@ -73,7 +75,7 @@ def test_two_processes_equal_one(pair, tmp_path):
                                _result(tmp_path / name)["accuracy_mean"], atol=.01)
   with np.load(workdir / "distilled.npz") as actual, \
       np.load(tmp_path / "four/distilled.npz") as expected:
-    for name in ("images", "raw_step_sizes"):
+    for name in ("images", "step_sizes"):
       np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=1e-4)
 
 
@@ -121,18 +123,28 @@ def test_pmap_over_the_devices_and_what_they_cannot_share(tmp_path):
   statuses, _, errors = _finish([_start(tmp_path / "bad", 4, "--config.parallel=pmap",
                                         "--config.outer.num_inits=6")])
   assert statuses == [1] and not (tmp_path / "bad").exists()
-  assert "outer.num_inits must be a multiple of the 4 devices for parallel='pmap'" in errors[0]
+  assert "num_inits must be a multiple of the 4 devices for parallel='pmap'; got 6" in errors[0]
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--process_id=0"], "must be given together; missing --coordinator"),
-    (["--coordinator=localhost:1", "--num_processes=2"], "missing --process_id"),
-    (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
-     r"--process_id must lie in 0..1 (--num_processes=2); got 2"),
-    (["--coordinator=localhost", "--num_processes=2", "--process_id=0"],
-     "--coordinator must be host:port; got 'localhost'"),
+    ((None, None, 0), "must be given together; missing --coordinator"),
+    (("localhost:1", 2, None), "missing --process_id"),
+    (("localhost:1", 2, 2), r"--process_id must lie in 0..1 \(--num_processes=2\); got 2"),
+    (("localhost", 2, 0), "--coordinator must be host:port; got 'localhost'"),
 ])
-def test_a_mistake_in_naming_the_processes_is_one_line(tmp_path, arguments, message):
-  (status,), _, (error,) = _finish([_start(tmp_path / "run", 1, *arguments)])
-  assert status == 1 and error.startswith("error: ") and message in error
-  assert len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
+def test_a_mistake_in_naming_the_processes_is_one_line(arguments, message):
+  with pytest.raises(ValueError, match=message) as error:
+    processes.start(*arguments)
+  assert "\n" not in str(error.value)
+
+
+def test_one_process_alone_joins_nobody(monkeypatch):
+  monkeypatch.setattr(processes, "_watch", None)
+  processes.start(None, None, None)
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_command_leaves_nothing(tmp_path):
+  (status,), _, (error,) = _finish([_start(tmp_path / "run", 1, "--process_id=0")])
+  assert status == 1 and len(error.splitlines()) == 1 and not (tmp_path / "run").exists()
+  assert error.startswith("error: --coordinator, --num_processes and --process_id must be given")

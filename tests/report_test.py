@@ -11,14 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from dd_jax import datasets
-from experiments import boards
+import dd_jax
+from dd_jax import runs
+from dd_jax.runs import report
+from dd_jax.runs import snapshots
+from dd_jax.runs import tensorboard
 from experiments import problem
-from experiments import reports
-from experiments import snapshots
-from experiments import train
+from experiments.configs import default
 from experiments.configs import digits_fixed_init
+from tests import small_runs
 
+_USUAL = default.get_config().to_dict()
 _ROOT = pathlib.Path(__file__).parent.parent
 _CHROMIUM = shutil.which("chromium")
 
@@ -34,14 +37,14 @@ def workdir(tmp_path_factory):
       "init.name": "random", "eval.num_inits": 3, "distill.labels": "soft",
       "distill.num_steps": 2, "model.name": "mlp", "tensorboard": True})
   with jax.numpy_dtype_promotion("standard"):
-    train.distill_and_evaluate(config, workdir)
+    problem.distill(config, workdir)
   return workdir
 
 
 def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(workdir):
   found = snapshots.load_images(workdir)
   assert list(found) == [0, 2, 4, 6]
-  run = reports.read_run(workdir)
+  run = report.read_run(workdir)
   pixels = np.round(255 * run.artifact.pixels()).astype(np.uint8)
   np.testing.assert_array_equal(found[6]["pixels"], pixels)
   assert (found[0]["pixels"] != pixels).any()
@@ -56,33 +59,29 @@ def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(
                                evaluation[f"{when}_accuracy"], rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
-  """The same digits as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
-  digits = datasets.load("digits")
+  """The same pixels as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
   shown = {}
-  for name, scale in (("digits", None), ("wide", lambda x: np.float32(x)),
-                      ("signed", lambda x: x / 127.5 - 1)):
-    config = digits_fixed_init.get_config("smoke")
-    config.distill.start = "real"
-    if scale is not None:
-      config.data.name = str(tmp_path / f"{name}.npz")
-      np.savez(config.data.name, train_labels=digits.train_labels, test_labels=digits.test_labels,
-               train_images=scale(digits.train_images), test_images=scale(digits.test_images))
-    described = problem.build(config)
+  for name, scale in (("bytes", lambda pixels: pixels), ("wide", np.float32),
+                      ("signed", lambda pixels: pixels / 127.5 - 1)):
+    data = small_runs.data(scale)
     (tmp_path / name).mkdir()
-    shown[name] = snapshots.save_images(tmp_path / name, 0, described.data,
-                                        described.decode(described.state.trainable)).astype(int)
-  assert shown["digits"].min() == 0 and shown["digits"].max() > 250
+    shown[name] = snapshots.save_images(
+        tmp_path / name, 0, data.pixels, dd_jax.DistilledData(
+            data.train[0][None], data.train[1][None], np.ones((1, 1)))).astype(int)
+  assert shown["bytes"].min() == 0 and shown["bytes"].max() == 255
   for name in ("wide", "signed"):
-    assert np.abs(shown[name] - shown["digits"]).max() <= 1
+    assert np.abs(shown[name] - shown["bytes"]).max() <= 1
 
-  train.distill_and_evaluate(config, tmp_path / "run")
-  run = reports.read_run(tmp_path / "run")
-  assert run.artifact.pixel_range == (-1, 1)
-  assert np.abs(255 * run.artifact.pictures() - run.snapshots[6]["pixels"]).max() <= .51
+  result = runs.distill(small_runs.problem(data), tmp_path / "run", num_steps=6,
+                        settings=small_runs.SETTINGS)
+  assert result.artifact.pixel_range == (-1, 1)
+  found = report.read_run(tmp_path / "run")
+  assert np.abs(255 * found.artifact.pictures() - found.snapshots[6]["pixels"]).max() <= .51
   page = (tmp_path / "run/report.html").read_text()
   assert re.search(r"pixels, black to white</th>\s*<td>-1 to 1</td>", page)
+  # Of a problem without a config the page says what its file does.
+  assert '<p class="soft">small, fixed init</p>' in page
 
 
 @pytest.mark.parametrize("num_steps, every, expected", [
@@ -108,13 +107,14 @@ def test_the_page_of_a_run_says_what_its_files_say(workdir):
 
 
 def test_poisoning_and_adaptation_have_their_rows(workdir, tmp_path):
-  run = reports.read_run(workdir)
-  config = {**run.config, "init": {**run.config["init"], "source": "usps"}}
-  result = {**run.result, "config": config}
+  run, result = report.read_run(workdir), {}
+  metadata = run.artifact.metadata
   for name, value in (("attack_success", .75), ("others_accuracy", .9)):
     result |= {f"{name}_mean": value, f"{name}_std": .05, f"{name}_before_mean": .01,
                f"{name}_before_std": .001}
-  reports.write(tmp_path / "page.html", [run._replace(result=result)])
+  report.write(tmp_path / "page.html", [run._replace(
+      result={**run.result, **result}, artifact=run.artifact._replace(
+          metadata={**metadata, "init": {**metadata["init"], "source": "usps"}}))], _USUAL)
   text = (tmp_path / "page.html").read_text()
   assert ('<th scope="row">attack class read as target</th><td>1.0 ± 0.1</td><td>75.0 ± 5.0</td>'
           in text)
@@ -122,8 +122,8 @@ def test_poisoning_and_adaptation_have_their_rows(workdir, tmp_path):
 
 
 def test_names_and_values_are_escaped(workdir, tmp_path):
-  run = reports.read_run(workdir)
-  reports.write(tmp_path / "page.html", [run._replace(name="<script>alert(1)</script>")])
+  run = report.read_run(workdir)
+  report.write(tmp_path / "page.html", [run._replace(name="<script>alert(1)</script>")], _USUAL)
   assert "<script" not in (tmp_path / "page.html").read_text()
 
 
@@ -134,14 +134,20 @@ def test_several_runs_are_compared(workdir, tmp_path):
   result["config"]["seed"], result["accuracy_mean"] = 7, .5
   (other / "result.json").write_text(json.dumps(result))
   out = tmp_path / "two.html"
-  process = subprocess.run(
-      [sys.executable, "-m", "experiments.report", str(workdir), str(other), f"--out={out}"],
-      cwd=_ROOT, capture_output=True, text=True, timeout=200)
-  assert process.returncode == 0, process.stderr
-  assert json.loads(process.stdout.splitlines()[-1]) == {"report": str(out)}
+  assert report.report([str(workdir), str(other)], str(out), _USUAL) == {"report": str(out)}
   text = out.read_text()
   assert re.search(r'<th scope="row">seed</th><td>0</td><td>7</td></tr>', text)
   assert re.search(r'<th scope="row">test accuracy</th><td>[^<]*</td><td>50.0 ±', text)
+
+
+def test_the_command_makes_the_page_of_a_run_anew(workdir, tmp_path):
+  out = tmp_path / "page.html"
+  process = subprocess.run(
+      [sys.executable, "-m", "experiments.report", str(workdir), f"--out={out}"],
+      cwd=_ROOT, capture_output=True, text=True, timeout=200)
+  assert process.returncode == 0, process.stderr
+  assert json.loads(process.stdout.splitlines()[-1]) == {"report": str(out)}
+  assert out.read_bytes() == (workdir / "report.html").read_bytes()
 
 
 def _without(path, name):
@@ -158,7 +164,7 @@ def _cut(path):
     (lambda d: (d / "result.json").unlink(), "must hold a finished run; it has no result.json"),
     (lambda d: (d / "result.json").write_text("{"), "result.json must be JSON; it is damaged"),
     (lambda d: (d / "result.json").write_text("[]"), "result.json must be that of a run; got list"),
-    (lambda d: (d / "result.json").write_text("{}"), r"missing, or of another type: \['config.data"),
+    (lambda d: (d / "result.json").write_text("{}"), r"or of another type: \['config', 'acc"),
     (lambda d: _without(d / "result.json", "accuracy_mean"), r"another type: \['accuracy_mean'\]"),
     (lambda d: (d / "metrics.jsonl").unlink(), "must end at outer step 6; it ends at nothing"),
     (lambda d: _cut(d / "metrics.jsonl"), "must end at outer step 6; it ends at 4"),
@@ -174,15 +180,15 @@ def test_a_damaged_run_is_named(workdir, tmp_path, damage, message):
   (other / "report.html").unlink()
   damage(other)
   with pytest.raises(ValueError, match=message) as error:
-    reports.report([str(other)], None)
+    report.report([str(other)], None, _USUAL)
   assert "\n" not in str(error.value) and not (other / "report.html").exists()
 
 
 def test_what_to_report_on_must_be_said(workdir):
   with pytest.raises(ValueError, match="at least one directory"):
-    reports.report([], None)
+    report.report([], None, _USUAL)
   with pytest.raises(ValueError, match="--out must be given for several runs"):
-    reports.report([str(workdir), str(workdir)], None)
+    report.report([str(workdir), str(workdir)], None, _USUAL)
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="needs chromium: apt-get install chromium")
@@ -219,7 +225,7 @@ def _events(directory):
 
 
 def test_tensorboard_forgets_what_is_done_again(tmp_path):
-  board = boards.Board(tmp_path, enabled=True)
+  board = tensorboard.Board(tmp_path, enabled=True)
   for begin, loss in ((0, 1.), (0, 2.), (5, 3.)):  # All of them within one second.
     board.begin(begin)
     if begin == 0:
@@ -246,8 +252,7 @@ def test_tensorboard_shows_the_same_curves_and_the_images(workdir):
 
 def test_tensorboard_that_is_not_installed_is_said_before_the_run(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  config = digits_fixed_init.get_config("smoke")
-  config.tensorboard = True
   with pytest.raises(ImportError, match=r'pip install "dd_jax\[tensorboard\]"'):
-    train.distill_and_evaluate(config, tmp_path / "run")
+    runs.distill(small_runs.problem(), tmp_path / "run", num_steps=6,
+                 settings=small_runs.SETTINGS._replace(tensorboard=True))
   assert not (tmp_path / "run").exists()

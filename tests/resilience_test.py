@@ -12,6 +12,18 @@ from experiments.measurements import resilience
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
+def _measure(workdir, how, *arguments):
+  process = subprocess.run(
+      [sys.executable, "-m", "experiments.measurements.resilience", f"--workdir={workdir}",
+       f"--break={how}", *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=500)
+  assert process.returncode == 0, process.stderr
+  report = json.loads((workdir / "report.json").read_text())
+  assert report == json.loads(process.stdout.splitlines()[-1])
+  assert report["restores"] >= 1 and len(report["statuses"]) == report["times"]
+  assert report["bytes_lost"] == 0 < report["bytes"] and report["lines_differing"] == 0
+  return report
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "term", "truncate", "disk"])
 def test_a_broken_run_ends_like_one_left_in_peace(tmp_path, how):
@@ -20,15 +32,30 @@ def test_a_broken_run_ends_like_one_left_in_peace(tmp_path, how):
     pytest.skip("only root may mount the small file system that is filled")
   elif how == "disk":
     subprocess.run(["umount", tmp_path], check=True, timeout=60)
+  report = _measure(tmp_path / "run", how, "--times=4", "--config.model.name=mlp",
+                    "--config=experiments/configs/digits_fixed_init.py:smoke",
+                    "--config.outer.num_steps=400")
+  assert report["seed"] == 0 and report["outer_steps"] == 400
+
+
+@pytest.mark.slow
+def test_so_does_a_run_of_a_problem_of_one_s_own(tmp_path):
+  report = _measure(tmp_path / "run", "kill", "--times=2", "--num_steps=2000",
+                    "--problem=tests.small_runs:problem")
+  assert report["config"]["problem"] == "tests.small_runs:problem"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "Exactly one of (config, problem) must have a value"),
+    (["--problem=a:b", "--config=experiments/configs/digits_fixed_init.py"], "Exactly one of"),
+    (["--problem=tests.small_runs:nothing"], "error: --problem must be package.module:function of"),
+])
+def test_what_is_broken_is_a_config_or_a_problem(tmp_path, arguments, message):
   process = subprocess.run(
       [sys.executable, "-m", "experiments.measurements.resilience", f"--workdir={tmp_path / 'run'}",
-       f"--break={how}", "--times=4", "--config=experiments/configs/digits_fixed_init.py:smoke",
-       "--config.model.name=mlp", "--config.outer.num_steps=400"],
-      cwd=_ROOT, capture_output=True, text=True, timeout=500)
-  assert process.returncode == 0, process.stderr
-  report = json.loads((tmp_path / "run/report.json").read_text())
-  assert report["restores"] >= 1 and len(report["statuses"]) == 4
-  assert report["bytes_lost"] == 0 < report["bytes"] and report["lines_differing"] == 0
+       *arguments], cwd=_ROOT, capture_output=True, text=True, timeout=100)
+  assert process.returncode == 1 and message in process.stderr
+  assert len(process.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_what_was_lost_is_counted(tmp_path):

@@ -1,28 +1,79 @@
 """A run that is stopped, by whatever, continues to the same result; guards stop it in time."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from experiments import machine
-from experiments import train
-from experiments.configs import digits_fixed_init
-from experiments.interruptions import Interrupted
+from dd_jax import runs
+from dd_jax.runs import loop
+from dd_jax.runs import machine
+from dd_jax.runs.programs import make_programs
+from tests import small_runs
+
+_NUM_STEPS = 40
+_CONFIG = {"outer": {"num_steps": _NUM_STEPS}}
 
 # The trees of optax's Adam need promotion; the launcher's own processes have no strict setting.
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
-def _config(**updates):
-  """Forty steps of a network that compiles at once."""
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({"model.name": "mlp", "outer.num_steps": 40, **updates})
-  return config
+def _distill(workdir, **settings):
+  return runs.distill(small_runs.problem(), workdir, num_steps=_NUM_STEPS, config=_CONFIG,
+                      settings=small_runs.SETTINGS._replace(**settings))
+
+
+def _make_run(problem, **settings):
+  """`workdir -> Run` of the outer loop alone, whose programs are traced once."""
+  settings = small_runs.SETTINGS._replace(**settings)
+  return functools.partial(loop.Run, problem, make_programs(
+      problem, num_steps=_NUM_STEPS, seed=0, settings=settings), settings, _NUM_STEPS, 0, _CONFIG)
+
+
+def _with(run, **settings):
+  return run._replace(settings=run.settings._replace(**settings))
+
+
+@pytest.fixture(scope="module")
+def make_run():
+  with jax.numpy_dtype_promotion("standard"):
+    return _make_run(small_runs.problem())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  with jax.numpy_dtype_promotion("standard"):
+    _distill(workdir)
+  return workdir
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+  """`interrupt(run, workdir, number)`: a run that gets a signal once it has passed step 10."""
+  class Bar(loop.tqdm):
+    def update(self, n=1):
+      super().update(n)
+      if self.n == 10:
+        os.kill(os.getpid(), Bar.number)
+
+  def run(function, workdir, number=signal.SIGTERM):
+    Bar.number = number
+    with monkeypatch.context() as patch:
+      patch.setattr(loop, "tqdm", Bar)
+      with pytest.raises(runs.Interrupted, match="stopped at outer step 12; the same c") as stopped:
+        function(workdir)
+    assert stopped.value.number == number
+    assert not (workdir / "result.json").exists()
+
+  return run
 
 
 def _lines(workdir):
@@ -34,112 +85,124 @@ def _steps(workdir):
                 if path.name.isdigit())
 
 
-def _assert_same_run(workdir, expected):
-  """Bit for bit the same distilled data, and the same measurements on the way."""
-  with np.load(workdir / "distilled.npz") as actual, \
-      np.load(expected / "distilled.npz") as reference:
-    assert set(actual) == set(reference)
-    for name in reference:
-      assert actual[name].tobytes() == reference[name].tobytes(), name
+def _assert_same_lines(workdir, expected):
   timeless = [[{name: value for name, value in line.items() if name != "seconds"}
                for line in _lines(directory)] for directory in (workdir, expected)]
   assert timeless[0] == timeless[1]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("uninterrupted")
-  with jax.numpy_dtype_promotion("standard"):
-    train.distill_and_evaluate(_config(), workdir)
-  return workdir
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-  """`interrupt(config, workdir, number)`: a run that gets a signal once it has passed step 10."""
-  class Bar(train.tqdm):
-    def update(self, n=1):
-      super().update(n)
-      if self.n == 10:
-        os.kill(os.getpid(), Bar.number)
-
-  def run(config, workdir, number=signal.SIGTERM):
-    Bar.number = number
-    with monkeypatch.context() as patch:
-      patch.setattr(train, "tqdm", Bar)
-      with pytest.raises(Interrupted, match="stopped at outer step 12; the same comm") as stopped:
-        train.distill_and_evaluate(config, workdir)
-    assert stopped.value.number == number
-    assert not (workdir / "result.json").exists()
-
-  return run
+def _assert_same_state(state, expected):
+  """Bit for bit the newest state of a finished run."""
+  with loop.Checkpoints(expected / "checkpoints", _CONFIG, 2) as checkpoints:
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True),
+                 state, checkpoints.restore_newest(jax.tree.map(np.zeros_like, state)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_the_run_continues(
-    interrupt, tmp_path, uninterrupted, number):
-  interrupt(_config(checkpoint_every=8), tmp_path, number)
+    make_run, interrupt, tmp_path, uninterrupted, number):
+  run = _with(make_run(tmp_path), checkpoint_every=8)
+  interrupt(lambda _: loop.run_outer_loop(run), tmp_path, number)
   assert _steps(tmp_path)[-1] == 12  # Not one that was due: written for the signal.
-  train.distill_and_evaluate(_config(checkpoint_every=8), tmp_path)
-  _assert_same_run(tmp_path, uninterrupted)
+  state, lines, _ = loop.run_outer_loop(run)
+  assert [line["step"] for line in lines] == list(range(2, _NUM_STEPS + 1, 2))
+  _assert_same_state(state, uninterrupted)
+  _assert_same_lines(tmp_path, uninterrupted)
 
 
-def test_damaged_files_are_survived(interrupt, tmp_path, uninterrupted, capsys):
-  interrupt(_config(), tmp_path)
+def test_the_files_of_a_run_that_was_stopped_are_those_of_one_that_was_not(
+    interrupt, tmp_path, uninterrupted):
+  interrupt(_distill, tmp_path)
+  result = _distill(tmp_path)
+  assert result.figures["outer_steps"] == _NUM_STEPS
+  assert ((tmp_path / "distilled.npz").read_bytes()
+          == (uninterrupted / "distilled.npz").read_bytes())
+  _assert_same_lines(tmp_path, uninterrupted)
+  before = (tmp_path / "result.json").stat().st_mtime_ns
+  assert _distill(tmp_path).figures == result.figures  # A finished run is not repeated.
+  assert (tmp_path / "result.json").stat().st_mtime_ns == before
+
+
+def test_damaged_files_are_survived(make_run, interrupt, tmp_path, uninterrupted, capsys):
+  run = make_run(tmp_path)
+  interrupt(lambda _: loop.run_outer_loop(run), tmp_path)
   newest = max((tmp_path / "checkpoints/12").rglob("*"), key=lambda path: path.stat().st_size)
   os.truncate(newest, newest.stat().st_size // 2)
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"step": 14, "lo')
-  train.distill_and_evaluate(_config(), tmp_path)
+  state, _, _ = loop.run_outer_loop(run)
   assert "warning: the checkpoint of outer step 12" in capsys.readouterr().err
-  _assert_same_run(tmp_path, uninterrupted)
+  _assert_same_state(state, uninterrupted)
+  _assert_same_lines(tmp_path, uninterrupted)
 
 
-def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_path, monkeypatch):
+def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_path, capsys):
   shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
   (tmp_path / "result.json").unlink()
   (tmp_path / "distilled.npz").unlink()
-  result = train.distill_and_evaluate(_config(), tmp_path)
-  assert result["outer_steps"] == 40
-  _assert_same_run(tmp_path, uninterrupted)
+  assert _distill(tmp_path).figures["outer_steps"] == _NUM_STEPS
+  assert "begins at outer step 40" in capsys.readouterr().err
+  assert ((tmp_path / "distilled.npz").read_bytes()
+          == (uninterrupted / "distilled.npz").read_bytes())
+  _assert_same_lines(tmp_path, uninterrupted)
 
 
 def test_the_best_images_are_selected_on_request(tmp_path):
   # Learning rates that overshoot: the last images are not the best.
-  config = _config(**{"validation.selection": "best", "outer.learning_rate": 2.,
-                      "outer.step_size_learning_rate": .3, "outer.schedule": "halving"})
-  result = train.distill_and_evaluate(config, tmp_path)
+  problem = small_runs.problem()._replace(optimizer=optax.adam(2.))
+  result = runs.distill(problem, tmp_path, num_steps=_NUM_STEPS,
+                        settings=small_runs.SETTINGS._replace(selection="best")).figures
   accuracy = {line["step"]: line["validation_accuracy"] for line in _lines(tmp_path)}
   best = max(accuracy.values())
-  assert best > accuracy[40]
+  assert best > accuracy[_NUM_STEPS]
   assert result["validation_accuracy"] == best
   assert result["selected_step"] == max(step for step in accuracy if accuracy[step] == best)
   assert result["selection"].startswith("best images by validation accuracy")
-  assert result["outer_steps"] == 40 and result["selected_step"] in _steps(tmp_path)
+  assert result["outer_steps"] == _NUM_STEPS and result["selected_step"] in _steps(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
-  config = _config(**{"outer.step_size_learning_rate": 300.})  # Step sizes explode.
-  with pytest.raises(FloatingPointError, match=r"not finite at outer step \d.*\[e=\d, s=0\]"):
-    train.distill_and_evaluate(config, tmp_path)
-  assert 0 < _steps(tmp_path)[-1] < 40
-  assert not (tmp_path / "result.json").exists()
+@pytest.fixture(scope="module")
+def exploding():
+  """The first outer step multiplies the step sizes by e^10; beyond 2 they overflow."""
+  def decode(trainable):
+    distilled = problem.learned.decode(trainable)
+    return distilled._replace(step_sizes=jnp.where(
+        distilled.step_sizes < 2, distilled.step_sizes, 1e38))
+
+  problem = small_runs.problem()
+  growing = optax.chain(
+      optax.stateless(lambda updates, _: jax.tree.map(jnp.ones_like, updates)),
+      optax.scale_by_schedule(lambda step: jnp.where(step == 0, 10., 0.)))
+  parts = {"inputs": optax.sgd(.1), "step_sizes": growing}
+  with jax.numpy_dtype_promotion("standard"):
+    return _make_run(problem._replace(
+        learned=problem.learned._replace(decode=decode),
+        optimizer=optax.partition(parts, {name: name for name in parts})))
 
 
-def test_on_request_the_learning_rates_are_halved_until_the_loss_is_finite(tmp_path, capsys):
-  config = _config(**{"outer.step_size_learning_rate": 300., "outer.on_nonfinite": "halve"})
-  result = train.distill_and_evaluate(config, tmp_path)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(exploding, tmp_path):
+  with pytest.raises(FloatingPointError, match=r"not finite at outer step 1; .*\[e=\d, s=0\]"):
+    loop.run_outer_loop(exploding(tmp_path))
+  assert _steps(tmp_path) == [1]
+
+
+def test_on_request_the_learning_rates_are_halved_until_the_loss_is_finite(
+    exploding, tmp_path, capsys):
+  state, lines, _ = loop.run_outer_loop(_with(exploding(tmp_path), on_nonfinite="halve"))
   warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: loss or" in line]
-  rates = [float(line.split(", with ")[1].split()[0]) for line in warnings]
-  assert rates[:2] == [.5, .25] and rates == sorted(rates, reverse=True)
-  assert result["outer_steps"] == 40
-  assert all(np.isfinite(line["loss"]) for line in _lines(tmp_path))
+  assert [line.split(", with ")[1] for line in warnings] == [
+      f"{rate} of the outer learning rates" for rate in (.5, .25)]
+  assert state.step == _NUM_STEPS and np.isfinite([line["loss"] for line in lines]).all()
+  assert lines == _lines(tmp_path)
 
 
-def test_halving_in_vain_ends(tmp_path):
-  config = _config(**{"distill.step_size": 1e30, "outer.on_nonfinite": "halve"})
+def test_halving_in_vain_ends(exploding, tmp_path):
+  run = _with(exploding(tmp_path), on_nonfinite="halve")
+  state = run.programs.state
+  hopeless = {**state.trainable, "step_sizes": state.trainable["step_sizes"] + 10.}
   with pytest.raises(FloatingPointError, match="outer step 0; .* halved ten times in vain"):
-    train.distill_and_evaluate(config, tmp_path)
+    loop.run_outer_loop(run._replace(programs=run.programs._replace(
+        state=state._replace(trainable=hopeless))))
 
 
 @pytest.mark.slow
@@ -154,9 +217,9 @@ def test_too_little_memory_is_said_before_the_run_with_the_modes_that_fit(tmp_pa
   monkeypatch.setattr(machine, "program_bytes", in_gb_of_the_first)
   monkeypatch.setattr(machine, "free_bytes", lambda: .99e9)
   with pytest.raises(ValueError) as error:
-    train.distill_and_evaluate(_config(**{"distill.num_epochs": 30}), tmp_path)
+    loop.run_outer_loop(_make_run(small_runs.problem(num_epochs=100))(tmp_path))
   needed, fitting = str(error.value).split(" are free; these fit: ")
-  assert needed == ("distill.memory='plain' with gradient='reverse' needs an estimated 1 GB and "
+  assert needed == ("memory='plain' with gradient='reverse' needs an estimated 1 GB and "
                     "0.99 GB")
   assert "remat with reverse (" in fitting and "plain with reverse" not in fitting
   assert not _lines(tmp_path)  # Not a step was taken.

@@ -1,9 +1,9 @@
-"""experiments.watchdog: when it speaks, what it says, and that it ends nothing."""
+"""dd_jax.runs.watchdog: when it speaks, what it says, and that it ends nothing."""
 
 import threading
 import time
 
-from experiments import watchdog
+from dd_jax.runs import watchdog
 
 
 def test_suspicious_is_ten_times_the_median_and_two_minutes():

@@ -217,7 +217,7 @@ def _checked(path, arrays, **options):
 
 
 def _digits():
-  sklearn = extras.load("sklearn.datasets", "digits comes with scikit-learn", "experiments")
+  sklearn = extras.load("sklearn.datasets", "digits comes with scikit-learn", "runs")
   pixels, labels = sklearn.load_digits(return_X_y=True)
   images = _frame(pixels.reshape(-1, 8, 8, 1) * (255 / 16))
   test = dataset.stratified_indices(labels, 500, num_classes=10, seed=0)

@@ -67,7 +67,7 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
               "num_eval_inits": problem.num_test_inits,
               "num_distilled_images": comparison.labels.size,
               "wall_seconds": time.time() - started, "data": problem.data.digest,
-              **workdirs.provenance(config)}
+              **workdirs.provenance(config, seed)}
     workdirs.write_json(path / "baselines.json", result)
     return result
 

@@ -35,7 +35,8 @@ def one_device() -> Layout:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
   place_init = _place_init(place, place)
-  return Layout(place, place_init, place_init, parallel.Split(), None, functools.partial(jax.jit, donate_argnums=0))
+  return Layout(place, place_init, place_init, parallel.Split(), None,
+                functools.partial(jax.jit, donate_argnums=0))
 
 
 def jit_over_mesh(num_inits: int, devices: list | None = None) -> Layout:

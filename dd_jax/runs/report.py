@@ -83,7 +83,8 @@ def write(path: pathlib.Path, runs: list[Run], usual: dict[str, Any]) -> None:
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
       undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
   text = environment.get_template("report.html.jinja").render(
-      runs=[_view(run, usual) for run in runs], comparison=_comparison(runs) if len(runs) > 1 else None)
+      runs=[_view(run, usual) for run in runs],
+      comparison=_comparison(runs) if len(runs) > 1 else None)
   npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -100,22 +101,22 @@ def _view(run, usual):
                    f"test, at the end: {_percent(result['accuracy_mean'])} %":
                        [(line["step"], 100 * result["accuracy_mean"]) for line in validated]})]
   return {
-      "name": run.name, "title": title(run.config), "result": result,
+      "name": run.name, "title": title(run.artifact.metadata), "result": result,
       "accuracy": _mean_std(result, "accuracy"), "measures": _measures(run),
       "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
       "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
       "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
                    else histogram(run.evaluation),
-      "source": run.config.get("init", {}).get("source"), "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config, usual),
+      "source": run.artifact.metadata.get("init", {}).get("source"),
+      "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config, usual),
       "config": json.dumps(run.config, indent=2)}
 
 
-def title(config: dict[str, Any]) -> str:
-  """What a run is, in a few words: its data, network and init, where the config has names."""
-  if "problem" in config:
-    described = config["problem"]
-    return ", ".join(str(described[name]) for name in ("dataset", "model") if described.get(name))
-  return f"{config['data']['name']}, {config['model']['name']}, {config['init']['name']} init"
+def title(metadata: dict[str, Any]) -> str:
+  """What a run is, in a few words: the names of its data, network and init, where they have any."""
+  init = (metadata.get("init") or {}).get("name")
+  names = metadata.get("dataset"), metadata.get("model"), init and f"{init} init"
+  return ", ".join(name for name in names if name)
 
 
 def _percent(fraction):

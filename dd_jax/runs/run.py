@@ -32,7 +32,7 @@ class Result(NamedTuple):
   """What a run gives, and leaves in its directory."""
   artifact: artifacts.Artifact  # distilled.npz.
   figures: dict[str, Any]  # result.json.
-  workdir: pathlib.Path
+  workdir: pathlib.Path  # The directory.
 
 
 def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, seed: int = 0,
@@ -121,7 +121,7 @@ def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
       "peak_memory_bytes": machine.peak_bytes(),
       "selection": SELECTIONS[run.settings.selection],
       "data": run.problem.data.digest,
-      **workdirs.provenance(run.config),
+      **workdirs.provenance(run.config, run.seed),
   }
 
 
@@ -152,7 +152,7 @@ def _write(run, artifact, evaluated, metrics, result):
     figures.distilled_images(
         workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
-        f"{report.title(run.config)}: test accuracy {accuracy} % after "
+        f"{report.title(artifact.metadata)}: test accuracy {accuracy} % after "
         f"{distilled.step_sizes.size} steps of gradient descent")
   figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
   snapshots.save_evaluation(workdir, evaluated)

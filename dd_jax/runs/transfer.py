@@ -90,7 +90,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
       print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     result = {"rows": rows, "dataset": dataset.name, "distilled_with": artifact.metadata["model"],
               "num_eval_inits": training.num_inits, "wall_seconds": time.time() - started,
-              "data": digest, **workdirs.provenance(config)}
+              "data": digest, **workdirs.provenance(config, seed)}
     workdirs.write_json(path / "transfer.json", result)
     return result
 

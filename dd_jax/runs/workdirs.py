@@ -97,11 +97,11 @@ def check_same_config(config: dict) -> None:
       raise ValueError(f"every process must be given the same config; {differing}")
 
 
-def provenance(config: dict) -> dict:
+def provenance(config: dict, seed: int) -> dict:
   """The fields of every result that say where it comes from."""
   return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-          "seed": config["seed"], "config": config}
+          "seed": seed, "config": config}
 
 
 def write_json(path: pathlib.Path, content) -> None:

@@ -79,7 +79,7 @@ def _run(config, workdir):
   with workdirs.held(workdir) as workdir:
     rows = measure(config, _ROUNDS.value)
     report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
-              **workdirs.provenance(json.loads(config.to_json()))}
+              **workdirs.provenance(json.loads(config.to_json()), config.seed)}
     workdirs.write_json(workdir / "devices.json", report)
   return report
 

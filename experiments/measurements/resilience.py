@@ -2,7 +2,9 @@
 
     python -m experiments.measurements.resilience --config=experiments/configs/mnist_fixed_init.py \\
       --config.data.dir=DATA --config.checkpoint_every=100 --workdir=DIR --break=kill --times=30
+    python -m experiments.measurements.resilience --problem=package.module:function --workdir=DIR
 
+The second one is of a problem of one's own: the function gives a dd_jax.runs.Problem.
 What breaks it, at random moments from the start of the process to its last outer step:
 
 * kill: SIGKILL.
@@ -19,6 +21,7 @@ reference in the end: the exit status is 1 unless none.
 from collections.abc import Callable
 import contextlib
 import itertools
+import json
 import pathlib
 import random
 import re
@@ -34,6 +37,10 @@ from experiments.configs import default
 _BREAK = flags.DEFINE_enum("break", "kill", ["kill", "term", "truncate", "disk"],
                            "What breaks the run.")
 _TIMES = flags.DEFINE_integer("times", 30, "How often.", lower_bound=1)
+_PROBLEM = flags.DEFINE_string("problem", None, "package.module:function, in the place of --config.")
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "Outer steps of --problem.", lower_bound=1)
+_DISTILL = ("import sys; from experiments.measurements import resilience; "
+            "resilience.distill(sys.argv[1], int(sys.argv[2]), sys.argv[3])")
 _AT_START = 0.25  # Share of the moments that come before the first outer step.
 _TMPFS_BYTES = 32 << 20
 _DISTILLED = "distilled.npz"
@@ -76,12 +83,22 @@ def fill_disk(process: subprocess.Popen, workdir: pathlib.Path) -> None:
 _BREAKS = {"kill": kill, "term": term, "truncate": truncate, "disk": fill_disk}
 
 
-def measure(command: list[str], workdir: pathlib.Path, num_steps: int, how: str, times: int
-            ) -> dict:
+def distill(name: str, num_steps: int, workdir: str) -> None:
+  """One run of the problem that `package.module:function` gives; ends its process as a command."""
+  from dd_jax import runs
+  from experiments.names import parts
+  every = -(-num_steps // 50)
+  launcher.with_one_line_errors(lambda: runs.distill(
+      parts.load_own(name, "--problem")(), workdir, num_steps=num_steps,
+      settings=runs.Settings(log_every=every, validate_every=every, checkpoint_every=every)))
+
+
+def measure(command: Callable[[pathlib.Path], list[str]], workdir: pathlib.Path, num_steps: int,
+            how: str, times: int) -> dict:
   """Runs both; returns the report.
 
   Args:
-    command: of the run, without its --workdir.
+    command: of a run, by its directory.
     workdir: receives both runs.
     num_steps: outer steps of the run.
     how: an entry of `_BREAKS`.
@@ -132,8 +149,7 @@ def measure(command: list[str], workdir: pathlib.Path, num_steps: int, how: str,
 def _start(command, workdir):
   """A run whose last words are kept beside its directory."""
   with _log(workdir).open("w") as log:
-    return subprocess.Popen([*command, f"--workdir={workdir}"], stdout=subprocess.DEVNULL,
-                            stderr=log)
+    return subprocess.Popen(command(workdir), stdout=subprocess.DEVNULL, stderr=log)
 
 
 def _log(workdir):
@@ -197,13 +213,25 @@ def _tmpfs(path):
 
 def _run(config, workdir):
   from dd_jax.runs import workdirs
+  from experiments.names import parts
   workdir = pathlib.Path(workdir)
   if workdir.exists() and any(workdir.iterdir()):
     raise ValueError(f"workdir must be empty; got {workdir}")
-  command = [sys.executable, "-m", "experiments.main",
-             *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
-  report = {**measure(command, workdir, config.outer.num_steps, _BREAK.value, _TIMES.value),
-            **workdirs.provenance(json.loads(config.to_json()))}
+  if config is None:
+    parts.load_own(_PROBLEM.value, "--problem")  # A mistake is said before a run begins.
+    num_steps, seed = _NUM_STEPS.value, 0
+    described = {"problem": _PROBLEM.value, "outer": {"num_steps": num_steps}}
+  else:
+    num_steps, seed, described = config.outer.num_steps, config.seed, json.loads(config.to_json())
+
+  def command(workdir):
+    if config is None:
+      return [sys.executable, "-c", _DISTILL, _PROBLEM.value, str(num_steps), str(workdir)]
+    return [sys.executable, "-m", "experiments.main", f"--workdir={workdir}",
+            *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
+
+  report = {**measure(command, workdir, num_steps, _BREAK.value, _TIMES.value),
+            **workdirs.provenance(described, seed)}
   workdirs.write_json(workdir / "report.json", report)
   if report["bytes_lost"] or report["lines_differing"]:
     raise ValueError(f"the broken run must end as the other; see {workdir / 'report.json'}")
@@ -211,4 +239,4 @@ def _run(config, workdir):
 
 
 if __name__ == "__main__":
-  launcher.run_config(_run, default.get_config())
+  launcher.run_config(_run, default.get_config(), instead="problem")

@@ -87,9 +87,9 @@ def network(text: str, num_classes: int, image_shape: Any, field: str) -> models
   Raises:
     ValueError: an unknown network or option, or images that do not fit; it names the `field`.
   """
-  if is_own(text):
-    return make_model(text, num_classes, image_shape, {}, field)
   name, *options = text.split(":")
+  if is_own(text) and name not in models.MODELS:
+    return make_model(text, num_classes, image_shape, {}, field)
   check_choice(field, name, models.MODELS)
   try:
     values = {key: _value(value) for key, value in (option.split("=") for option in options)}

@@ -1,0 +1,64 @@
+"""The programs of a run: the precision they compute in, and what of the state leaves the device."""
+
+import re
+
+import jax
+import pytest
+
+import dd_jax
+from dd_jax import parametrization
+from dd_jax.runs import layouts
+from dd_jax.runs import loop
+from dd_jax.runs.programs import make_programs
+from tests import small_runs
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_training_warm_starts_and_evaluation_have_the_precision_of_the_settings(precision):
+  problem = small_runs.problem(num_steps=2, init="random")._replace(
+      num_inits=2, num_validation_inits=2, num_test_inits=2)
+  warm = dd_jax.warm_start(problem.inits.train, problem.train, size=3, length=2, num_inits=2)
+  begun_in = []
+
+  def begin(*args):
+    begun_in.append(jax.config.jax_default_matmul_precision)
+    return warm.begin(*args)
+
+  programs = make_programs(
+      problem._replace(warm=warm._replace(begin=begin)), num_steps=4, seed=0,
+      settings=small_runs.SETTINGS._replace(precision=precision))
+  assert begun_in == [precision]
+  distilled = programs.decode(programs.state.trainable)
+  for program, first, init, split in (
+      (programs.run, programs.state, programs.inits.train, "train"),
+      (programs.validate, distilled, programs.inits.validation, "validation"),
+      (programs.test, distilled, programs.inits.test, "test")):
+    text = program.lower(first, init.state, *programs.data[split]).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    found = {re.search(r"precision = \[(\w+, \w+)\]", product)[1] for product in products}
+    assert len(products) >= 4 and found == {f"{precision.upper()}, {precision.upper()}"}
+
+
+def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_alone(
+    tmp_path, monkeypatch):
+  problem, num_steps = small_runs.problem(), 48
+  size = parametrization.num_bytes(jax.eval_shape(problem.learned.init, jax.random.key(0)))
+  fetched = {0: []}  # Outer step -> bytes of what is fetched behind it.
+
+  def to_host(tree, original=layouts.to_host):
+    found = original(tree)
+    if isinstance(tree, jax.Array):  # Of every dispatch, the number of its last step.
+      fetched[int(found)] = []
+    else:
+      fetched[max(fetched)].append(sum(leaf.nbytes for leaf in jax.tree.leaves(found)))
+    return found
+
+  monkeypatch.setattr(layouts, "to_host", to_host)
+  settings = small_runs.SETTINGS._replace(log_every=1, validate_every=16, checkpoint_every=12)
+  programs = make_programs(problem, num_steps=num_steps, seed=0, settings=settings)
+  loop.run_outer_loop(loop.Run(problem, programs, settings, num_steps, 0, {}, tmp_path))
+  assert list(fetched) == list(range(num_steps + 1))
+  whole = {step for step, sizes in fetched.items() if max(sizes, default=0) >= size}
+  assert whole - {0} == {*range(16, 49, 16), *range(12, 49, 12), *range(6, 49, 6)}
