@@ -1,7 +1,8 @@
 """Dataset distillation in JAX: a training set condensed into a few synthetic examples.
 
-The modules, in the order in which data flows through them. The first row is the pure core: nothing
-in it touches a disk.
+The modules, in the order in which data flows through them. All before `dd_jax.datasets` are the
+pure core: nothing in it touches a disk. `dd_jax.runs`, a distillation that cannot be lost, needs
+`pip install dd_jax[runs]` and is imported by itself.
 """
 
 from dd_jax import types

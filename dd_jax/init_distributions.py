@@ -19,7 +19,7 @@ from dd_jax.types import Array, Params
 
 class InitDistribution(NamedTuple):
   """Where networks come from."""
-  state: Any
+  state: Any  # A pytree of arrays: weights, a pool, or nothing.
   draw: Callable[..., Array]  # (state, key, n) -> tokens [n]: keys, or places in a pool.
   make: Callable[[Any, Array], Params]  # (state, token) -> the weights of one network.
 

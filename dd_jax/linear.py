@@ -12,7 +12,6 @@ rank D, hence M >= D. Distilled data here are one step of M points of shape
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from dd_jax.step_sizes import check_positive

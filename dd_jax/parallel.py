@@ -2,8 +2,8 @@
 
 The outer loss is a mean over N networks of a mean over R real examples. Each function here takes
 such a mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and
-returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so that
-the numerical code knows no device; `over_pmap` spells out the one collective for `jax.pmap`.
+returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so
+that the numerical code knows no device; `over_pmap` spells out the one collective of `jax.pmap`.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax.init_distributions import InitDistribution, pretrained_init
 from dd_jax.types import Params, wide
 
 INITS, EXAMPLES = "inits", "examples"  # The axes of a mesh: networks, and real examples.
@@ -24,8 +25,8 @@ Spec = jax.sharding.PartitionSpec
 
 class Split(NamedTuple):
   """How devices share the two means of an outer loss: `loss -> loss`; None: they do not."""
-  networks: Callable | None = None
-  examples: Callable | None = None
+  networks: Callable | None = None  # Of the mean over networks.
+  examples: Callable | None = None  # Of the mean over real examples.
 
 
 def make_mesh(num_inits: int, devices: list | None = None) -> jax.sharding.Mesh:
@@ -53,19 +54,16 @@ def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   return _place(tree, mesh, Spec())
 
 
-def shard_pool(pool: Params, mesh: jax.sharding.Mesh) -> Params:
-  """A pool whose networks lie spread over all devices, each holding its part.
+def shard_pool(pool: Params, mesh: jax.sharding.Mesh) -> InitDistribution:
+  """`pretrained_init` whose networks lie spread over all devices, each holding its part.
 
-  Zeros pad it to a multiple of the devices; the draws of `pretrained_init` of the pool without them
-  never meet these.
+  Draws are those of the whole pool on one device. Zeros pad it to a multiple of the devices.
 
   Args:
     pool: weights of P networks, each leaf `[P, ...]`, the same in every process.
   """
-  def pad(x):
-    return np.concatenate([x, np.zeros((-len(x) % mesh.size, *x.shape[1:]), x.dtype)])
-
-  return _place(jax.tree.map(pad, pool), mesh, Spec((INITS, EXAMPLES)))
+  size, padded = _pad(pool, mesh.size)
+  return pretrained_init(_place(padded, mesh, Spec((INITS, EXAMPLES))), size=size)
 
 
 def in_chunks(loss: Callable, chunk_size: int) -> Callable:
@@ -258,6 +256,13 @@ def _split(examples, num_devices, axis):
     return x.reshape(num_devices, -1, *x.shape[1:])
 
   return jax.tree.map(split, examples)
+
+
+def _pad(pool, multiple):
+  """The number of networks, and the pool with zeros up to a multiple."""
+  size = jax.tree.leaves(pool)[0].shape[0]
+  return size, jax.tree.map(
+      lambda x: np.concatenate([x, np.zeros((-size % multiple, *x.shape[1:]), x.dtype)]), pool)
 
 
 def _place(tree, mesh, spec):

@@ -59,7 +59,9 @@ def fixed(num_epochs: int, num_steps: int, value: float | Array) -> Part:
 
 
 def encode(step_size: float | Array, scale: str, dtype: DTypeLike = jnp.float32) -> Array:
-  """What `learned` learns for a positive `step_size`, of its shape; `scale` as there.
+  """What `learned` learns for a positive `step_size`, of its shape and this `dtype`.
+
+  `scale` is as there.
 
   Raises:
     ValueError: another scale, or a step size that is not positive.

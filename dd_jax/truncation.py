@@ -21,13 +21,13 @@ from dd_jax.types import Array, DistilledData, Params, Train
 
 
 def last_start(key: Array, last: int, losses: Callable[[], Array]) -> Array | int:
-  """The last steps: the truncated hypergradient."""
+  """The last steps: the truncated hypergradient; arguments as in `dd_jax.truncation`."""
   del key, losses
   return last
 
 
 def random_start(key: Array, last: int, losses: Callable[[], Array]) -> Array:
-  """Drawn uniformly in every outer step.
+  """Drawn uniformly in every outer step; arguments as in `dd_jax.truncation`.
 
   Feng, Vedantam and Kempe, "Embarrassingly Simple Dataset Distillation", 2023 (arXiv 2311.07025).
   """

@@ -1,6 +1,6 @@
 """Writes the reference pages of dd_jax, made of its docstrings and of the comments beside fields.
 
-    pip install -e '.[docs]'
+    pip install -e '.[docs,runs]'
     python -m docs.reference --out=build/reference
 
 build/reference/index.html is the first page. A warning of pdoc ends it with an error.
@@ -16,12 +16,17 @@ from absl import app
 from absl import flags
 
 import dd_jax
+from dd_jax import runs
 from dd_jax.runs import paths
 
 
-def modules() -> list[ModuleType]:
-  """The public modules, in the order of the package."""
-  return [module for name in dd_jax.__all__ if inspect.ismodule(module := getattr(dd_jax, name))]
+def modules(package: ModuleType = dd_jax) -> list[ModuleType]:
+  """The public modules of a package, in its order; those of dd_jax end with its runs."""
+  found = []
+  for name in getattr(package, "__all__", ()):
+    if inspect.ismodule(module := getattr(package, name)):
+      found += [module, *modules(module)]
+  return found + ([runs] if package is dd_jax else [])
 
 
 def describe_fields(module: ModuleType) -> None:
@@ -55,7 +60,7 @@ def write(out: pathlib.Path) -> None:
   with warnings.catch_warnings():
     warnings.simplefilter("error", UserWarning)
     warnings.simplefilter("error", RuntimeWarning)
-    pdoc.pdoc(dd_jax.__name__, output_directory=out)
+    pdoc.pdoc(dd_jax.__name__, runs.__name__, output_directory=out)
 
 
 def main(argv):

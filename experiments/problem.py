@@ -207,7 +207,8 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
     return runs.Inits(init, init, init)
 
   if parts.is_own(config.init.name):
-    return everywhere(parts.load_own(config.init.name, "init.name")(model))
+    return everywhere(parts.make_own(config.init.name, "init.name", dd_jax.InitDistribution,
+                                     model=model))
   return parts.choose({
       "random": lambda: everywhere(random_init(config.init, model)),
       "fixed": lambda: everywhere(dd_jax.fixed_init(

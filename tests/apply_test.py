@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -13,34 +12,26 @@ import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax.files import artifacts
 from dd_jax import datasets
-from experiments import applications
+from dd_jax import models
+from dd_jax.files import artifacts
+from dd_jax.files import pools
+from dd_jax.runs import application
 from experiments import problem
-from experiments import recipe
-from experiments import train
-from experiments.configs import digits_fixed_init
+from experiments.names import applied
+from tests.launches import ROOT, error_of, launch, smoke
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _FIGURES = [f"accuracy{before}_{statistic}" for before in ("", "_before")
             for statistic in ("mean", "std")]
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
-def _run(module, *arguments):
-  return subprocess.run([sys.executable, "-m", f"experiments.{module}", *arguments], cwd=_ROOT,
-                        capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory):
-  """The directory of a launched run of a fixed init."""
-  workdir = tmp_path_factory.mktemp("fixed")
-  process = _run("main", "--config=experiments/configs/digits_fixed_init.py:smoke",
-                 f"--workdir={workdir}")
-  assert process.returncode == 0, process.stderr
-  return workdir
+def fixed(tmp_path_factory):
+  """The directory of a run of a fixed init."""
+  with jax.numpy_dtype_promotion("standard"):
+    return problem.distill(smoke(), tmp_path_factory.mktemp("fixed")).workdir
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +42,7 @@ def poisoned(tmp_path_factory):
   np.savez(workdir / "own.npz", **{
       name: getattr(digits, name)[:, 8:20, 8:20] if "images" in name else getattr(digits, name)
       for name in ("train_images", "train_labels", "test_images", "test_labels")})
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({
+  config = smoke(**{
       "data.name": str(workdir / "own.npz"), "data.whitening": .1, "model.name": "convnet",
       "model.width": 3, "model.depth": 1, "model.norm": "group", "init.name": "random",
       "init.weights": "kaiming_fan_in", "objective.name": "poisoning",
@@ -60,20 +50,19 @@ def poisoned(tmp_path_factory):
       "inner.optimizer": "momentum", "inner.augmentation": "shift", "outer.num_inits": 2,
       "eval.num_inits": 25, "validation.num_inits": 2, "seed": 5})
   with jax.numpy_dtype_promotion("standard"):
-    train.distill_and_evaluate(config, workdir)
-  return workdir
+    return problem.distill(config, workdir).workdir
 
 
 def _result(workdir):
   return json.loads((workdir / "result.json").read_text())
 
 
-def test_a_fixed_init_gives_its_accuracy_in_another_process(launched):
-  process = _run("apply", f"--distilled={launched / 'distilled.npz'}")
+def test_a_fixed_init_gives_its_accuracy_in_another_process(fixed):
+  process = launch("experiments.apply", f"--distilled={fixed / 'distilled.npz'}")
   assert process.returncode == 0, process.stderr
   line, last = process.stdout.splitlines()
-  found, expected = json.loads(last), _result(launched)
-  assert found["num_networks"] == 1 and found["network"] == "lenet" and found["init"] == "stored"
+  found, expected = json.loads(last), _result(fixed)
+  assert found["num_networks"] == 1 and found["network"] == "mlp" and found["init"] == "stored"
   assert found["num_test"] == 500 and found["dataset"] == "digits"
   np.testing.assert_allclose([found[name] for name in _FIGURES],
                              [expected[name] for name in _FIGURES], atol=1e-3)
@@ -81,24 +70,22 @@ def test_a_fixed_init_gives_its_accuracy_in_another_process(launched):
   assert line == f"accuracy: {before} ± 0.0 % before, {after} ± 0.0 % after, of 1 networks"
 
 
-def test_train_on_gives_the_weights_of_the_launched_run(launched):
-  """Those of its trajectory, by the functions of the run, and its accuracy."""
-  artifact = artifacts.load(launched / "distilled.npz")
-  config = digits_fixed_init.get_config("smoke")
-  data = datasets.load("digits")
-  training = recipe.make_training(config, problem.make_model(config, data), 10)
-  expected, _ = training.trajectory(training.inner_loss, artifact.init_params, artifact.distilled,
-                                    optimizer=training.optimizer)
+def test_train_on_gives_the_weights_of_the_run(fixed):
+  """Those of its inner algorithm, and its accuracy."""
+  artifact = artifacts.load(fixed / "distilled.npz")
+  built = problem.make_problem(smoke())
+  expected, _ = built.train(jax.random.key(0), artifact.init_params, artifact.distilled)
   params = dd_jax.train_on(artifact)
   jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-5, 1e-6), params, expected)
+  data = datasets.load("digits")
   logits = dd_jax.network(artifact).apply(params, artifact.normalize(data.test_images))
   accuracy = np.mean(np.argmax(logits, -1) == data.test_labels)
-  np.testing.assert_allclose(accuracy, _result(launched)["accuracy_mean"], atol=1e-3)
+  np.testing.assert_allclose(accuracy, _result(fixed)["accuracy_mean"], atol=1e-3)
 
 
 def test_the_run_s_own_networks_are_drawn_again(poisoned):
   """Whitening, augmentation, momentum, options of the network: all as the file says."""
-  found, expected = applications.apply_file(poisoned / "distilled.npz"), _result(poisoned)
+  found, expected = applied.apply(poisoned / "distilled.npz"), _result(poisoned)
   names = _FIGURES + [f"{name}{before}_{statistic}" for before in ("", "_before")
                       for statistic in ("mean", "std")
                       for name in ("attack_success", "others_accuracy")]
@@ -106,23 +93,19 @@ def test_the_run_s_own_networks_are_drawn_again(poisoned):
                              atol=1e-3)
   assert found["num_networks"] == 25 and found["init"] == "kaiming_fan_in"
   assert found["accuracy_std"] > 0
-  assert [line.split(":")[0] for line in applications.describe(found).splitlines()] == [
+  assert [line.split(":")[0] for line in application.describe(found).splitlines()] == [
       "accuracy", "attack success", "others accuracy"]
 
 
-@pytest.mark.slow
 def test_a_ridge_regression_of_the_run_is_solved_again(tmp_path):
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({
-      "inner.hypergradient": "ridge", "inner.num_features": 16, "model.name": "mlp",
-      "init.name": "random", "eval.num_inits": 20, "outer.num_steps": 2,
-      "distill.start": "real"})
-  with jax.numpy_dtype_promotion("standard"):
-    expected = train.distill_and_evaluate(config, tmp_path)
-  found = applications.apply_file(tmp_path / "distilled.npz")
+  config = smoke(**{
+      "inner.hypergradient": "ridge", "inner.num_features": 16, "init.name": "random",
+      "eval.num_inits": 20, "outer.num_steps": 2, "distill.start": "real"})
+  expected = problem.distill(config, tmp_path).figures
+  found = applied.apply(tmp_path / "distilled.npz")
   np.testing.assert_allclose([found[name] for name in _FIGURES],
                              [expected[name] for name in _FIGURES], atol=1e-3)
-  other = applications.apply_file(tmp_path / "distilled.npz", network="mlp", num_networks=2)
+  other = applied.apply(tmp_path / "distilled.npz", network="mlp", num_networks=2)
   assert other["accuracy_mean"] > .2  # A regression on random features of ten real images.
 
 
@@ -132,7 +115,7 @@ def test_the_metadata_describe_the_run(poisoned):
       "num_train": 1097, "num_validation": 200, "num_test": 500, "num_classes": 10,
       "image_shape": [12, 12, 1], "pixel_scale": 255, "whitening": .1, "model": "convnet",
       "model_options": {"width": 3, "depth": 1, "norm": "group"}, "inner_siamese": False,
-      "inner_optimizer": "momentum", "trajectory": "inner_trajectory", "seed": 5,
+      "inner_optimizer": "momentum", "inner_algorithm": "unroll", "seed": 5,
       "objective": {"name": "poisoning", "attack_class": 3, "target_class": 1},
       "precision": "highest", "jax_version": jax.__version__,
       "dd_jax_version": dd_jax.__version__}
@@ -149,41 +132,41 @@ def test_another_network_another_init_and_data_that_moved(poisoned, tmp_path):
   artifact = artifacts.load(poisoned / "distilled.npz")
   artifacts.save(tmp_path / "a.npz", artifact.distilled, whitening=artifact.whitening,
                  metadata={**artifact.metadata, "dataset": "/another/machine/own.npz"})
-  found = applications.apply_file(tmp_path / "a.npz", network="mlp", init="orthogonal",
+  found = applied.apply(tmp_path / "a.npz", network="mlp", init="orthogonal",
                                   data_dir=str(tmp_path), num_networks=2, seed=1)
   assert (found["network"], found["init"], found["num_networks"]) == ("mlp", "orthogonal", 2)
   with pytest.raises((FileNotFoundError, ValueError), match="/another/machine/own.npz"):
-    applications.apply_file(tmp_path / "a.npz")
+    applied.apply(tmp_path / "a.npz")
 
 
 def _blocks(path, language):
-  return re.findall(rf"```{language}\n(.*?)```", (_ROOT / path).read_text(), re.DOTALL)
+  return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
 
 
 def _python(code, directory, *arguments):
   return subprocess.run([sys.executable, "-c", code, *arguments], cwd=directory, text=True,
                         capture_output=True, timeout=300,
-                        env={**os.environ, "PYTHONPATH": str(_ROOT)})
+                        env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @pytest.mark.slow
-def test_the_readme_s_blocks_run_on_a_run_s_file(launched, tmp_path):
+def test_the_readme_s_blocks_run_on_a_run_s_file(fixed, tmp_path):
   (block,) = (block for block in _blocks("README.md", "python") if "train_on" in block)
   (tmp_path / "runs").mkdir()
-  shutil.copytree(launched, tmp_path / "runs/digits")
+  shutil.copytree(fixed, tmp_path / "runs/digits")
   process = _python(block + "\nprint((logits.argmax(-1) == datasets.load('digits').test_labels)"
                     ".mean())", tmp_path)
   assert process.returncode == 0, process.stderr
-  np.testing.assert_allclose(float(process.stdout), _result(launched)["accuracy_mean"], atol=1e-3)
+  np.testing.assert_allclose(float(process.stdout), _result(fixed)["accuracy_mean"], atol=1e-3)
 
-  (block,) = re.findall(r"<!-- apply -->\n```bash\n(.*?)```", (_ROOT / "README.md").read_text(),
+  (block,) = re.findall(r"<!-- apply -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(),
                         re.DOTALL)
   process = subprocess.run(
       ["bash", "-euc", block.replace(".venv/bin/python", sys.executable)], cwd=tmp_path, text=True,
-      capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+      capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
   assert process.returncode == 0, process.stderr
   first, written, last = map(json.loads, re.findall(r"^\{.*", process.stdout, re.MULTILINE))
-  assert first["accuracy_mean"] == pytest.approx(_result(launched)["accuracy_mean"], abs=1e-3)
+  assert first["accuracy_mean"] == pytest.approx(_result(fixed)["accuracy_mean"], abs=1e-3)
   assert written["num_distilled_images"] == 10
   assert last["network"] == "convnet:width=16:depth=2" and last["num_networks"] == 5
   assert len(list((tmp_path / "runs/png").glob("*.png"))) == 10
@@ -206,33 +189,35 @@ def test_the_document_s_script_reads_a_file_with_numpy_alone(poisoned):
     np.testing.assert_array_equal(np.float32(json.loads(labels)), distilled.labels[int(s)])
 
 
-def test_the_document_s_script_trains_in_plain_pytorch(launched, tmp_path):
+def test_the_document_s_script_trains_in_plain_pytorch(fixed, tmp_path):
   """To the accuracy of this library, after steps large enough to learn something."""
   pytest.importorskip("torch")
   (script,) = _blocks("docs/pytorch.md", "python")
   assert len(script.splitlines()) <= 60
   assert set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)) == {
       "json", "sys", "numpy", "sklearn", "torch"}
-  with np.load(launched / "distilled.npz") as file:
-    arrays = dict(file)
+  artifact = artifacts.load(fixed / "distilled.npz")
   data = datasets.load("digits")
   images = datasets.normalize(data.train_images, data.mean, data.std)
-  rows = [np.flatnonzero(data.train_labels == label)[0] for label in arrays["labels"][0]]
-  step_sizes = np.full_like(arrays["step_sizes"], .1)
-  arrays |= {"images": images[rows][None].astype(np.float32), "step_sizes": step_sizes,
-             "raw_step_sizes": np.log(np.expm1(step_sizes))}
-  np.savez(tmp_path / "distilled.npz", **arrays)
+  rows = [np.flatnonzero(data.train_labels == label)[0]
+          for label in artifact.distilled.labels[0]]
+  distilled = dd_jax.DistilledData(images[rows][None].astype(np.float32), artifact.distilled.labels,
+                                   np.full_like(artifact.distilled.step_sizes, .1))
+  lenet = models.lenet(num_classes=10, image_shape=(28, 28, 1))
+  artifacts.save(tmp_path / "distilled.npz", distilled,
+                 init_params=jax.tree.map(np.asarray, lenet.init(jax.random.key(0))),
+                 metadata={**artifact.metadata, "model": "lenet", "model_options": {}})
   process = _python(script, tmp_path, str(tmp_path / "distilled.npz"))
   assert process.returncode == 0, process.stderr
   accuracy = float(re.fullmatch(r"accuracy: (\S+) %\n", process.stdout)[1])
-  expected = 100 * applications.apply_file(tmp_path / "distilled.npz")["accuracy_mean"]
+  expected = 100 * applied.apply(tmp_path / "distilled.npz")["accuracy_mean"]
   assert expected > 15  # 10.4 before training.
   np.testing.assert_allclose(accuracy, expected, atol=.1)
 
 
-def test_the_document_explains_every_field(launched, poisoned):
-  text = (_ROOT / "docs/format.md").read_text()
-  for workdir in (launched, poisoned):
+def test_the_document_explains_every_field(fixed, poisoned):
+  text = (ROOT / "docs/format.md").read_text()
+  for workdir in (fixed, poisoned):
     with np.load(workdir / "distilled.npz") as file:
       names = set(file) | set(json.loads(str(file["metadata"])))
     for name in names:
@@ -241,13 +226,13 @@ def test_the_document_explains_every_field(launched, poisoned):
       assert f"`{name}`" in text, name
 
 
-def test_a_pool_of_the_stored_network_gives_its_accuracy(launched, tmp_path):
-  params = artifacts.load(launched / "distilled.npz").init_params
-  artifacts.save_pool(tmp_path / "pool.npz", jax.tree.map(lambda x: np.stack([x] * 3), params), {})
-  found = applications.apply_file(launched / "distilled.npz", init=str(tmp_path / "pool.npz"))
+def test_a_pool_of_the_stored_network_gives_its_accuracy(fixed, tmp_path):
+  params = artifacts.load(fixed / "distilled.npz").init_params
+  pools.save(tmp_path / "pool.npz", jax.tree.map(lambda x: np.stack([x] * 3), params), {})
+  found = applied.apply(fixed / "distilled.npz", init=str(tmp_path / "pool.npz"))
   assert found["num_networks"] == 3
   np.testing.assert_allclose([found["accuracy_mean"], found["accuracy_std"]],
-                             [_result(launched)["accuracy_mean"], 0], atol=1e-6)
+                             [_result(fixed)["accuracy_mean"], 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -255,15 +240,15 @@ def test_a_pool_of_the_stored_network_gives_its_accuracy(launched, tmp_path):
     ({"init": "nowhere.npz"}, "nowhere.npz"),
     ({"network": "resnet"}, r"--network must be one of \['alexcifarnet', .*; got 'resnet'"),
     ({"network": "alexnet"}, r"--network must be .* \(28, 28, 1\); got 'alexnet' \(image_shape"),
-    ({"network": "mlp", "init": "stored"},
-     r"--init=stored must go with the network of the run with Conv_0/bias absent; in the file it "
-     r"is \(6,\)"),
+    ({"network": "lenet", "init": "stored"},
+     r"--init=stored must go with the network of the run with Conv_0/bias \(6,\); in the file it "
+     "is absent"),
     ({"num_networks": 0}, "--num_networks must be positive; got 0"),
     ({"num_networks": 2}, "num_inits must be 1 for a fixed init; got 2"),
 ])
-def test_what_does_not_fit_is_named(launched, arguments, message):
+def test_what_does_not_fit_is_named(fixed, arguments, message):
   with pytest.raises((ValueError, OSError), match=message):
-    applications.apply_file(launched / "distilled.npz", **arguments)
+    applied.apply(fixed / "distilled.npz", **arguments)
 
 
 @pytest.mark.parametrize("metadata, message", [
@@ -275,17 +260,16 @@ def test_a_file_without_its_dataset_is_one_line(tmp_path, metadata, message):
   distilled = dd_jax.DistilledData(np.zeros((1, 2, 28, 28, 1), np.float32),
                                    np.array([[0, 1]], np.int32), np.zeros((1, 1), np.float32))
   artifacts.save(tmp_path / "a.npz", distilled, metadata=metadata)
-  process = _run("apply", f"--distilled={tmp_path / 'a.npz'}", f"--data_dir={tmp_path}")
-  assert process.returncode == 1 and process.stdout == ""
-  assert re.match(rf"error: [^\n]*{message}[^\n]*\n\Z", process.stderr), process.stderr
+  assert message in error_of(launch("experiments.apply", f"--distilled={tmp_path / 'a.npz'}",
+                                    f"--data_dir={tmp_path}"))
 
 
-def test_a_run_from_a_pool_needs_to_be_told_which(launched, tmp_path):
-  artifact = artifacts.load(launched / "distilled.npz")
+def test_a_run_from_a_pool_needs_to_be_told_which(fixed, tmp_path):
+  artifact = artifacts.load(fixed / "distilled.npz")
   init = {**artifact.metadata["init"], "name": "pretrained"}
   artifacts.save(tmp_path / "a.npz", artifact.distilled,
                  metadata={**artifact.metadata, "init": init})
   with pytest.raises(ValueError, match="init must be given: .* its networks are 'pretrained'"):
-    applications.apply_file(tmp_path / "a.npz")
+    applied.apply(tmp_path / "a.npz")
   with pytest.raises(ValueError, match="the file holds no weights"):
-    applications.apply_file(tmp_path / "a.npz", init="stored")
+    applied.apply(tmp_path / "a.npz", init="stored")

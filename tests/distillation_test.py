@@ -10,6 +10,7 @@ import pytest
 
 import dd_jax
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -17,8 +18,8 @@ _RANDOM = dd_jax.random_init(problems.init)
 
 
 def _outer_loss(decode, real_loss=problems.inner_loss, num_inits=1, init=_RANDOM):
-  return dd_jax.make_outer_loss(decode, init, dd_jax.unroll(problems.inner_loss), real_loss,
-                                num_inits=num_inits)
+  return dd_jax.make_outer_loss(decode, init, dd_jax.unroll(problems.inner_loss, memory="plain"),
+                                real_loss, num_inits=num_inits)
 
 
 def _loop(optimizer=optax.adam(.05), **options):
@@ -34,13 +35,21 @@ def _runner(outer_step, num_steps, batch_size=4, compiler_options=None, **option
                  compiler_options=compiler_options)
 
 
+@pytest.fixture(scope="module")
+def six():
+  """`run(state, stop, *real)` of up to six steps, compiled once, and where it begins."""
+  step, state = _loop()
+  return jax.jit(lambda state, stop, *real: dd_jax.run_outer_steps(
+      step, jax.random.key(9), state, (), *real, batch_size=4, num_steps=6, stop=stop)), state
+
+
 def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
   trainable, decode = problems.trainable()
-  outer_loss = _outer_loss(decode)
+  outer_loss = _outer_loss(decode, num_inits=2)
   loop = dd_jax.make_outer_loop(outer_loss, optax.sgd(.1))
   key, real = jax.random.key(4), problems.real()
   new_state, info = jax.jit(loop.step)(key, loop.init(trainable), (), *real)
@@ -53,13 +62,14 @@ def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
   assert info.finite and new_state.step == 1
 
 
-def test_the_second_call_does_not_compile():
-  outer_step, state = _loop()
-  run = _runner(outer_step, 2)
-  real = problems.real()
-  for _ in range(3):
-    state, _ = run(state, (), *real)
+def test_the_second_call_does_not_compile(six):
+  run, state = six
+  real = problems.real(12)
+  for stop in (2, 4, 6):
+    state, _ = run(state, stop, *real)
+    assert state.step == stop
   assert run._cache_size() == 1
+  outer_step, state = _loop()
   step = jax.jit(outer_step)
   for seed in range(3):
     state, _ = step(jax.random.key(seed), state, (), *real)
@@ -83,14 +93,14 @@ def test_interrupted_steps_continue_bit_for_bit():
   _assert_equal(jax.tree.map(lambda *x: jnp.concatenate(x), *pieces), infos)
 
 
-def test_stop_freezes_the_state():
-  outer_step, state = _loop()
-  real = problems.real()
-  expected, _ = _runner(outer_step, 3)(state, (), *real)
-  actual, infos = _runner(outer_step, 5, stop=3)(state, (), *real)
+def test_stop_freezes_the_state(six):
+  run, state = six
+  real = problems.real(12)
+  expected, _ = _runner(_loop()[0], 3)(state, (), *real)
+  actual, infos = run(state, 3, *real)
   assert actual.step == 3
   _assert_equal(actual, expected)
-  np.testing.assert_array_equal(infos.finite, [True] * 3 + [False] * 2)
+  np.testing.assert_array_equal(infos.finite, [True] * 3 + [False] * 3)
   for values in (infos.loss, infos.hypergradient_norm):  # No step, no figure.
     np.testing.assert_array_equal(np.isnan(values), ~infos.finite)
 
@@ -123,7 +133,7 @@ def test_a_donated_state_leaves_the_callers_arrays():
   labels = jnp.eye(3)[None]
   learned = parametrization.join(
       parametrization.pixels(images.shape, images), parametrization.soft_labels(labels),
-      parametrization.step_sizes(2, 1, .1))
+      step_sizes.learned(2, 1, .1))
   networks = _RANDOM.sample(jax.random.key(3), 2)
   loop = dd_jax.make_outer_loop(
       _outer_loss(learned.decode, init=dd_jax.pretrained_init(networks)), optax.adam(.05),
@@ -145,7 +155,7 @@ def test_inputs_that_are_a_dict_are_distilled_and_evaluated():
       parametrization.parts({"image": parametrization.pixels((2, 3, *problems.IMAGE_SHAPE)),
                              "table": parametrization.pixels((2, 3, 3))}),
       parametrization.fixed_labels(parametrization.class_labels(2, 3, 1)),
-      parametrization.step_sizes(1, 2, .3))
+      step_sizes.learned(1, 2, .3))
 
   def apply(params, inputs):
     return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]
@@ -212,16 +222,16 @@ def test_every_minibatch_is_augmented_with_a_key_of_its_own():
   np.testing.assert_array_equal(whole, np.concatenate([first, rest]))
 
 
-def test_a_bad_step_leaves_the_last_good_state():
+def test_a_bad_step_leaves_the_last_good_state(six):
   """A real image of NaN in the second epoch: no later good step may move the state."""
-  outer_step, state = _loop()
+  run, state = six
   images, labels = problems.real(12)
   poisoned = images.at[3].set(jnp.nan)
-  frozen, infos = _runner(outer_step, 6)(state, (), poisoned, labels)
+  frozen, infos = run(state, 99, poisoned, labels)
   bad = int(np.argmin(infos.finite))
   assert not infos.finite[bad:].any() and frozen.step == bad
   assert np.isnan(infos.loss[bad + 1:]).all() and np.isfinite(infos.loss[:bad]).all()
-  expected, _ = _runner(outer_step, 6, stop=bad)(state, (), poisoned, labels)
+  expected, _ = run(state, bad, poisoned, labels)
   _assert_equal(frozen, expected)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(frozen.trainable))
 

@@ -2,7 +2,8 @@
 
 A document becomes a notebook, its Python blocks code cells and its bash blocks shell cells, and
 runs from top to bottom in a fresh kernel and an empty directory. Commands run as they stand but for
-what makes them small (`_SMALLER`). `print(...)  # text` says what is printed.
+what makes them small (`_SMALLER`). `print(...)  # text` says what is printed. A block after
+`<!-- file NAME -->` is written to that file, one after `<!-- more of NAME -->` to its end.
 """
 
 import os
@@ -32,9 +33,9 @@ _SMALLER = [
     (r"(--config=\S+\.py)(?!\S)", r"\1:smoke"),
     (r"=DIR\b", "=data"),
     (r"--num_networks=\d+", "--num_networks=2"),
-    (r"(-m experiments\.bench)\b", r"\1 --settings=mnist_fixed_n1 --rounds=1"),
-    (r"(-m experiments\.memory)\b", r"\1 --lengths=30 --memory=remat --gradient=reverse"),
-    (r"(-m experiments\.devices)\b", r"\1 --rounds=1"),
+    (r"(-m experiments\.measurements\.bench)\b", r"\1 --settings=mnist_fixed_n1 --rounds=1"),
+    (r"(-m experiments\.measurements\.memory)\b", r"\1 --lengths=30 --memory=remat --gradient=reverse"),
+    (r"(-m experiments\.measurements\.devices)\b", r"\1 --rounds=1"),
     (r"--times=\d+", "--times=1"),
     (r"(--study=(?s:.*?)--config=\S+)",
      r"\1 --config.distill.num_epochs=1 --config.model.name=mlp"),
@@ -43,10 +44,14 @@ _SMALLER = [
 
 def _cells(text):
   """The blocks of a document as code cells."""
-  blocks = re.findall(r"(?:<!-- ([\w ]+) -->\n)?```(\w+)\n(.*?)```", text, re.DOTALL)
+  blocks = re.findall(r"(?:<!-- ([\w. ]+) -->\n)?```(\w+)\n(.*?)```", text, re.DOTALL)
   for mark, language, code in blocks:
     assert language in ("python", "bash"), language
     if mark in _NOT_RUN:
+      continue
+    if mark.startswith(("file ", "more of ")):
+      append = "-a " if mark.startswith("more") else ""
+      yield nbformat.v4.new_code_cell(f"%%writefile {append}{mark.split()[-1]}\n{code}")
       continue
     if language == "bash":
       for pattern, replacement in _SMALLER:

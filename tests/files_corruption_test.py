@@ -1,5 +1,6 @@
 """Readers of distilled data, pools and weights against damaged and hostile files; see `damage`."""
 
+import functools
 import pickle
 
 import hypothesis
@@ -34,8 +35,7 @@ def distilled(data):
   images = rng.standard_normal((num_steps, batch, size, size, 1), np.float32)
   labels = (rng.integers(0, 10, (num_steps, batch), np.int32) if data.draw(st.booleans())
             else rng.random((num_steps, batch, 3), np.float32))
-  return dd_jax.DistilledData(*map(jnp.asarray, (
-      images, labels, rng.random((epochs, num_steps), np.float32))))
+  return dd_jax.DistilledData(images, labels, rng.random((epochs, num_steps), np.float32))
 
 
 _METADATA = st.dictionaries(st.text(max_size=3).filter(lambda name: name != "format_version"),
@@ -183,17 +183,22 @@ def test_safetensors(folder, data, metadata):
 # AlexNet's weights
 
 
+@functools.cache
+def small_alexnet():
+  """Its `init` gives shapes alone, so that thousands of files are read in time."""
+  model = dd_jax.models.alexnet(num_classes=2, image_shape=(224, 224, 3), width=1)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return model._replace(init=lambda key: shapes)
+
+
 @pytest.fixture(scope="module", params=[".npz", ".safetensors", ".pth"])
 def alexnet(request, tmp_path_factory):
   """Gives the path of a checkpoint, its bytes, its arrays, a model, and its parameters."""
   path = tmp_path_factory.mktemp("alexnet") / f"alexnet{request.param}"
-  arrays = alexnet_files.checkpoint(1)
-  model = dd_jax.models.alexnet(num_classes=2, image_shape=(224, 224, 3), width=1)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  arrays, model = alexnet_files.checkpoint(1), small_alexnet()
   alexnet_files.write(path, arrays)
-  params = imagenet_weights.load(path, model)
-  raw, model = path.read_bytes(), model._replace(init=lambda key: shapes)
-  return lambda: (path, raw, arrays, model, params)
+  params, raw = imagenet_weights.load(path, model), path.read_bytes()
+  return lambda: (path, raw, arrays, model, params)  # Hypothesis prints a function in one line.
 
 
 @damage.examples(150)
@@ -241,8 +246,7 @@ _PICKLE_READERS = {
     "pool.npz": pools.load,
     "a.pt": lambda path: exports.load(path, "tensors"),
     "a.pth": lambda path: exports.load(path, "steps"),
-    **{f"alexnet{suffix}": lambda path: imagenet_weights.load(path, dd_jax.models.alexnet(
-        num_classes=2, image_shape=(224, 224, 3), width=1))
+    **{f"alexnet{suffix}": lambda path: imagenet_weights.load(path, small_alexnet())
        for suffix in (".npz", ".safetensors", ".pth")},
 }
 

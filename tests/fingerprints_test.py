@@ -1,28 +1,26 @@
 """Data that changed under a run, a pool, baselines or a transfer: refused, and nothing is lost."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from dd_jax.files import artifacts
 from dd_jax import datasets
-from experiments import compare
-from experiments import fingerprints
-from experiments import pools
-from experiments import processes
-from experiments import train
-from experiments import transfers
+from dd_jax.files import artifacts
+from dd_jax.files import pools
+from dd_jax.runs import fingerprints
+from dd_jax.runs import processes
+from dd_jax.runs import run
+from dd_jax.runs import transfer
+from experiments import problem
 from experiments.configs import digits_fixed_init
 from experiments.configs import digits_lenet_pool
-from experiments.configs import transfer
+from experiments.configs import transfer as transfer_config
+from experiments.names import applied
+from tests.launches import SMOKE, error_of, launch
 
-_ROOT = pathlib.Path(__file__).parent.parent
 # The trees of optax's Adam need promotion.
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 _CHANGED = ("workdir must be empty or of the same data; .* data.name and data.dir .*: {} is .* "
@@ -46,7 +44,8 @@ def _files(directory):
 
 def _config(path, make=digits_fixed_init, **updates):
   config = make.get_config("smoke")
-  config.update_from_flattened_dict({"data.name": str(path), **updates})
+  config.update_from_flattened_dict({
+      "data.name": str(path), "model.name": "mlp", **updates})
   return config
 
 
@@ -57,8 +56,8 @@ def finished(tmp_path_factory):
   _write(directory / "mine.npz")
   config = _config(directory / "mine.npz")
   with jax.numpy_dtype_promotion("standard"):
-    result = train.distill_and_evaluate(config, directory / "run")
-  return config, directory / "run", result
+    result = problem.distill(config, directory / "run")
+  return config, result.workdir, result.figures
 
 
 def test_the_digest_is_that_of_the_values_alone():
@@ -84,34 +83,36 @@ def test_a_run_says_what_it_was_made_from(finished):
 
 @pytest.mark.parametrize("change", ["train_images", "train_labels", "test_images", "test_labels"])
 def test_a_finished_run_is_not_shown_for_other_data(finished, change):
-  config, workdir, result = finished
-  assert train.distill_and_evaluate(config, workdir) == result
+  config, workdir, _ = finished
   before = _files(workdir)
   _write(config.data.name, change)
   try:
     with pytest.raises(ValueError, match=_CHANGED.format(change)):
-      train.distill_and_evaluate(config, workdir)
+      problem.distill(config, workdir)
   finally:
     _write(config.data.name)
   assert _files(workdir) == before
-  assert train.distill_and_evaluate(config, workdir) == result
 
 
-@pytest.mark.slow
+def test_it_is_shown_again_once_the_data_are_back(finished):
+  config, workdir, result = finished
+  assert problem.distill(config, workdir).figures == result
+
+
 def test_an_interrupted_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
   _write(tmp_path / "mine.npz")
   config = _config(tmp_path / "mine.npz")
   with monkeypatch.context() as patched:
-    patched.setattr(train, "write_outputs", _interrupt)
+    patched.setattr(run, "_write", _interrupt)
     with pytest.raises(KeyboardInterrupt):
-      train.distill_and_evaluate(config, tmp_path / "run")
+      problem.distill(config, tmp_path / "run")
   before = _files(tmp_path / "run")
   _write(tmp_path / "mine.npz", "train_images")
   with pytest.raises(ValueError, match=_CHANGED.format("train_images")):
-    train.distill_and_evaluate(config, tmp_path / "run")
+    problem.distill(config, tmp_path / "run")
   assert _files(tmp_path / "run") == before
   _write(tmp_path / "mine.npz")
-  assert train.distill_and_evaluate(config, tmp_path / "run")["outer_steps"] == 6
+  assert problem.distill(config, tmp_path / "run").figures["outer_steps"] == 6
 
 
 def _interrupt(*_):
@@ -121,29 +122,29 @@ def _interrupt(*_):
 def test_a_pool_is_not_continued_on_other_data_nor_a_run_on_another_pool(tmp_path):
   _write(tmp_path / "mine.npz")
   config = _config(tmp_path / "mine.npz", digits_lenet_pool)
-  result = pools.pretrain_pools(config, tmp_path / "pool")
+  result = problem.pretrain(config, tmp_path / "pool")
   digest = datasets.digest(datasets.load(tmp_path / "mine.npz"))
-  assert result["data"] == artifacts.load_pool(tmp_path / "pool/heldout.npz").metadata["data"]
+  assert result["data"] == pools.load(tmp_path / "pool/heldout.npz").metadata["data"]
   assert result["data"] == digest
 
   started = _config(tmp_path / "mine.npz", **{
       "init.name": "pretrained", "init.pool": str(tmp_path / "pool"), "init.num_validation": 1,
       "outer.num_inits": 2, "eval.num_inits": 3})
-  made_from = fingerprints.of_run(started, digest)
+  made_from = problem.make_problem(started).made_from
   fingerprints.check_workdir(tmp_path, made_from)
   fingerprints.check_workdir(tmp_path, made_from)
-  pool = artifacts.load_pool(tmp_path / "pool/train.npz")
-  pool.params["Conv_0"]["kernel"][0] += 1
-  artifacts.save_pool(tmp_path / "pool/train.npz", *pool)
+  pool = pools.load(tmp_path / "pool/train.npz")
+  pool.params["Dense_0"]["kernel"][0] += 1
+  pools.save(tmp_path / "pool/train.npz", *pool)
   with pytest.raises(ValueError, match=_CHANGED.format("init.pool/train.npz")):
-    fingerprints.check_workdir(tmp_path, fingerprints.of_run(started, digest))
+    fingerprints.check_workdir(tmp_path, problem.make_problem(started).made_from)
 
   (tmp_path / "pool/result.json").unlink()
   (tmp_path / "pool/blocks/train-00000.npz").unlink()
   before = _files(tmp_path / "pool")
   _write(tmp_path / "mine.npz", "train_labels")
   with pytest.raises(ValueError, match=_CHANGED.format("train_labels")):
-    pools.pretrain_pools(config, tmp_path / "pool")
+    problem.pretrain(config, tmp_path / "pool")
   assert _files(tmp_path / "pool") == before
 
 
@@ -155,7 +156,7 @@ def test_baselines_are_not_continued_on_other_data(tmp_path):
                              datasets.digest(datasets.load(tmp_path / "mine.npz")))
   _write(tmp_path / "mine.npz", "test_labels")
   with pytest.raises(ValueError, match=_CHANGED.format("test_labels")):
-    compare.compare_baselines(config, tmp_path / "run")
+    problem.compare_baselines(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("change", ["distilled", "test_images"])
@@ -164,26 +165,26 @@ def test_a_comparison_of_networks_is_not_continued_on_other_files(finished, tmp_
   config, workdir, _ = finished
   distilled = tmp_path / "distilled.npz"
   distilled.write_bytes((workdir / "distilled.npz").read_bytes())
-  comparison = transfer.get_config("smoke")
+  comparison = transfer_config.get_config("smoke")
   comparison.distilled, comparison.networks = str(distilled), "mlp"
   with monkeypatch.context() as patched:
-    patched.setattr(transfers, "_make_evaluate", _no_training)
-    transfers.compare_networks(comparison, tmp_path / "transfer")
+    patched.setattr(transfer, "_make_evaluate", _no_training)
+    applied.compare_networks(comparison, tmp_path / "transfer")
     try:
       if change == "distilled":
         artifact = artifacts.load(distilled)
-        artifacts.save(distilled, artifact.distilled._replace(images=artifact.distilled.images + 1),
+        artifacts.save(distilled, artifact.distilled._replace(inputs=artifact.distilled.inputs + 1),
                        init_params=artifact.init_params, metadata=artifact.metadata)
       else:
         _write(config.data.name, change)
       with pytest.raises(ValueError, match=_CHANGED.format(change)):
-        transfers.compare_networks(comparison, tmp_path / "transfer")
+        applied.compare_networks(comparison, tmp_path / "transfer")
     finally:
       _write(config.data.name)
 
 
 def _no_training(*_):
-  return lambda key, images, labels, test_images, test_labels: np.array([.5])
+  return lambda key, distilled, inputs, labels: np.array([.5])
 
 
 def test_a_directory_of_an_older_version_takes_the_data_of_now(tmp_path):
@@ -206,20 +207,18 @@ def test_all_processes_must_have_the_same_data(monkeypatch):
     fingerprints.check_processes({"train_images": "a"})
 
 
-@pytest.mark.slow
-def test_on_the_command_line_it_is_one_line(tmp_path):
-  _write(tmp_path / "mine.npz")
-  command = [sys.executable, "-m", "experiments.main",
-             "--config=experiments/configs/digits_fixed_init.py:smoke",
-             f"--config.data.name={tmp_path / 'mine.npz'}", f"--workdir={tmp_path / 'run'}"]
-
-  def launch():
-    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "JAX_PLATFORMS": "cpu"})
-
-  assert launch().returncode == 0
+def test_on_the_command_line_it_is_one_line(finished, tmp_path):
   _write(tmp_path / "mine.npz", "train_labels")
-  process = launch()
-  assert process.returncode == 1 and not process.stdout
-  (line,) = (line for line in process.stderr.splitlines() if "error" in line)
+  line = error_of(launch("experiments.main", SMOKE, "--config.model.name=mlp",
+                         f"--config.data.name={tmp_path / 'mine.npz'}",
+                         f"--workdir={_moved(finished, tmp_path)}"))
   assert line.startswith("error: workdir must be empty or of the same data;")
+
+
+def _moved(finished, directory):
+  """A finished run whose config names the file of this directory."""
+  workdir = shutil.copytree(finished[1], directory / "run")
+  config = json.loads((workdir / "config.json").read_text())
+  config["data"]["name"] = str(directory / "mine.npz")
+  (workdir / "config.json").write_text(json.dumps(config))
+  return workdir

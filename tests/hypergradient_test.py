@@ -13,6 +13,7 @@ import dd_jax
 from dd_jax import losses
 from dd_jax import parallel
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import truncation
 from tests import problems
 
@@ -59,7 +60,7 @@ def test_inputs_may_be_a_dict_of_arrays(x64, options):
       parametrization.parts({"image": parametrization.pixels((3, 4, *problems.IMAGE_SHAPE)),
                              "table": parametrization.pixels((3, 4, 2))}),
       parametrization.fixed_labels(jnp.arange(12).reshape(3, 4) % 3),
-      parametrization.step_sizes(2, 3, .3), dtype=float)
+      step_sizes.learned(2, 3, .3), dtype=float)
 
   def apply(params, inputs):
     return problems.apply(params["net"], inputs["image"]) + inputs["table"] @ params["table"]
@@ -234,8 +235,8 @@ def test_pmap_refuses_derivatives_that_it_would_get_wrong():
   def by_images(trainable, state, images, labels):
     return jax.grad(lambda x: outer_loss(trainable, state, jax.random.key(0), x, labels))(images)
 
-  with pytest.raises(ValueError, match="under pmap the loss must be differentiated by the distilled "
-                                       "data alone; got initial weights or real examples"):
+  with pytest.raises(ValueError, match="under pmap the loss must be differentiated by the "
+                                       "distilled data alone; got initial weights or real exam"):
     parallel.pmap(by_images)(trainable, (), *problems.real())
 
 

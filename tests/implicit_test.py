@@ -12,6 +12,7 @@ import dd_jax
 from dd_jax import losses
 from dd_jax import optimizers
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import truncation
 
 _IMAGE_SHAPE, _CLASSES = (2, 2, 1), 3
@@ -36,7 +37,7 @@ def _learned(num_epochs=200, hyper=None):
   labels = jax.random.uniform(jax.random.key(1), (1, 5, _CLASSES))
   return parametrization.join(
       parametrization.pixels((1, 5, *_IMAGE_SHAPE)), parametrization.soft_labels(labels),
-      parametrization.fixed_step_sizes(num_epochs, 1, .5), hyper, dtype=float)
+      step_sizes.fixed(num_epochs, 1, .5), hyper, dtype=float)
 
 
 def _outer_loss(learned, train):
@@ -120,7 +121,7 @@ def test_bad_options_are_named(options, message):
 ])
 def test_weight_decay_is_a_part_of_the_optimum(x64, optimizer, start):
   """By images, labels, the decay itself and the momentum, as the full unroll has it."""
-  learned = _learned(hyper=parametrization.shares(start))
+  learned = _learned(hyper=optimizers.shares(start))
   optimizer = optimizers.INNER_OPTIMIZERS[optimizer]
   expected = _hypergradient(learned, dd_jax.unroll(_inner_loss, optimizer))
   actual = _hypergradient(learned, dd_jax.implicit(_inner_loss, optimizer, num_terms=40))

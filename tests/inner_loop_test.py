@@ -12,6 +12,7 @@ import dd_jax
 from dd_jax import inner_loop
 from dd_jax import optimizers
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from tests import problems
 
 _MODES = [(memory, gradient) for memory in inner_loop.MEMORY_MODES
@@ -35,7 +36,6 @@ def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
   def loss(theta, points, targets):
     return .5 * jnp.mean((points @ theta - targets) ** 2)
 
-  # NumPy arrays are as good as those of JAX.
   final, losses = dd_jax.unroll(loss)(None, theta, dd_jax.DistilledData(points, targets, sizes))
   expected_losses = []
   for e in range(2):
@@ -178,8 +178,8 @@ def test_an_optimizer_that_wants_the_loss_gets_it(x64):
   for e, s in np.ndindex(distilled.step_sizes.shape):
     loss, gradient = jax.value_and_grad(problems.inner_loss)(
         params, distilled.inputs[s], distilled.labels[s])
-    params = jax.tree.map(lambda p, g, e=e, s=s, loss=loss: p - distilled.step_sizes[e, s] * loss * g,
-                          params, gradient)
+    scale = distilled.step_sizes[e, s] * loss
+    params = jax.tree.map(lambda p, g, scale=scale: p - scale * g, params, gradient)
   problems.assert_close(trained, params, 1e-12)
 
 
@@ -223,7 +223,7 @@ def test_float32_weights_and_data_stay_float32_in_x64_mode(x64):
   learned = parametrization.join(
       parametrization.pixels(trainable["inputs"].shape),
       parametrization.fixed_labels(jnp.zeros((3, 4), jnp.int32)),
-      parametrization.fixed_step_sizes(2, 3, .1), parametrization.fixed_hyper({"decay": .9}))
+      step_sizes.fixed(2, 3, .1), optimizers.fixed_hyper({"decay": .9}))
   distilled = learned.decode(learned.init(jax.random.key(1)))
   assert distilled.inputs.dtype == distilled.step_sizes.dtype == jnp.float32
   assert distilled.hyper["decay"].dtype == jnp.float64
@@ -236,6 +236,19 @@ def test_float32_weights_and_data_stay_float32_in_x64_mode(x64):
     assert losses[-1] < losses[0]
     state, _ = train.stretch(None, train.begin(params, distilled), distilled, 0, 2)
     assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
+def test_fixed_step_sizes_have_the_type_of_what_is_learned(x64, dtype):
+  for value in (.1, np.full((2, 3), .1)):
+    learned = parametrization.join(
+        parametrization.pixels((3, 4, 2)), parametrization.fixed_labels(jnp.zeros((3, 4), int)),
+        step_sizes.fixed(2, 3, value), dtype=dtype)
+    trainable = learned.init(jax.random.key(0))
+    assert trainable.keys() == {"inputs"} and trainable["inputs"].dtype == dtype
+    found = learned.decode(trainable).step_sizes
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, np.full((2, 3), .1).astype(dtype))
 
 
 @pytest.mark.usefixtures("optax_promotion")

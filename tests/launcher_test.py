@@ -1,62 +1,47 @@
-"""The launcher as a user meets it: real processes on real digits, its files, its errors."""
+"""The commands as a user meets them: processes on real digits, their files, their errors."""
 
+import functools
 import importlib
 import json
-import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 from matplotlib import image as mpl_image
 import numpy as np
 import pytest
 
 import dd_jax
-from dd_jax.files import artifacts
 from dd_jax import datasets
 from dd_jax import losses
 from dd_jax import models
+from dd_jax.files import artifacts
+from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 from experiments import launcher
-from experiments import train
-from experiments import workdirs
 from experiments.configs import default
-from experiments.configs import digits_fixed_init
-from experiments.configs import digits_lenet_pool
 from experiments.configs import pool_default
-from experiments.pools import pretrain_pools
+from experiments.configs import transfer
+from tests.launches import ROOT, SMOKE, error_of, launch, start_anew
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_CONFIG = "experiments/configs/digits_fixed_init.py"
-_CONFIGS = sorted(p.stem for p in (_ROOT / "experiments/configs").glob("*.py")
-                  if p.stem not in ("default", "pool_default", "adaptation", "transfer"))
+_MLP = (SMOKE, "--config.model.name=mlp")
+_CONFIGS = sorted(path.stem for path in (ROOT / "experiments/configs").glob("*.py")
+                  if path.stem not in ("default", "pool_default", "adaptation", "transfer"))
 _RESULT_FIELDS = {
     "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
     "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",
     "seconds_per_outer_step", "peak_memory_bytes", "selection", "device", "jax_version", "seed",
     "config"}
 
-# The trees of optax's Adam need promotion; the launcher's own processes have no strict setting.
-pytestmark = pytest.mark.usefixtures("optax_promotion")
-
-
-def _command(workdir, *arguments, variant=":smoke"):
-  return [sys.executable, "-m", "experiments.main", f"--config={_CONFIG}{variant}",
-          f"--workdir={workdir}", *arguments]
-
-
-def _launch(workdir, *arguments, **options):
-  return subprocess.run(_command(workdir, *arguments, **options), cwd=_ROOT, capture_output=True,
-                        text=True, timeout=300)
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A finished smoke run: its directory and its process."""
   workdir = tmp_path_factory.mktemp("run")
-  process = _launch(workdir)
+  process = start_anew("experiments.main", *_MLP, f"--workdir={workdir}")
   assert process.returncode == 0, process.stderr
   return workdir, process
 
@@ -82,11 +67,11 @@ def test_the_file_gives_the_reported_accuracy(finished):
   """Everything needed lies in distilled.npz: weights, order, step sizes, normalisation."""
   workdir, process = finished
   distilled, params, metadata, _ = artifacts.load(workdir / "distilled.npz")
-  assert distilled.images.shape == (1, 10, 28, 28, 1) and distilled.step_sizes.shape == (3, 1)
-  model = getattr(models, metadata["model"])(num_classes=metadata["num_classes"],
-                                             image_shape=distilled.images.shape[2:])
-  loss = losses.classification(model.apply)
-  trained, _ = dd_jax.inner_trajectory(loss, params, distilled)
+  assert distilled.inputs.shape == (1, 10, 28, 28, 1) and distilled.step_sizes.shape == (3, 1)
+  model = models.MODELS[metadata["model"]](num_classes=metadata["num_classes"],
+                                           image_shape=distilled.inputs.shape[2:])
+  train = dd_jax.unroll(losses.classification(model.apply))
+  trained, _ = train(jax.random.key(0), params, distilled)
   data = datasets.load(metadata["dataset"])
   images = datasets.normalize(data.test_images, metadata["mean"], metadata["std"])
   predicted = np.argmax(model.apply(trained, images), -1)
@@ -97,7 +82,7 @@ def test_the_file_gives_the_reported_accuracy(finished):
 def test_a_finished_run_is_not_repeated(finished):
   workdir, process = finished
   before = (workdir / "result.json").stat().st_mtime_ns
-  again = _launch(workdir)
+  again = launch("experiments.main", *_MLP, f"--workdir={workdir}")
   assert again.stdout == process.stdout
   assert (workdir / "result.json").stat().st_mtime_ns == before
 
@@ -105,18 +90,19 @@ def test_a_finished_run_is_not_repeated(finished):
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
   """Killed once its first checkpoint lies there, then run again: bit for bit the same result."""
-  with subprocess.Popen(_command(tmp_path / "run"), cwd=_ROOT, stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL) as process:
+  arguments = [*_MLP, f"--workdir={tmp_path / 'run'}"]
+  with subprocess.Popen([sys.executable, "-m", "experiments.main", *arguments], cwd=ROOT,
+                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
     while process.poll() is None and not (tmp_path / "run/checkpoints/4").exists():
       time.sleep(.005)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
   # Whether or not the kill came before the end, the command completes the run.
-  process = _launch(tmp_path / "run")
+  process = start_anew("experiments.main", *arguments)
   assert process.returncode == 0, process.stderr
   with np.load(tmp_path / "run/distilled.npz") as actual, \
       np.load(finished[0] / "distilled.npz") as expected:
-    for name in ("images", "raw_step_sizes", "init/Conv_0/kernel"):
+    for name in ("images", "step_sizes", "init/Dense_0/kernel"):
       np.testing.assert_array_equal(actual[name], expected[name])
   steps = [json.loads(line)["step"]
            for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -125,107 +111,54 @@ def test_a_killed_run_continues_to_the_same_images(finished, tmp_path):
 
 @pytest.mark.slow
 def test_the_main_job_of_the_readme_reaches_85_percent(tmp_path):
-  process = _launch(tmp_path / "run", variant="")
+  process = start_anew("experiments.main", SMOKE.removesuffix(":smoke"),
+                       f"--workdir={tmp_path / 'run'}")
   assert process.returncode == 0, process.stderr
   result = json.loads(process.stdout.splitlines()[-1])
   assert result["accuracy_mean"] >= .85 and result["num_distilled_images"] == 10
   assert result["accuracy_before_mean"] < .3
 
 
-@pytest.mark.parametrize("arguments, variant, message", [
-    (["--config.outer.num_stepz=3"], ":smoke",
+@pytest.mark.parametrize("arguments, message", [
+    ([SMOKE, "--config.outer.num_stepz=3"],
      r"config\.outer\.num_stepz must be one of config\.\{.*outer\.num_steps.*\}"),
-    (["--config.outer.num_steps=many"], ":smoke", r"outer\.num_steps=many: invalid literal"),
-    (["--config.model.name=resnet"], ":smoke",
+    ([SMOKE, "--config.outer.num_steps=many"], r"outer\.num_steps=many: invalid literal"),
+    ([SMOKE, "--config.model.name=resnet"],
      r"model\.name must be one of \['alexcifarnet', 'alexnet', .*, 'vit'\]; got 'resnet'"),
-    ([], ":tiny", "config variant must be '', 'smoke' or 'paper'; got 'tiny'"),
-    (["now"], ":smoke", "every argument must be a flag; got 'now'"),
+    ([SMOKE, "--config.outer.on_nonfinite=ignore"],
+     r"outer\.on_nonfinite must be one of \['halve', 'stop'\]; got 'ignore'"),
+    ([SMOKE.replace("smoke", "tiny")], "config variant must be '', 'smoke' or 'paper'; got 'tiny'"),
+    ([SMOKE, "now"], "every argument must be a flag; got 'now'"),
+    ([SMOKE, "--workdir=gs://bucket/run"], "workdir must be a local path; got 'gs://bucket/run'"),
+    *(([SMOKE, f"--config.{field}=None"], f"{field}.*None") for field in (
+        "seed", "data.dir", "outer.learning_rate", "inner.learned")),
 ])
 def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
-    tmp_path, arguments, variant, message):
-  process = _launch(tmp_path / "run", *arguments, variant=variant)
-  assert process.returncode == 1 and process.stdout == ""
-  assert len(process.stderr.splitlines()) == 1, process.stderr
-  assert process.stderr.startswith("error: ")
-  assert re.search(message, process.stderr), process.stderr
-  assert not (tmp_path / "run").exists()
+    tmp_path, arguments, message):
+  line = error_of(launch("experiments.main", f"--workdir={tmp_path / 'run'}", *arguments))
+  assert re.search(message, line), line
+  assert not (tmp_path / "run").exists() and not (ROOT / "gs:").exists()
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("data.name", "imagenet", "name must be one of digits, mnist.*; got 'imagenet'"),
-    ("data.num_validation", 5, r"num_validation must lie in 10\.\..*; got 5"),
-    ("init.name", "trained",
-     r"init\.name must be one of \['fixed', 'fixed_pretrained', 'imagenet', "
-     r"'pretrained', 'random'\]"),
-    ("init.weights", "he", r"init\.weights must be one of \['kaiming_fan_in'.*; got 'he'"),
-    ("model.convolution", "fft",
-     r"convolution must be one of \['fastest', .* 'winograd'\] or None; got 'fft'"),
-    ("model.width", 3, "model.width must be left out for lenet, which has no such option; got 3"),
-    ("model.name", "alexcifarnet", r"image_shape of alexcifarnet must be 32x32 .*\(28, 28, 1\)"),
-    ("distill.num_steps", 0, "num_steps must be at least 1; got 0"),
-    ("distill.num_epochs", 0, "num_epochs must be at least 1; got 0"),
-    ("distill.images_per_class", -1, "images_per_class must be at least 1; got -1"),
-    ("distill.step_size", 0., "step_size must be positive; got 0.0"),
-    ("distill.step_size_scale", "exp", r"step_size_scale must be one of .*; got 'exp'"),
-    ("distill.memory", "disk", r"memory must be one of .*; got 'disk'"),
-    ("distill.gradient", "none", r"gradient must be one of .*; got 'none'"),
-    ("outer.num_inits", 0, "num_inits must be at least 1; got 0"),
-    ("outer.num_inits", 2, "num_inits must be 1 for a fixed init; got 2"),
-    ("outer.batch_size", 1098, r"batch_size must lie in 1\.\.1097 .*; got 1098"),
-    ("outer.chunk_size", 0, "chunk_size must be at least 1; got 0"),
-    ("outer.learning_rate", -.1, r"outer\.learning_rate must be positive; got -0\.1"),
-    ("outer.learning_rate", float("nan"), r"outer\.learning_rate must be positive; got nan"),
-    ("outer.step_size_learning_rate", 0., r"outer\.step_size_learning_rate must be positive"),
-    ("outer.weight_decay", -.1, r"outer\.weight_decay must not be negative; got -0\.1"),
-    ("outer.clip_norm", 0., r"outer\.clip_norm must be positive; got 0\.0"),
-    ("outer.schedule", "linear", r"outer\.schedule must be one of \['cosine', 'halving', 's"),
-    ("outer.num_steps", 0, r"outer\.num_steps must be positive; got 0"),
-    ("eval.num_inits", 200, "num_inits must be 1 for a fixed init; got 200"),
-    ("eval.batch_size", 0, "batch_size must be at least 1; got 0"),
-    ("checkpoint_every", 3, "checkpoint_every must be a multiple of log_every=2; got 3"),
-    ("validation.every", 0, r"validation\.every must be a multiple of log_every=2; got 0"),
-    ("validation.selection", "last",
-     r"validation\.selection must be one of \['best', 'final'\]; got 'last'"),
-    ("outer.on_nonfinite", "ignore",
-     r"outer\.on_nonfinite must be one of \['halve', 'stop'\]; got 'ignore'"),
-    ("parallel", "threads", r"parallel must be one of \['jit', 'pmap'\]; got 'threads'"),
-    ("checkpoints_kept", 0, "checkpoints_kept must be positive; got 0"),
-])
-def test_a_bad_field_is_named_before_anything_is_written(tmp_path, field, value, message):
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({field: value})
-  with pytest.raises(ValueError, match=message) as error:
-    train.distill_and_evaluate(config, tmp_path / "run")
-  assert "\n" not in str(error.value)
-  assert not (tmp_path / "run").exists()
+def test_a_path_that_is_an_address_names_its_flag():
+  with pytest.raises(ValueError, match="--out must be a local path; got 's3://a/b'"):
+    paths.local("s3://a/b", "--out")
 
 
-def test_data_files_that_cannot_be_used_are_named(tmp_path):
-  config = digits_fixed_init.get_config("smoke")
-  for name, content, error, message in (
-      ("mnist", None, FileNotFoundError, "mnist: nothing found in .*download=True"),
-      (str(tmp_path / "own.npz"), b"PK\x03\x04 cut short", ValueError, "own.npz: expected a npz")):
-    config.data.name, config.data.dir = name, str(tmp_path)
-    if content:
-      pathlib.Path(name).write_bytes(content)
-    with pytest.raises(error, match=message):
-      train.distill_and_evaluate(config, tmp_path / "run")
-  assert not (tmp_path / "run").exists()
+def test_the_home_directory_is_expanded(finished, tmp_path):
+  (tmp_path / "x").symlink_to(finished[0])
+  for module, arguments in (
+      ("main", [*_MLP, "--workdir=~/x"]),
+      ("export", ["--distilled=~/x/distilled.npz", "--to=png", "--out=~/png"]),
+      ("report", ["~/x", "--out=~/page.html"]),
+      ("apply", ["--distilled=~/x/distilled.npz"])):
+    process = launch(f"experiments.{module}", *arguments, HOME=str(tmp_path))
+    assert process.returncode == 0, process.stderr
+  assert (tmp_path / "png").is_dir() and (tmp_path / "page.html").exists()
+  assert not (ROOT / "~").exists()
 
 
-def test_a_workdir_of_another_config_is_refused(finished):
-  config = digits_fixed_init.get_config("smoke")
-  config.outer.learning_rate = .5
-  with pytest.raises(ValueError, match=r"outer\.learning_rate is 0\.05 there and 0\.5 here"):
-    workdirs.open_workdir(config, finished[0])
-
-
-def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
-  (tmp_path / "file").write_text("mine")
-  for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-    with pytest.raises(OSError, match="workdir must be a directory that can be written; got"):
-      workdirs.open_workdir(digits_fixed_init.get_config("smoke"), workdir)
-  assert (tmp_path / "file").read_text() == "mine"
+# Configs
 
 
 @pytest.mark.parametrize("name", _CONFIGS)
@@ -246,145 +179,80 @@ def test_every_config_is_documented_and_has_the_default_fields(name):
   assert f"--config=experiments/configs/{name}.py" in module.__doc__
 
 
-# Pre-trained networks and the objectives that need them
+@pytest.mark.parametrize("file", [default, pool_default, transfer])
+def test_every_empty_field_can_be_set_and_emptied_again(tmp_path, file):
+  fields = file.get_config()
+  values = {float: .5, int: 3, str: "'some'", tuple: (3, 2)}
+  empty = [name for name in launcher.field_names(fields)
+           if launcher.value_of(fields, name) is None]
+  assert empty
+  setting = "\n".join(
+      f"  config.{name} = {values[_type_of(fields, name)]}" for name in empty)
+  (tmp_path / "filled.py").write_text(
+      f"from {file.__name__} import get_config as empty\ndef get_config():\n"
+      f"  config = empty()\n{setting}\n  return config\n")
+
+  def run(*arguments):
+    process = launch(functools.partial(_print_config, file.__name__),
+                     f"--config={tmp_path / 'filled.py'}", "--workdir=none", *arguments)
+    assert process.returncode == 0, process.stderr
+    return workdirs.flatten(json.loads(process.stdout.splitlines()[-1]))
+
+  filled, emptied = run(), run(*(f"--config.{name}=None" for name in empty))
+  assert all(filled[name] is not None and emptied[name] is None for name in empty)
+  assert emptied == workdirs.flatten(json.loads(fields.to_json()))
 
 
-@pytest.fixture(scope="module")
-def pools(tmp_path_factory):
-  """Smoke pools of digits: their directory and the result."""
-  workdir = tmp_path_factory.mktemp("pools")
-  process = subprocess.run(
-      [sys.executable, "-m", "experiments.pretrain", f"--workdir={workdir}",
-       "--config=experiments/configs/digits_lenet_pool.py:smoke"],
-      cwd=_ROOT, capture_output=True, text=True, timeout=300)
-  assert process.returncode == 0, process.stderr
-  return workdir, json.loads(process.stdout.splitlines()[-1])
+def _print_config(file):
+  launcher.run_config(lambda config, workdir: json.loads(config.to_json()),
+                      importlib.import_module(file).get_config())
 
 
-def _pretrained_config(pools, **updates):
-  config = digits_fixed_init.get_config("smoke")
-  config.update_from_flattened_dict({
-      "init.name": "pretrained", "init.pool": str(pools[0]), "init.num_validation": 1,
-      "outer.num_inits": 2, "eval.num_inits": 3, **updates})
-  return config
-
-
-def test_pools_hold_networks_of_disjoint_seeds_with_their_accuracy(pools):
-  workdir, result = pools
-  train_pool, heldout_pool = (artifacts.load_pool(workdir / f"{role}.npz")
-                              for role in ("train", "heldout"))
-  weights = np.concatenate([pool.params["Conv_0"]["kernel"].reshape(3, -1)
-                            for pool in (train_pool, heldout_pool)])
-  distances = np.linalg.norm(weights[:, None] - weights, axis=-1)
-  assert (distances + np.eye(6) > .5).all()  # Six different networks.
-  data = datasets.load("digits")
-  images = datasets.normalize(data.test_images, data.mean, data.std)
-  model = models.lenet(num_classes=10, image_shape=(28, 28, 1))
-  for network, accuracy in enumerate(heldout_pool.metadata["accuracy"]):
-    params = {layer: {name: leaf[network] for name, leaf in leaves.items()}
-              for layer, leaves in heldout_pool.params.items()}
-    predicted = np.argmax(model.apply(params, images), -1)
-    np.testing.assert_allclose(np.mean(predicted == data.test_labels), accuracy, atol=1e-6)
-  np.testing.assert_allclose(result["heldout_accuracy_mean"],
-                             np.mean(heldout_pool.metadata["accuracy"]))
-  assert result["num_train"] == result["num_heldout"] == 3
-
-
-@pytest.mark.slow
-def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
-  config = digits_lenet_pool.get_config("smoke")
-  expected = artifacts.load_pool(pools[0] / "heldout.npz").params
-  (tmp_path / "blocks").mkdir()
-  for name in ("train-00000.npz", "heldout-00000.npz"):  # Of two blocks each.
-    shutil.copy(pools[0] / "blocks" / name, tmp_path / "blocks")
-  pretrain_pools(config, tmp_path)
-  actual = artifacts.load_pool(tmp_path / "heldout.npz").params
-  for layer, leaves in expected.items():
-    for name, leaf in leaves.items():
-      np.testing.assert_array_equal(actual[layer][name], leaf)
-
-
-@pytest.mark.slow
-def test_a_run_from_a_pool_is_tested_on_the_networks_held_out(pools, tmp_path):
-  result = train.distill_and_evaluate(_pretrained_config(pools), tmp_path / "run")
-  np.testing.assert_allclose(result["accuracy_before_mean"], pools[1]["heldout_accuracy_mean"],
-                             atol=1e-6)
-  assert result["num_eval_inits"] == 3
-
-
-@pytest.mark.slow
-def test_a_run_from_one_network_of_a_pool_stores_it(pools, tmp_path):
-  config = _pretrained_config(pools, **{"init.name": "fixed_pretrained", "outer.num_inits": 1,
-                                        "eval.num_inits": 1, "validation.num_inits": 1})
-  result = train.distill_and_evaluate(config, tmp_path / "run")
-  pool = artifacts.load_pool(pools[0] / "train.npz")
-  np.testing.assert_allclose(result["accuracy_before_mean"], pool.metadata["accuracy"][0],
-                             atol=1e-6)
-  params = artifacts.load(tmp_path / "run/distilled.npz").init_params
-  np.testing.assert_array_equal(params["Conv_0"]["kernel"], pool.params["Conv_0"]["kernel"][0])
-
-
-def test_poisoning_reports_both_of_its_figures(pools, tmp_path):
-  config = _pretrained_config(pools, **{"objective.name": "poisoning", "distill.num_epochs": 1})
-  result = train.distill_and_evaluate(config, tmp_path / "run")
-  for name in ("attack_success", "others_accuracy"):
-    for suffix in ("mean", "std", "before_mean", "before_std"):
-      assert 0 <= result[f"{name}_{suffix}"] <= 1
-  last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
-  assert {"validation_attack_success", "validation_others_accuracy"} <= last.keys()
-
-
-@pytest.mark.parametrize("updates, message", [
-    ({"init.pool": ""}, "init.pool must be a directory that experiments.pretrain wrote; got ''"),
-    ({"init.name": "imagenet"}, "init.checkpoint must be a file .* weights; got ''"),
-    ({"init.name": "imagenet", "init.checkpoint": "weights.bin"},
-     r"path must end in .safetensors, .npz, .pth; got weights.bin"),
-    ({"init.pool": "nowhere"}, "No such file .*nowhere/train.npz"),
-    ({"init.source": "mnist"},
-     "init.pool must hold networks of dataset 'mnist'; those of .*train.npz have 'digits'"),
-    ({"model.name": "mlp"},
-     "init.pool must hold networks of model 'mlp'; those of .*train.npz have 'lenet'"),
-    ({"data.image_shape": (32, 32, 3)}, r"networks of image_shape \[32, 32, 3\]; .*\[28, 28, 1\]"),
-    ({"outer.num_inits": 3}, "num_inits must be at most the pool's 2 networks; got 3"),
-    ({"validation.num_inits": 2}, "num_inits must be at most the pool's 1 networks; got 2"),
-    ({"init.num_validation": 3}, r"init.num_validation must lie in 1\.\.2 .*; got 3"),
-    ({"eval.num_inits": 4}, "num_inits must be at most the pool's 3 networks; got 4"),
-    ({"objective.name": "poisoning", "objective.target_class": 0},
-     "target_class must differ from attack_class; got 0 for both"),
-    ({"objective.name": "poisoning", "objective.attack_class": 10},
-     r"attack_class must lie in 0\.\.9; got 10"),
-    ({"objective.name": "attack"}, "objective.name must be one of .*poisoning"),
-])
-def test_a_pool_or_objective_that_does_not_fit(pools, tmp_path, updates, message):
-  with pytest.raises((ValueError, FileNotFoundError), match=message):
-    train.distill_and_evaluate(_pretrained_config(pools, **updates), tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda params, metadata: params["Dense_0"].pop("bias"),
-     r"with Dense_0/bias \(120,\); in .*train.npz it is absent"),
-    (lambda params, metadata: params.update(extra={"w": np.zeros((3, 2))}),
-     r"with extra/w absent; in .*train.npz it is \(2,\)"),
-    (lambda params, metadata: params["Conv_0"].update(bias=np.zeros((3, 7))),
-     r"with Conv_0/bias \(6,\); in .*train.npz it is \(7,\)"),
-    (lambda params, metadata: metadata.update(role="heldout"), "two pools of different seeds"),
-])
-def test_a_pool_that_was_tampered_with(pools, tmp_path, change, message):
-  for role in ("train", "heldout"):
-    shutil.copy(pools[0] / f"{role}.npz", tmp_path)
-  params, metadata = artifacts.load_pool(tmp_path / "train.npz")
-  change(params, metadata)
-  artifacts.save_pool(tmp_path / "train.npz", params, metadata)
-  with pytest.raises(ValueError, match=message):
-    train.build(_pretrained_config((tmp_path,)))
+def _type_of(config, name):
+  *sections, field = name.split(".")
+  for section in sections:
+    config = config[section]
+  return config.get_type(field)
 
 
 def test_no_command_defines_a_flag_of_another():
   """All of them in one process, as a test suite imports them."""
-  names = [path.stem for path in (_ROOT / "experiments").glob("*.py")
-           if path.stem != "torch_reference"]
-  program = "; ".join(f"import experiments.{name}" for name in sorted(names))
-  process = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, capture_output=True,
-                           text=True, timeout=100)
+  for path in sorted((ROOT / "experiments").glob("*.py")):
+    importlib.import_module(f"experiments.{path.stem}")
+  for path in sorted((ROOT / "experiments/measurements").glob("*.py")):
+    if path.stem != "torch_reference":
+      importlib.import_module(f"experiments.measurements.{path.stem}")
+
+
+# Machines
+
+
+@pytest.mark.parametrize("platform, module, arguments", [
+    ("cuda", "main", [SMOKE]),
+    pytest.param("cuda", "measurements.linear", [], marks=pytest.mark.slow),
+    pytest.param("unheard", "main", [SMOKE], marks=pytest.mark.slow)])
+def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform, module, arguments):
+  if platform == "cuda" and jax.default_backend() == "gpu":
+    pytest.skip("This machine has one.")
+  where = "--workdir" if module == "main" else "--out"
+  process = start_anew(f"experiments.{module}", *arguments, f"{where}={tmp_path / 'run'}",
+                       JAX_PLATFORMS=platform)
+  assert process.returncode == 1
+  (line,) = process.stderr.splitlines()  # linear has printed the head of its table before.
+  assert line.startswith("error: JAX_PLATFORMS must name platforms that this machine has; got "
+                         f"'{platform}'")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_module_of_unix_alone(tmp_path):
+  """As on Windows, but for the lock, which is another module's there."""
+  script = ("import runpy, sys\nsys.modules['resource'] = None\n"
+            "runpy.run_module('experiments.main', run_name='__main__', alter_sys=True)")
+  process = subprocess.run(
+      [sys.executable, "-c", script, *_MLP, f"--workdir={tmp_path / 'run'}"], cwd=ROOT,
+      capture_output=True, text=True, timeout=300)
   assert process.returncode == 0, process.stderr
+  result = json.loads(process.stdout.splitlines()[-1])
+  assert result["peak_memory_bytes"] is None or jax.default_backend() == "gpu"
+  assert (tmp_path / "run/report.html").exists()

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import dd_jax
 from dd_jax import losses
@@ -31,21 +30,22 @@ class Setting(NamedTuple):
   num_inits: int  # Where there are fewer than devices, these share the real images as well.
   x64: bool = True
   pool: bool = False
-  window: bool = False  # Its position is shared by all networks, momentum goes through it.
+  memory: str = "plain"
+  window: bool = False  # Its position is shared by all networks.
   network: str = "small"
   of_all: bool = False  # By weights of the pool and real images too.
   options: dict = {}  # How networks and real images are cut on every device.
 
 
 SETTINGS = {
-    "random": Setting(("jit", "pmap"), 8),
-    "windows of a pool in pieces": Setting(("jit", "pmap"), 16, pool=True, window=True, options={
+    "random windows": Setting(("jit", "pmap"), 8, window=True),
+    "pool in pieces": Setting(("jit", "pmap"), 16, pool=True, options={
         "num_parallel": 1, "chunk_size": 9}),
     "derivatives of all": Setting(("jit",), 4, pool=True, of_all=True, options={"chunk_size": 5}),
-    "one network": Setting(("jit",), 1),
+    "one network": Setting(("jit",), 1, memory="remat"),
     "float32 convolution": Setting(("jit", "pmap"), 8, x64=False, pool=True, network="convnet"),
 }
-OF_PROCESSES = ("random", "windows of a pool in pieces", "one network")
+OF_PROCESSES = ("random windows", "pool in pieces", "one network")
 
 
 def small_network():
@@ -56,7 +56,7 @@ def small_network():
 def convnet():
   """The same of a network with a convolution."""
   shape = (8, 8, 1)
-  model = models.convnet(num_classes=3, image_shape=shape, width=4, depth=1)
+  model = models.convnet(num_classes=3, image_shape=shape, width=4, depth=1, norm="none")
   labels = parametrization.class_labels(2, 3, 1)
   learned = parametrization.paper(labels, shape, num_epochs=1, step_size=0.02)
   return (model.init, learned.init(jax.random.key(4)), learned.decode,
@@ -71,9 +71,9 @@ def measure(setting):
   init, trainable, decode, loss, real = (
       convnet() if setting.network == "convnet" else small_network())
   assert real[0].dtype == ("float64" if setting.x64 else "float32")
-  train = dd_jax.unroll(loss)
+  train = dd_jax.unroll(loss, memory=setting.memory)
   if setting.window:
-    train = dd_jax.window(dd_jax.unroll(loss, optax.sgd(1., momentum=.9)), length=3)
+    train = dd_jax.window(train, length=3)
   init = dd_jax.random_init(init)
   if setting.pool:
     init = dd_jax.pretrained_init(init.sample(jax.random.key(3), POOL_SIZE))

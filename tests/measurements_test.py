@@ -59,7 +59,7 @@ def test_both_sides_of_a_row_agree():
   pytest.importorskip("torch")
   from experiments.measurements import torch_reference
   setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
-  ours = bench.Ours(setting, "highest")
+  ours = jax_side.JaxSide(setting, "highest")
   theirs = torch_reference.TorchSide(setting._asdict(), ours.inputs(), "cpu", "highest")
   for mode in theirs.modes():
     bench._check_agreement(mode, theirs.hypergradient64(mode), ours.hypergradient64())
@@ -69,10 +69,10 @@ def test_both_sides_of_a_row_agree():
 def test_the_hypergradient_of_a_row_is_the_mean_over_its_networks():
   """That of four networks one after the other, against four rows of one network each."""
   setting = bench.SETTINGS["mnist_random_n4"]._replace(num_steps=1, real_batch=16)
-  four = bench.Ours(setting, "highest")
+  four = jax_side.JaxSide(setting, "highest")
   loss, gradient = four.hypergradient64()
   networks = four._theta_0
-  one = bench.Ours(setting._replace(num_inits=1), "highest")
+  one = jax_side.JaxSide(setting._replace(num_inits=1), "highest")
   singles = []
   for n in range(4):
     one._theta_0 = jax.tree.map(lambda leaf, n=n: leaf[n:n + 1], networks)

@@ -264,7 +264,7 @@ def test_an_nnx_module_is_a_model():
   plain, dropping = models.from_nnx(NnxPlain), models.from_nnx(NnxDropping)
   assert arguments_of(plain.apply) == ["params", "inputs"]
   params = plain.init(jax.random.key(0))
-  images = jax.random.normal(jax.random.key(1), (5, 2, 2, 1))
+  images = normal(5, 2, 2, 1).astype(jnp.float32)
   hidden = jnp.maximum(images.reshape(5, 4) @ params["hidden"]["kernel"]
                        + params["hidden"]["bias"][None], 0)
   expected = hidden @ params["logits"]["kernel"] + params["logits"]["bias"][None]
@@ -292,8 +292,8 @@ def test_an_nnx_module_trains_in_the_inner_loop_and_gives_a_hypergradient():
   learned = parametrization.paper(jnp.array([[0, 1, 2]]), (2, 2, 1), num_epochs=2, step_size=.7)
   outer_loss = dd_jax.make_outer_loss(learned.decode, init, dd_jax.unroll(loss), loss, num_inits=2)
   value_and_grad = jit(jax.value_and_grad(outer_loss))
-  trainable = learned.init(jax.random.key(0))
-  rest = (init.state, jax.random.key(2), jax.random.normal(jax.random.key(1), (4, 2, 2, 1)),
+  trainable = jit(learned.init)(jax.random.key(0))
+  rest = (init.state, jax.random.key(2), normal(4, 2, 2, 1).astype(jnp.float32),
           jnp.array([0, 1, 2, 0]))
 
   def at(scale):

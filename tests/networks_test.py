@@ -268,7 +268,7 @@ def test_images_and_their_transposes(name):
   tall, wide = (make(name, num_classes=3, image_shape=shape, **{**SMALL[name], **options})
                 for shape in ((8, 12, 1), (12, 8, 1)))
   params = jax.tree.map(lambda leaf: .5 + leaf.astype(jnp.float32), random_params(tall))
-  images = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
+  images = normal(2, 8, 12, 1).astype(jnp.float32)
 
   @jit
   @functools.partial(jax.grad, has_aux=True)
@@ -310,15 +310,15 @@ def test_hypergradient_against_finite_differences(name):
   model = models.MODELS[name](num_classes=2, image_shape=shape, **SMALL[name])
   learned = parametrization.paper(jnp.array([[0, 1]]), shape, num_epochs=2, step_size=.01,
                                   dtype=float)
-  init = dd_jax.random_init(lambda key: jax.tree.map(
-      lambda leaf: leaf.astype(float), model.init(key)))
+  init = dd_jax.fixed_init(jax.tree.map(
+      lambda leaf: leaf.astype(float), jit(model.init)(jax.random.key(4))))
   loss = losses.classification(model.apply)
   value_and_grad = jit(jax.value_and_grad(dd_jax.make_outer_loss(
       learned.decode, init, dd_jax.unroll(loss, memory="plain"), loss, num_inits=1)))
-  real = jax.random.normal(jax.random.key(2), (3, *shape)), jnp.array([0, 1, 1])
-  trainable, rest = learned.init(jax.random.key(0)), ((), jax.random.key(1), *real)
+  real = normal(3, *shape), jnp.array([0, 1, 1])
+  trainable, rest = jit(learned.init)(jax.random.key(0)), (init.state, jax.random.key(1), *real)
   _, gradient = value_and_grad(trainable, *rest)
-  direction = jax.random.normal(jax.random.key(3), trainable["inputs"].shape)
+  direction = normal(*trainable["inputs"].shape, seed=1)
 
   def along(t):
     return value_and_grad({**trainable, "inputs": trainable["inputs"] + t * direction}, *rest)[0]

@@ -10,6 +10,7 @@ import dd_jax
 from dd_jax import optimizers
 from dd_jax import losses
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from tests import problems
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -22,8 +23,8 @@ def _learned(name):
   return parametrization.join(
       parametrization.pixels((*hard.shape, *problems.IMAGE_SHAPE)),
       parametrization.fixed_labels(hard),
-      parametrization.step_sizes(problems.NUM_EPOCHS, problems.NUM_STEPS, .1, scale="log"),
-      parametrization.shares(_HYPER[name]), dtype=float)
+      step_sizes.learned(problems.NUM_EPOCHS, problems.NUM_STEPS, .1, scale="log"),
+      optimizers.shares(_HYPER[name]), dtype=float)
 
 
 def _outer_loss(learned, apply, init, optimizer, gradient="reverse"):
@@ -104,7 +105,7 @@ def test_transformations_of_optax_descend_and_are_differentiated(x64, name):
   hard = jnp.asarray([[0, 1, 2, 1]])
   learned = parametrization.join(
       parametrization.pixels((1, 4, *problems.IMAGE_SHAPE)), parametrization.fixed_labels(hard),
-      parametrization.step_sizes(6, 1, step_size), dtype=float)
+      step_sizes.learned(6, 1, step_size), dtype=float)
   trainable, params = learned.init(jax.random.key(1)), problems.init(jax.random.key(0))
   train = dd_jax.unroll(problems.inner_loss, optimizer)
   distilled = learned.decode(trainable)

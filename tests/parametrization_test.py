@@ -11,6 +11,7 @@ from dd_jax import optimizers
 from dd_jax import parametrization
 from dd_jax import step_sizes
 from tests import problems
+from tests.arrays import jit
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -62,8 +63,8 @@ def test_everything_learned_is_of_the_type_asked_for(x64, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {jnp.dtype(dtype)}
     distilled = learned.decode(trainable)
     assert distilled.labels.dtype == jnp.int32
-    assert {x.dtype for x in (distilled.inputs, distilled.step_sizes, distilled.hyper["decay"])} == {
-        jnp.dtype(dtype)}
+    learned_fields = distilled.inputs, distilled.step_sizes, distilled.hyper["decay"]
+    assert {x.dtype for x in learned_fields} == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(distilled.inputs, start.astype(dtype))
     np.testing.assert_allclose(np.asarray(distilled.step_sizes, float), np.full((2, 1), .1),
                                rtol=8 * float(jnp.finfo(dtype).eps))
@@ -89,7 +90,7 @@ def test_parts_are_inputs_of_several_kinds():
       "table": parametrization.pixels((1, 2, 3), table)})
   learned = parametrization.join(
       kinds, parametrization.fixed_labels(jnp.asarray([[0, 1]])), step_sizes.fixed(1, 1, .1))
-  trainable = learned.init(jax.random.key(0))
+  trainable = jit(learned.init)(jax.random.key(0))
   assert set(trainable) == {"inputs"}
   inputs = learned.decode(trainable).inputs
   assert jax.tree.map(jnp.shape, inputs) == {
@@ -116,7 +117,7 @@ def test_what_is_not_learned_is_not_in_the_trainable():
     parametrization.pixels((10, 50, 8, 8, 1)), parametrization.bases((10, 50, 8, 8, 1), 400)],
     ids=["pixels", "bases"])
 def test_images_start_as_standard_normal_noise(part):
-  images = part.decode(part.init(jax.random.key(0)))
+  images = jit(lambda key: part.decode(part.init(key)))(jax.random.key(0))
   assert images.shape == (10, 50, 8, 8, 1)
   tolerance = .02  # Of 400 bases; independent pixels would be within .03 at five sigma.
   assert abs(images.mean()) < tolerance and abs(images.var() - 1) < 2 * tolerance
@@ -179,12 +180,20 @@ def test_hypergradient_of_every_part_against_finite_differences(labels, sizes):
       dtype=float)
   loss = losses.classification(
       lambda params, inputs: problems.apply(params, sum(inputs.values())))
-  outer_loss = jax.jit(dd_jax.make_outer_loss(
-      learned.decode, dd_jax.random_init(problems.init), dd_jax.unroll(loss), loss, num_inits=1))
-  images, classes = problems.real()
-  trainable = learned.init(jax.random.key(1))
-  rest = (), jax.random.key(5), {name: images for name in trainable["inputs"]}, classes
-  gradient = problems.check_hypergradient(outer_loss, trainable, *rest, rtol=1e-6)
+  init = dd_jax.fixed_init(jit(problems.init)(jax.random.key(3)))
+  value_and_grad = jit(jax.value_and_grad(dd_jax.make_outer_loss(
+      learned.decode, init, dd_jax.unroll(loss, memory="plain"), loss, num_inits=1)))
+  images, classes = jit(problems.real)()
+  trainable = jit(learned.init)(jax.random.key(1))
+  rest = init.state, jax.random.key(5), {name: images for name in trainable["inputs"]}, classes
+  _, gradient = value_and_grad(trainable, *rest)
+  direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(float(x.size))).reshape(x.shape), trainable)
+
+  def along(t):
+    return value_and_grad(jax.tree.map(lambda x, d: x + t * d, trainable, direction), *rest)[0]
+
+  exact = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+  np.testing.assert_allclose(exact, (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6)
   assert all(jnp.linalg.norm(leaf) > 1e-5 for leaf in jax.tree.leaves(gradient))
 
 

@@ -24,11 +24,12 @@ def double_precision(x64):
 
 
 def _pool(size):
-  return jax.vmap(problems.init)(jax.random.split(jax.random.key(3), size))
+  return jit(jax.vmap(problems.init))(jax.random.split(jax.random.key(3), size))
 
 
+@functools.cache
 def _real():
-  return problems.real(num_images=11)
+  return jit(problems.real)()
 
 
 def _pretrain(params, real=None, **options):

@@ -69,11 +69,14 @@ def test_the_pages_are_built_without_a_warning(tmp_path):
       [sys.executable, "-m", "docs.reference", f"--out={tmp_path}"], cwd=_ROOT,
       capture_output=True, text=True, timeout=500)
   assert process.returncode == 0 and "arning" not in process.stderr, process.stderr
-  pages = {path.stem: path.read_text() for path in tmp_path.glob("dd_jax/*.html")}
-  assert pages.keys() == {module.__name__.split(".")[1] for module in reference.modules()}
+  pages = {".".join(path.relative_to(tmp_path).with_suffix("").parts): path.read_text()
+           for path in tmp_path.glob("dd_jax/**/*.html")}
+  named = {module.__name__ for module in reference.modules()}
+  networks = {f"dd_jax.models.{name}" for name in dd_jax.models.MODELS}  # Each has a file.
+  assert named <= pages.keys() <= named | networks
   for name in _FUNCTIONS:
-    _, module, *rest = name.split(".")
-    if rest:
-      assert f'id="{rest[0]}"' in pages[module], name
-  assert "Alias for field number" not in pages["types"]
-  assert "[S, B, H, W, C], normalised space." in pages["types"]
+    module, _, function = name.rpartition(".")
+    if module != "dd_jax":
+      assert f'id="{function}"' in pages[module], name
+  assert "Alias for field number" not in pages["dd_jax.types"]
+  assert "images are [S, B, H, W, C]." in pages["dd_jax.types"]

@@ -35,7 +35,7 @@ def _params(seed=2):
 
 def _trained(loss, distilled, optimizer=None, key=None):
   """By the inner algorithm of the library."""
-  return dd_jax.unroll(loss, optimizer)(key, _params(), distilled)[0]
+  return dd_jax.unroll(loss, optimizer, memory="plain")(key, _params(), distilled)[0]
 
 
 def _assert_close(actual, expected, rtol=1e-5):
@@ -71,7 +71,11 @@ def test_it_takes_the_steps_of_the_inner_algorithm(optax_promotion, name, hyper,
                        inner_augmentation=None, inner_algorithm=algorithm)
   expected = _trained(_LOSS, artifact.distilled, optimizers.INNER_OPTIMIZERS[name])
   _assert_close(dd_jax.train_on(artifact, _params()), expected)
-  _assert_close(dd_jax.train_on(artifact._replace(init_params=_params())), expected)
+
+
+def test_stored_weights_are_taken_where_none_are_given():
+  artifact = _artifact(params=_params())
+  _assert_close(dd_jax.train_on(artifact), _trained(_LOSS, artifact.distilled))
 
 
 def test_data_for_a_ridge_regression_solve_a_last_layer():
@@ -204,7 +208,7 @@ def test_an_own_loss_is_that_of_the_evaluation():
   real = jax.random.normal(jax.random.key(4), (20, *_SHAPE)), jnp.zeros(20, jnp.int32)
   result = reuse.evaluate_on(
       jax.random.key(0), artifact, dd_jax.fixed_init(_params()), _MODEL.apply, *real,
-      num_inits=1, loss=_squared, plan=dd_jax.Plan(batch_size=7))
+      num_inits=1, loss=_squared, plan=dd_jax.Plan(num_parallel=1))
   logits = _MODEL.apply(_trained(_squared, artifact.distilled), real[0])
   np.testing.assert_allclose(result.after.loss, [np.mean(losses.cross_entropy(logits, real[1]))],
                              rtol=1e-5)

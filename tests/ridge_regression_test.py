@@ -12,6 +12,7 @@ import pytest
 import dd_jax
 from dd_jax import losses
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import ridge_regression
 from tests import problems
 
@@ -28,7 +29,7 @@ def test_a_ridge_head_is_what_gradient_descent_on_the_head_reaches(x64):
   labels = jax.random.uniform(jax.random.key(1), (1, 5, _CLASSES))
   learned = parametrization.join(
       parametrization.pixels((1, 5, *problems.IMAGE_SHAPE)), parametrization.soft_labels(labels),
-      parametrization.fixed_step_sizes(800, 1, .5), dtype=float)
+      step_sizes.fixed(800, 1, .5), dtype=float)
 
   def init(key):
     return {"features": jax.random.normal(key, (4, 6)), "head": jnp.zeros((6, _CLASSES))}
@@ -39,12 +40,15 @@ def test_a_ridge_head_is_what_gradient_descent_on_the_head_reaches(x64):
     # Half of mean |error|^2 + lambda |head|^2.
     return .5 * (jnp.mean(jnp.sum(error ** 2, -1)) + regularization * jnp.sum(params["head"] ** 2))
 
-  actual, expected = (jax.jit(jax.value_and_grad(dd_jax.make_outer_loss(
-      learned.decode, dd_jax.random_init(init), train,
-      losses.classification(ridge_regression.ridge_apply(_features)), num_inits=2)))(
-          learned.init(jax.random.key(0)), (), jax.random.key(3), *problems.real())
-                      for train in (dd_jax.ridge(_features, _CLASSES, regularization=regularization),
-                                    dd_jax.unroll(descent_loss)))
+  def hypergradient(train):
+    outer_loss = dd_jax.make_outer_loss(
+        learned.decode, dd_jax.random_init(init), train,
+        losses.classification(ridge_regression.ridge_apply(_features)), num_inits=2)
+    return jax.jit(jax.value_and_grad(outer_loss))(
+        learned.init(jax.random.key(0)), (), jax.random.key(3), *problems.real())
+
+  actual = hypergradient(dd_jax.ridge(_features, _CLASSES, regularization=regularization))
+  expected = hypergradient(dd_jax.unroll(descent_loss))
   assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
   problems.assert_close(actual, expected, 1e-7)
 

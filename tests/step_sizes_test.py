@@ -118,7 +118,8 @@ def test_bad_arguments_are_named(call, message):
 
 @pytest.mark.parametrize("step_size", [0, -0.1, float("nan")])
 @pytest.mark.parametrize("call", [
-    lambda value: step_sizes.encode(value, "softplus"), lambda value: step_sizes.encode(value, "log"),
+    lambda value: step_sizes.encode(value, "softplus"),
+    lambda value: step_sizes.encode(value, "log"),
     lambda value: step_sizes.learned(1, 1, value), lambda value: step_sizes.fixed(1, 1, value)])
 def test_step_size_must_be_positive(call, step_size):
   with pytest.raises(ValueError, match=f"step_size must be positive; got {step_size}"):

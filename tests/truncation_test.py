@@ -97,9 +97,9 @@ def test_an_inner_loss_with_keys_sees_those_of_its_steps(name):
     return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
 
   whole = dd_jax.unroll(noisy)
+  window = dd_jax.window(whole, start=_STARTS[name], length=_TOTAL)
   actual, expected = (jax.jit(dd_jax.value_and_hypergrad(_outer_loss(decode, train, 2)))(
-      trainable, (), jax.random.key(3), *problems.real())
-                      for train in (dd_jax.window(whole, start=_STARTS[name], length=_TOTAL), whole))
+      trainable, (), jax.random.key(3), *problems.real()) for train in (window, whole))
   problems.assert_close(actual, expected, 1e-5)
 
 

@@ -204,10 +204,9 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   whitening = None
   if "whitening/mean" in arrays:
     whitening = Whitening(*(arrays[f"whitening/{name}"] for name in Whitening._fields))
-  distilled, params = jax.tree.map(jnp.asarray, (
-      DistilledData(inputs, arrays["labels"], arrays["step_sizes"],
-                    () if hyper is None else hyper), params))
-  return Artifact(distilled, params, metadata, whitening)
+  fields, params = jax.tree.map(jnp.asarray, (
+      (inputs, arrays["labels"], arrays["step_sizes"], () if hyper is None else hyper), params))
+  return Artifact(DistilledData(*fields), params, metadata, whitening)
 
 
 def _are_images(inputs):

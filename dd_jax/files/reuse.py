@@ -34,7 +34,7 @@ from dd_jax import ridge_regression
 from dd_jax.files.artifacts import Artifact
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
-from dd_jax.types import Array, Params, Train
+from dd_jax.types import Array, Params
 
 INNER_LOSS = "classification"
 _PRECISIONS = ("highest", "high", "default")
@@ -185,7 +185,7 @@ def _is_own(name):
 
 
 def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
-                     ) -> tuple[Train, bool]:
+                     ) -> tuple[Callable, bool]:
   """How the run trained a network, and whether that consumes a key."""
   metadata = artifact.metadata
   for name, known in (("inner_algorithm", _ALGORITHMS),
@@ -205,7 +205,9 @@ def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
     raise ValueError(f"the file must hold hyper/{min(missing)} of its inner optimizer {name}; "
                      f"it has {sorted(found)}")
   inner_loss = _inner_loss(artifact, apply, loss)
-  return unroll(inner_loss, optimizers.INNER_OPTIMIZERS[name]), adapters.takes_key(inner_loss)
+  # Plain: without a gradient nothing is kept, and it is traced fastest.
+  train = unroll(inner_loss, optimizers.INNER_OPTIMIZERS[name], memory="plain")
+  return train, adapters.takes_key(inner_loss)
 
 
 def _inner_loss(artifact, apply, loss):

@@ -91,7 +91,7 @@ def _grow(named, where):
       inner = next(other for other, below, _ in named if below)
       raise ValueError(f"{where} must hold arrays beside each other; {inner!r} lies within another "
                        "array")
-  children: dict[str, list] = {}
+  children = {}
   for name, (part, *below), array in named:
     children.setdefault(part, []).append((name, below, array))
   name, (first, *below), array = named[0]

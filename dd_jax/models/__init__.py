@@ -6,6 +6,8 @@
 
 from collections.abc import Callable
 
+from dd_jax.models import convolution
+from dd_jax.models import pooling
 from dd_jax.models.alexcifarnet import alexcifarnet
 from dd_jax.models.alexnet import alexnet
 from dd_jax.models.convnet import convnet
@@ -26,6 +28,6 @@ MODELS: dict[str, Callable[..., Model]] = {
 }
 
 __all__ = [
-    "MODELS", "Model", "alexcifarnet", "alexnet", "check_params", "convnet", "from_flax",
-    "from_nnx", "lenet", "mlp", "resnet18", "vit",
+    "convolution", "pooling", "MODELS", "Model", "alexcifarnet", "alexnet", "check_params",
+    "convnet", "from_flax", "from_nnx", "lenet", "mlp", "resnet18", "vit",
 ]

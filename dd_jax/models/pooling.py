@@ -34,10 +34,17 @@ def max_pool(x: Array, window: Sequence[int], strides: Sequence[int], padding: i
 
 
 def strided_slices(x: Array, size: int, stride: int, count: int, axis: int) -> list[Array]:
-  """`x[i::stride]` along `axis` for i < size, `count` entries of each.
+  """`x[i::stride]` along an axis for every i below the size.
 
   Splits a reshaped axis: its transpose is a concatenation, where that of a
   strided slice spreads every slice among zeros.
+
+  Args:
+    x: any array.
+    size: how many slices.
+    stride: between the entries of one.
+    count: entries of each.
+    axis: along which.
   """
   blocks = count + (size - 1) // stride
   length = blocks * stride

@@ -31,10 +31,10 @@ class Pixels(NamedTuple):
 
 class Data(NamedTuple):
   """What networks are trained, chosen and tested on."""
-  train: Examples
+  train: Examples  # What is distilled.
   validation: Examples  # A part of the training set.
-  test: Examples
-  num_classes: int
+  test: Examples  # Used once, at the end.
+  num_classes: int  # K.
   name: str = "arrays"
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.

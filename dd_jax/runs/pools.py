@@ -33,15 +33,15 @@ ROLES = ("train", "heldout")  # The two files of a directory.
 
 
 class PoolSettings(NamedTuple):
-  """How networks are trained for a pool; `optimizer` has its learning rate."""
-  optimizer: optax.GradientTransformation
+  """How networks are trained for a pool."""
+  optimizer: optax.GradientTransformation  # With its learning rate.
   num_train: int = 200  # Networks to distil with.
   num_heldout: int = 200  # Networks to test on, of other seeds.
   block: int = 10  # Networks per program, and per file until all are done.
   num_parallel: int | None = None  # Side by side; None: 1 on a CPU, else a block.
-  num_epochs: int = 2
-  batch_size: int = 256
-  precision: str = "highest"
+  num_epochs: int = 2  # Passes over the training set.
+  batch_size: int = 256  # Images per step.
+  precision: str = "highest"  # As in `Settings`.
 
 
 def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 import inspect
+import pathlib
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -25,24 +27,24 @@ _VALIDATION_SHARE = 12  # One training image in so many is set aside.
 
 class Inits(NamedTuple):
   """Where networks come from; those of one pool never meet those of another."""
-  train: InitDistribution
-  validation: InitDistribution
-  test: InitDistribution
+  train: InitDistribution  # Of every outer step.
+  validation: InitDistribution  # Of the progress bar's accuracy.
+  test: InitDistribution  # Of the figures in the end.
 
 
 class Problem(NamedTuple):
   """What is distilled, from what and for what; `_replace` changes any part of it."""
-  data: Data
-  learned: Parametrization
-  inits: Inits
+  data: Data  # What is distilled, and tested on.
+  learned: Parametrization  # What is learned, and the distilled data that it stands for.
+  inits: Inits  # Where the networks come from.
   train: Train  # The inner algorithm, which also trains the networks that are tested.
   apply: Callable  # (params, inputs) -> logits [n, K].
   real_loss: Callable  # The outer objective on real examples, (params, inputs, labels) -> [].
   # The outer one, with its learning rates; or what makes it of the number of outer steps.
   optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
   num_inits: int = 1  # N.
-  num_validation_inits: int = 1
-  num_test_inits: int = 1
+  num_validation_inits: int = 1  # Networks whose accuracy the progress bar shows.
+  num_test_inits: int = 1  # Networks that are tested in the end.
   batch_size: int = 256  # R.
   num_parallel: int | None = None  # Networks side by side; None: one on a CPU, all elsewhere.
   chunk_size: int | None = None  # Real examples per pass; None: all R.
@@ -58,7 +60,7 @@ class Problem(NamedTuple):
 
 def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[..., models.Model],
                  *, images_per_class: int = 1, num_steps: int = 1, num_epochs: int = 3,
-                 init: str | InitDistribution = "fixed", loss: Callable | None = None,
+                 init: str | InitDistribution | Inits = "fixed", loss: Callable | None = None,
                  real_loss: Callable | None = None, seed: int = 0) -> Problem:
   """A problem with usual choices: every pixel and step size learned, hard labels, Adam.
 
@@ -119,18 +121,32 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
 
 
 def name_of(part: Any, known: Mapping[str, Any] = {}) -> str | None:
-  """The name of a part: the library's, or `package.module:function`, which commands can be told."""
+  """The name of a part: the library's, or `package.module:function`, which commands can be told.
+
+  None: it cannot be imported by a name, as what is defined in a function or a notebook.
+  """
   for name, value in known.items():
     if value is part:
       return name
-  return f"{part.__module__}:{part.__qualname__}" if inspect.isroutine(part) else None
+  if not inspect.isroutine(part) or "<" in part.__qualname__:  # <locals>, <lambda>.
+    return None
+  module = part.__module__
+  if module == "__main__":
+    script = sys.modules[module]
+    if getattr(script, "__file__", None) is None:
+      return None
+    module = script.__spec__.name if script.__spec__ else pathlib.Path(script.__file__).stem
+  return f"{module}:{part.__qualname__}"
 
 
 def _inits(init, network, key):
+  if isinstance(init, Inits):
+    return init
   if isinstance(init, InitDistribution):
     return Inits(init, init, init)
   if init not in ("fixed", "random"):
-    raise ValueError(f"init must be 'fixed', 'random' or an InitDistribution; got {init!r}")
+    raise ValueError("init must be 'fixed', 'random', an InitDistribution or Inits; "
+                     f"got {init!r}")
   random = init_distributions.random_init(network.init, init_distributions.xavier_normal())
   found = random if init == "random" else init_distributions.fixed_init(one_network(random, key))
   return Inits(found, found, found)

@@ -32,7 +32,7 @@ class Result(NamedTuple):
   """What a run gives, and leaves in its directory."""
   artifact: artifacts.Artifact  # distilled.npz.
   figures: dict[str, Any]  # result.json.
-  workdir: pathlib.Path
+  workdir: pathlib.Path  # The directory.
 
 
 def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, seed: int = 0,

@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import platform
 import time
-from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -26,29 +25,15 @@ import numpy as np
 
 from dd_jax.datasets import npz
 from experiments import launcher
+from experiments.measurements.jax_side import JaxSide, Setting
 from dd_jax.runs import machine
 from dd_jax.runs import paths
 
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
 
-_NUM_EPOCHS = 3
-_NUM_CLASSES = 10
-_STEP_SIZE = .02
 _TURN_SECONDS = .5
 _TOLERANCE = 1e-4  # Relative L2 between the two sides' hypergradients.
-
-
-class Setting(NamedTuple):
-  """What one row times; E = 3 and one image per class and step throughout."""
-  network: str
-  image_shape: tuple[int, int, int]
-  init: str
-  num_steps: int  # S
-  num_inits: int  # N
-  chunk_size: int
-  memory: str = "plain"
-  real_batch: int = 1024  # R
 
 
 _MNIST = functools.partial(Setting, "lenet", (28, 28, 1), chunk_size=128)
@@ -65,101 +50,6 @@ SETTINGS = {
 _CHOSEN = flags.DEFINE_list(
     "settings", [name for name in SETTINGS if name != "mnist_random_n16"],
     f"Rows to time, of {', '.join(SETTINGS)}.")
-
-
-class Ours:
-  """Our side of a row, on random inputs."""
-
-  def __init__(self, setting: Setting, precision: str):
-    # JAX and PyTorch are each imported in the process that needs them.
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    import dd_jax
-    from dd_jax import losses
-    from dd_jax import models
-    from dd_jax import parametrization
-    self._jax = jax
-    self._setting = setting
-    model = models.MODELS[setting.network](num_classes=_NUM_CLASSES,
-                                           image_shape=setting.image_shape)
-    random = dd_jax.random_init(model.init, dd_jax.init_distributions.xavier_normal())
-    self._theta_0 = jax.jit(random.sample, static_argnums=1)(jax.random.key(0),
-                                                             setting.num_inits)
-    init = (dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf[0], self._theta_0))
-            if setting.init == "fixed" else random)
-    labels = parametrization.class_labels(setting.num_steps, _NUM_CLASSES, 1)
-    learned = parametrization.paper(labels, setting.image_shape, num_epochs=_NUM_EPOCHS,
-                                    step_size=_STEP_SIZE)
-    self._trainable = learned.init(jax.random.key(1))
-    self._real = (
-        jax.random.normal(jax.random.key(2), (setting.real_batch, *setting.image_shape)),
-        jax.random.randint(jax.random.key(3), (setting.real_batch,), 0, _NUM_CLASSES, jnp.int32))
-    loss = losses.classification(model.apply)
-    make_outer_loss = functools.partial(
-        dd_jax.make_outer_loss, learned.decode, real_loss=loss,
-        train=dd_jax.unroll(loss, memory=setting.memory), num_inits=setting.num_inits,
-        chunk_size=setting.chunk_size,
-        num_parallel=1 if jax.default_backend() == "cpu" else None)
-    # For the comparison: networks that are given instead of drawn.
-    self._precision = precision
-    self._value_and_grad = dd_jax.value_and_hypergrad(
-        make_outer_loss(init=dd_jax.init_distributions.given_init(self._theta_0)))
-
-    optimizer = optax.adam(.01, b1=.5)
-    loop = dd_jax.make_outer_loop(make_outer_loss(init=init), optimizer)
-    state = loop.init(self._trainable)
-    start = time.perf_counter()
-    with jax.default_matmul_precision(precision):
-      compiled = jax.jit(loop.step, donate_argnums=1).lower(
-          jax.random.key(4), state, init.state, *self._real).compile()
-    self._compile_seconds = time.perf_counter() - start
-    self._temporary_bytes = compiled.memory_analysis().temp_size_in_bytes
-    forward = jax.jit(models.MODELS[setting.network](
-        num_classes=_NUM_CLASSES, image_shape=setting.image_shape, convolution="lax").apply).lower(
-            jax.tree.map(lambda leaf: leaf[0], self._theta_0), self._real[0][:1]).compile()
-    self._forward_flops = forward.cost_analysis()["flops"]
-    self._step = compiled
-    self._state, self._init_state = state, init.state
-
-  def inputs(self) -> dict:
-    """What the other side needs, as numpy arrays."""
-    return self._jax.tree.map(np.asarray, {
-        "theta_0": self._theta_0, "trainable": self._trainable, "real": self._real})
-
-  def hypergradient64(self) -> tuple[float, dict]:
-    """Loss and hypergradient of the inputs in float64."""
-    jax = self._jax
-    jax.config.update("jax_enable_x64", True)
-    theta_0, trainable, images = jax.tree.map(
-        lambda leaf: leaf.astype(np.float64), (self._theta_0, self._trainable, self._real[0]))
-    with jax.default_matmul_precision(self._precision):
-      loss, gradient = jax.jit(self._value_and_grad)(
-          trainable, theta_0, jax.random.key(0), images, self._real[1])
-    jax.config.update("jax_enable_x64", False)
-    return float(loss), jax.tree.map(np.asarray, gradient)
-
-  def step(self) -> float:
-    """Seconds of one outer step."""
-    jax = self._jax
-    start = time.perf_counter()
-    key = jax.random.fold_in(jax.random.key(5), int(self._state.step))
-    self._state, info = self._step(key, self._state, self._init_state, *self._real)
-    jax.block_until_ready((self._state, info))
-    return time.perf_counter() - start
-
-  def report(self) -> dict:
-    """What is known of our side beside its seconds.
-
-    The arithmetic is nominal: F of a forward pass, three F for a real image with its gradient, nine
-    for a distilled one in an inner step and its reverse.
-    """
-    setting = self._setting
-    passes = _NUM_EPOCHS * setting.num_steps * _NUM_CLASSES * 9 + setting.real_batch * 3
-    return {"compile_seconds": self._compile_seconds, "temporary_bytes": self._temporary_bytes,
-            "peak_bytes": machine.peak_bytes(),
-            "gflop": self._forward_flops * setting.num_inits * passes / 1e9}
 
 
 class Machine:
@@ -233,7 +123,7 @@ def _serve(connection, make, args):
 def time_setting(name: str, setting: Setting, precision: str, rounds: int,
                  with_torch: bool, backend: str) -> dict:
   """One row: raw samples in seconds, medians, and the ratio PyTorch / ours."""
-  with _Process(Ours, setting, precision) as ours:
+  with _Process(JaxSide, setting, precision) as ours:
     if not with_torch:
       samples = {"ours": _alternate({"ours": functools.partial(ours.call, "step")}, rounds)["ours"]}
       return _row(name, samples, ours.call("report"), {})

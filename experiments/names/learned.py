@@ -16,6 +16,7 @@ from dd_jax import step_sizes
 from dd_jax.files import artifacts
 from dd_jax.runs import paths
 from dd_jax.runs.settings import check_positive
+from dd_jax.types import Part
 from experiments.names import parts
 
 _HYPER = ("decay", "b1", "b2", "weight_decay")
@@ -55,7 +56,7 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
 def _make_inputs(distill, shape, start):
   """What is learned of the inputs; one's own function makes a Part of their shape [S, B, ...]."""
   if parts.is_own(distill.images):
-    return parts.load_own(distill.images, "distill.images")(shape)
+    return parts.make_own(distill.images, "distill.images", Part, shape=shape)
   return parts.choose({
       "pixels": lambda: parametrization.pixels(shape, start),
       "bases": lambda: parametrization.bases(shape, distill.num_bases),

@@ -41,6 +41,20 @@ def load_own(name: str, field: str) -> Any:
                      f"got {name!r} ({' '.join(str(error).split())})") from error
 
 
+def make_own(name: str, field: str, kind: type, **arguments: Any) -> Any:
+  """What one's own function makes of the arguments, which it gets by their places.
+
+  Raises:
+    ValueError: it is no function of so many, or gives something else than the `kind`.
+  """
+  function = _function(name, field, *arguments)
+  made = function(*arguments.values())
+  if not isinstance(made, kind):
+    raise ValueError(f"{field} must name a function that gives {kind.__name__}; {name!r} gives "
+                     f"{type(made).__name__}")
+  return made
+
+
 def make_model(name: str, num_classes: int, image_shape: Any, options: Mapping[str, Any],
                field: str) -> models.Model:
   """The network of a name: a maker `(num_classes=, image_shape=, ...)`, a Model or a linen module.
@@ -49,18 +63,21 @@ def make_model(name: str, num_classes: int, image_shape: Any, options: Mapping[s
     ValueError: an option that it does not have, or something else than a network.
   """
   made = choose(models.MODELS, name, field)
-  if callable(made) and not isinstance(made, models.Model | nn.Module):
+  rule = f"{field} must name a maker (num_classes=, image_shape=) of a dd_jax.Model; {name!r}"
+  if callable(made) and not isinstance(made, nn.Module):
     known = inspect.signature(made).parameters
     for option, value in options.items():
       if option not in known:
         raise ValueError(f"{field.removesuffix('name')}{option} must be left out for {name}, which "
                          f"has no such option; got {value!r}")
-    made = made(num_classes=num_classes, image_shape=image_shape, **options)
+    arguments = {"num_classes": num_classes, "image_shape": image_shape, **options}
+    if not _takes(made, **arguments):
+      raise ValueError(f"{rule} is {_described(made)}")
+    made = made(**arguments)
   if isinstance(made, nn.Module):
     made = models.from_flax(made, image_shape)
   if not (hasattr(made, "init") and hasattr(made, "apply")):
-    raise ValueError(f"{field} must name a maker (num_classes=, image_shape=) of a dd_jax.Model; "
-                     f"{name!r} gives {type(made).__name__}")
+    raise ValueError(f"{rule} gives {type(made).__name__}")
   return models.Model(made.init, made.apply)
 
 
@@ -91,10 +108,8 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
   """
   if not is_own(name):
     return datasets.load(name, data_dir or None, download=download)
-  found = _call(load_own(name, field), field, name)
-  if isinstance(found, datasets.Dataset):
-    return found._replace(name=name)
-  if isinstance(found, runs.Data):
+  found = make_own(name, field, object)
+  if isinstance(found, datasets.Dataset | runs.Data):
     return found._replace(name=name)
   if isinstance(found, tuple | list) and len(found) == 4:
     return datasets.from_arrays(*found, name=name)
@@ -104,32 +119,51 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
 
 
 def loss(name: str, apply: Callable, choices: Mapping[str, Callable], field: str) -> Callable:
-  """The loss of a name; one's own is `(params, inputs, labels) -> []`, or makes it from `apply`."""
+  """The loss of a name; one's own is `(params, inputs, labels) -> []`, or makes it of `apply`."""
   if not is_own(name):
     return choose(choices, name, field)()
   found = load_own(name, field)
-  if not callable(found):
-    raise ValueError(f"{field} must be a function; {name!r} is {type(found).__name__}")
-  needed = [parameter for parameter in inspect.signature(found).parameters.values()
-            if parameter.default is parameter.empty]
-  return _call(found, field, name, apply) if len(needed) == 1 else found
+  if _takes(found, apply):
+    return make_own(name, field, Callable, apply=apply)
+  if _takes(found, "params", "inputs", "labels", key="key"):
+    return found
+  return _function(name, field, "params", "inputs", "labels")
 
 
 def augment(names: str | None, field: str, *, siamese: bool = False) -> Callable | None:
   """`(key, images) -> images` of names with commas between them, or one's own function."""
   if not names:
     return None
-  return load_own(names, field) if is_own(names) else augmentation.compose(names, siamese=siamese)
+  if is_own(names):
+    return _function(names, field, "key", "images")
+  return augmentation.compose(names, siamese=siamese)
 
 
-def _call(function, field, name, *arguments):
-  if not callable(function):
-    raise ValueError(f"{field} must be a function; {name!r} is {type(function).__name__}")
+def _function(name, field, *arguments):
+  """One's own function; ValueError where it does not take the arguments, here by their names."""
+  found = load_own(name, field)
+  if not _takes(found, *arguments):
+    raise ValueError(f"{field} must name a function of ({', '.join(arguments)}); {name!r} is "
+                     f"{_described(found)}")
+  return found
+
+
+def _takes(found, *arguments, **named):
+  """Whether it is a function of these."""
   try:
-    return function(*arguments)
-  except TypeError as error:
-    raise ValueError(f"{field} must be a function of {len(arguments)} arguments; {name!r} fails: "
-                     f"{' '.join(str(error).split())}") from error
+    inspect.signature(found).bind(*arguments, **named)
+  except TypeError:
+    return False
+  except ValueError:  # A builtin that does not say.
+    return True
+  return True
+
+
+def _described(found):
+  try:
+    return f"one of {inspect.signature(found)}"
+  except (TypeError, ValueError):
+    return type(found).__name__
 
 
 def _value(text):

@@ -1,0 +1,149 @@
+"""dd_jax.runs as a library: own arrays, an NNX network and an own outer loss, in a directory."""
+
+import json
+import os
+import signal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dd_jax
+from dd_jax import datasets
+from dd_jax import models
+from dd_jax import runs
+from dd_jax.runs import loop
+
+_SETTINGS = runs.Settings(log_every=2, validate_every=2, checkpoint_every=8)
+
+# The trees of optax's Adam need promotion.
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+class _Net(nnx.Module):
+  def __init__(self, rngs):
+    self.hidden = nnx.Linear(36, 16, rngs=rngs)
+    self.dropout = nnx.Dropout(.2, rngs=rngs)
+    self.last = nnx.Linear(16, 3, rngs=rngs)
+
+  def __call__(self, images):
+    return self.last(self.dropout(nnx.relu(self.hidden(images.reshape(len(images), -1)))))
+
+
+def _arrays():
+  """Images whose bright row is their class."""
+  random = np.random.default_rng(0)
+  arrays = []
+  for size in (120, 60):
+    labels = np.arange(size) % 3
+    images = random.normal(size=(size, 6, 6, 1))
+    images[np.arange(size), labels] += 3
+    arrays += [images, labels]
+  return arrays
+
+
+def _make_problem(*, weight=1., init="fixed", arrays=None):
+  model = dd_jax.from_nnx(lambda rngs: _Net(rngs))
+
+  def outer_loss(params, images, labels):
+    return weight * jnp.mean(dd_jax.losses.cross_entropy(model.apply(params, images), labels))
+
+  return model, runs.make_problem(
+      datasets.from_arrays(*(arrays or _arrays())), model, init=init, num_epochs=2,
+      real_loss=outer_loss)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run of twelve steps, its network and its problem."""
+  with jax.numpy_dtype_promotion("standard"):
+    model, problem = _make_problem()
+    return model, problem, runs.distill(problem, tmp_path_factory.mktemp("run"), num_steps=12,
+                                        settings=_SETTINGS)
+
+
+def test_a_run_gives_what_lies_in_its_directory(finished):
+  model, problem, result = finished
+  assert result.figures == json.loads((result.workdir / "result.json").read_text())
+  loaded = dd_jax.files.artifacts.load(result.workdir / "distilled.npz")
+  jax.tree.map(np.testing.assert_array_equal, result.artifact[:2], loaded[:2])
+  assert result.artifact.metadata == loaded.metadata
+  assert loaded.distilled.inputs.shape == (1, 3, 6, 6, 1)
+  losses = [json.loads(line)["loss"]
+            for line in (result.workdir / "metrics.jsonl").read_text().splitlines()]
+  assert len(losses) == 6 and losses[-1] < losses[0]
+  # The file trains the network to the accuracy that is reported.
+  _, _, images, labels = _arrays()
+  params = dd_jax.train_on(loaded, apply=model.apply, key=jax.random.key(0))
+  accuracy = np.mean(np.argmax(model.apply(params, loaded.normalize(images)), -1) == labels)
+  assert abs(accuracy - result.figures["accuracy_mean"]) < .1  # Of other dropout.
+
+
+def test_a_library_s_network_is_known_to_its_file(tmp_path):
+  problem = runs.make_problem(datasets.from_arrays(*_arrays()), models.mlp, num_epochs=2)
+  result = runs.distill(problem, tmp_path, num_steps=2, settings=_SETTINGS)
+  images, labels = problem.data.test
+  params = dd_jax.train_on(result.artifact)
+  logits = dd_jax.network(result.artifact).apply(params, images)
+  np.testing.assert_allclose(np.mean(np.argmax(logits, -1) == labels),
+                             result.figures["accuracy_mean"], atol=1e-6)
+
+
+def test_a_finished_run_is_returned(finished):
+  _, problem, result = finished
+  before = {path: path.stat().st_mtime_ns for path in result.workdir.rglob("*")
+            if path.is_file() and not path.name.startswith(".")}
+  again = runs.distill(problem, result.workdir, num_steps=12, settings=_SETTINGS)
+  assert again.figures == result.figures
+  jax.tree.map(np.testing.assert_array_equal, again.artifact[:2], result.artifact[:2])
+  assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_data(finished, tmp_path, monkeypatch):
+  _, problem, expected = finished
+
+  class Bar(loop.tqdm):
+    def update(self, n=1):
+      super().update(n)
+      if self.n == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "tqdm", Bar)
+    with pytest.raises(runs.Interrupted, match="stopped at outer step 6; the same comm"):
+      runs.distill(problem, tmp_path, num_steps=12, settings=_SETTINGS)
+  assert not (tmp_path / "result.json").exists()
+  result = runs.distill(problem, tmp_path, num_steps=12, settings=_SETTINGS)
+  jax.tree.map(np.testing.assert_array_equal, result.artifact[:2], expected.artifact[:2])
+  assert result.figures["accuracy_mean"] == expected.figures["accuracy_mean"]
+
+
+def test_another_run_or_other_data_are_refused(finished):
+  _, problem, result = finished
+  for changed, options, message in (
+      (problem, {"seed": 1}, "seed is 0 there and 1 here"),
+      (problem._replace(batch_size=8), {}, r"batch_size is \d+ there and 8 here"),
+      (_make_problem(init="random")[1], {}, "problem.init.name is 'fixed' there and 'random' here"),
+      (_make_problem(arrays=[array[::-1] for array in _arrays()])[1], {},
+       "workdir must be empty or of the same data; .*: train_images is ")):
+    with pytest.raises(ValueError, match=message):
+      runs.distill(changed, result.workdir, num_steps=12, settings=_SETTINGS, **options)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"validate_every": 3}, "validate_every must be a multiple of log_every=2; got 3"),
+    ({"log_every": 0}, "log_every must be positive; got 0"),
+    ({"selection": "last"}, r"selection must be one of \['best', 'final'\]; got 'last'"),
+])
+def test_a_setting_that_does_not_fit_is_named(finished, tmp_path, settings, message):
+  with pytest.raises(ValueError, match=message):
+    runs.distill(finished[1], tmp_path / "run", num_steps=2,
+                 settings=_SETTINGS._replace(**settings))
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_init_that_is_not_known_is_named():
+  with pytest.raises(ValueError, match="init must be 'fixed', 'random' or an InitDistribution; got "):
+    _make_problem(init="trained")
