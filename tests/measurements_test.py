@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.measurements import bench
+from experiments.measurements import jax_side
 from experiments.measurements import linear
 from experiments.measurements import memory
 
@@ -106,7 +107,7 @@ def test_the_exponent_is_the_slope_of_the_logarithms():
 
 
 @pytest.mark.parametrize("num_points, bound", [(1, 1.), (2, 0.)])
-def test_a_row_of_the_linear_case_reaches_the_bound(x64, num_points, bound):
+def test_a_row_of_the_linear_case_reaches_the_bound(x64, optax_promotion, num_points, bound):
   rows = linear.measure(num_points, dimension=2, std=1., num_seeds=2, num_steps=500)
   assert [(row["M"], row["seed"], row["bound"]) for row in rows] == [
       (num_points, 0, bound), (num_points, 1, bound)]

@@ -60,7 +60,7 @@ def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(
 
 
 def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
-  """The same pixels as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
+  """Pixels as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
   shown = {}
   for name, scale in (("bytes", lambda pixels: pixels), ("wide", np.float32),
                       ("signed", lambda pixels: pixels / 127.5 - 1)):

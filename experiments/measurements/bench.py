@@ -1,7 +1,8 @@
 """Times whole outer steps, ours and an eager PyTorch version of the same, side by side.
 
     pip install -e '.[bench]'
-    python -m experiments.measurements.bench --out=bench.json [--settings=mnist_fixed_n1,...] [--rounds=7]
+    python -m experiments.measurements.bench --out=bench.json \\
+      [--settings=mnist_fixed_n1,...] [--rounds=7]
 
 Each side of a row runs in a process of its own. They get the same inputs and must agree in loss and
 hypergradient, in float64 (a ReLU that flips on a rounding error makes float32 gradients jump),

@@ -1,7 +1,8 @@
 """Breaks a run again and again, and compares what it ends with to the same run left in peace.
 
-    python -m experiments.measurements.resilience --config=experiments/configs/mnist_fixed_init.py \\
-      --config.data.dir=DATA --config.checkpoint_every=100 --workdir=DIR --break=kill --times=30
+    python -m experiments.measurements.resilience --break=kill --times=30 --workdir=DIR \\
+      --config=experiments/configs/mnist_fixed_init.py --config.data.dir=DATA \\
+      --config.checkpoint_every=100
     python -m experiments.measurements.resilience --problem=package.module:function --workdir=DIR
 
 The second one is of a problem of one's own: the function gives a dd_jax.runs.Problem.
@@ -37,7 +38,8 @@ from experiments.configs import default
 _BREAK = flags.DEFINE_enum("break", "kill", ["kill", "term", "truncate", "disk"],
                            "What breaks the run.")
 _TIMES = flags.DEFINE_integer("times", 30, "How often.", lower_bound=1)
-_PROBLEM = flags.DEFINE_string("problem", None, "package.module:function, in the place of --config.")
+_PROBLEM = flags.DEFINE_string("problem", None,
+                               "package.module:function, in the place of --config.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "Outer steps of --problem.", lower_bound=1)
 _DISTILL = ("import sys; from experiments.measurements import resilience; "
             "resilience.distill(sys.argv[1], int(sys.argv[2]), sys.argv[3])")
