@@ -17,11 +17,11 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGE = pathlib.Path(dd_jax.__file__).parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
-_ORDER = ["extras", "types", "npz", "torch_files", "datasets", "pooling", "convolution", "models",
-          "imagenet_weights", "init_distributions", "parametrization", "augmentation", "whitening", "losses",
-          "batch_independence", "inner_loop", "inner_optimizers", "truncation", "implicit", "parallel",
-          "outer_objective", "hypergradient", "distillation", "pretraining", "evaluation",
-          "baselines", "linear", "artifacts", "application", "exports", "__init__"]
+_ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "models",
+          "init_distributions", "losses", "augmentation", "whitening", "optimizers", "inner_loop",
+          "truncation", "implicit_gradients", "ridge_regression", "parallel",
+          "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",
+          "baselines", "linear", "datasets", "files", "__init__", "runs"]
 
 
 def _run(code):
@@ -30,11 +30,22 @@ def _run(code):
 
 
 def test_the_readme_s_python_blocks_run_and_say_the_right_shapes():
-  first, _, second = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
-  process = _run(first + "\nprint(distilled.images.shape, distilled.step_sizes.shape, state.step)\n"
-                 + second)
+  arrays, functions, _, parts = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+  assert len(arrays.splitlines()) <= 10
+  process = _run(functions + "\nprint(distilled.inputs.shape, distilled.step_sizes.shape, "
+                 "state.step)\n" + parts)
   assert process.returncode == 0, process.stderr
   assert process.stdout == "(2, 10, 28, 28, 1) (3, 2) 5\n63124\n"
+
+
+def test_the_readme_s_first_block_distils_the_reader_s_arrays(tmp_path):
+  first = re.search(r"```python\n(.*?)```", _README, re.DOTALL)[1]
+  small = first.replace("num_steps=500", "num_steps=1").replace("runs/mine", str(tmp_path))
+  small = small.replace("models.lenet)", "models.mlp)")
+  process = _run(small + "\nprint(result.artifact.images.shape)\n")
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == "(1, 10, 32, 32, 1)\n"
+  assert (tmp_path / "report.html").exists() and "1/1" in process.stderr
 
 
 def test_the_readme_names_files_that_exist_and_has_its_two_marked_commands():
@@ -87,21 +98,22 @@ def test_numpy_arrays_and_no_jit_change_nothing():
   """As in a notebook: data as they were loaded, functions called as they are."""
   trainable, decode = problems.trainable()
   loss, init, optimizer = problems.inner_loss, dd_jax.random_init(problems.init), optax.sgd(.1)
-  outer_step = dd_jax.make_outer_step(
-      dd_jax.make_outer_loss(decode, init.sample, loss, loss, num_inits=2), optimizer)
-  params = init.sample(init.state, jax.random.key(0), 2)
+  train = dd_jax.unroll(loss)
+  loop = dd_jax.make_outer_loop(
+      dd_jax.make_outer_loss(decode, init, train, loss, num_inits=2), optimizer)
+  params = init.sample(jax.random.key(0), 2)
 
   def run(trainable, params, images, labels):
     key, distilled = jax.random.key(1), decode(trainable)
     one = jax.tree.map(lambda leaf: leaf[0], params)
     return (
-        dd_jax.inner_trajectory(loss, one, distilled)[0],
-        dd_jax.evaluate(key, distilled, init, problems.apply, images, labels, num_inits=2,
-                        inner_loss=loss).after.loss,
+        train(key, one, distilled)[0],
+        dd_jax.evaluate(key, distilled, init, train, problems.apply, images, labels,
+                        num_inits=2).after.loss,
         dd_jax.pretrain(key, params, loss, images, labels, optimizer=optimizer, num_epochs=1,
                         batch_size=4),
-        dd_jax.run_outer_steps(outer_step, key, dd_jax.init_outer_state(trainable, optimizer),
-                               init.state, images, labels, batch_size=4, num_steps=3)[0].trainable)
+        dd_jax.run_outer_steps(loop.step, key, loop.init(trainable), init.state, images, labels,
+                               batch_size=4, num_steps=3)[0].trainable)
 
   arguments = trainable, params, *problems.real()
   expected, actual = jax.jit(run)(*arguments), run(*jax.tree.map(np.asarray, arguments))
