@@ -103,6 +103,7 @@ WEIGHT_INITS: dict[str, Callable] = {
     "kaiming_fan_out": kaiming_fan_out,
     "orthogonal": orthogonal,
     "normal": initializers.normal,
+    "own": lambda: None,  # What the network's own `init` gives.
 }
 
 

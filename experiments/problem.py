@@ -54,7 +54,7 @@ def pretrain(config: ConfigDict, workdir: str) -> dict:
       "schedule": pool.schedule, "num_steps": pool.num_epochs * steps_per_epoch,
       "halve_every": pool.halve_every * steps_per_epoch}), pool.learning_rate)
   return runs.pretrain_pools(
-      data, model, random_init(config.init, model), workdir, seed=config.seed,
+      data, model, random_init(config, model), workdir, seed=config.seed,
       settings=runs.PoolSettings(
           optax.adam(schedule, b1=pool.beta1), pool.num_train, pool.num_heldout, pool.block,
           pool.num_parallel, pool.num_epochs, pool.batch_size, config.precision),
@@ -210,9 +210,9 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
     return everywhere(parts.make_own(config.init.name, "init.name", dd_jax.InitDistribution,
                                      model=model))
   return parts.choose({
-      "random": lambda: everywhere(random_init(config.init, model)),
+      "random": lambda: everywhere(random_init(config, model)),
       "fixed": lambda: everywhere(dd_jax.fixed_init(
-          one_network(random_init(config.init, model), key))),
+          one_network(random_init(config, model), key))),
       "imagenet": imagenet,
       "pretrained": lambda: pools.pretrained_inits(
           config.init.pool, model, num_validation=config.init.num_validation,
@@ -222,10 +222,17 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
   }, config.init.name, "init.name")()
 
 
-def random_init(init: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
-  """Fresh weights as `config.init.weights` says."""
-  weights = parts.choose(init_distributions.WEIGHT_INITS, init.weights, "init.weights")
-  return dd_jax.random_init(model.init, weights(*(() if init.scale is None else (init.scale,))))
+def random_init(config: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
+  """Fresh weights as `config.init` says."""
+  scale = () if config.init.scale is None else (config.init.scale,)
+  weights = parts.choose(init_distributions.WEIGHT_INITS, weights_name(config), "init.weights")
+  return dd_jax.random_init(model.init, weights(*scale))
+
+
+def weights_name(config: ConfigDict) -> str:
+  """The distribution of weights where `config.init.weights` is empty too."""
+  usual = "own" if parts.is_own(config.model.name) else "xavier_normal"
+  return config.init.weights or usual
 
 
 def _of_pool(config, data):
@@ -275,6 +282,6 @@ def _metadata(config, data):
       **({name: inner[name] for name in ("num_features", "regularization")}
          if inner.hypergradient == "ridge" else {}),
       model=config.model.name, model_options=model_options(config.model),
-      init=config.init.to_dict(),
+      init={**config.init.to_dict(), "weights": weights_name(config)},
       objective={name: value for name, value in objective.items()
                  if name == "name" or objective.name == "poisoning"})

@@ -88,12 +88,13 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
   labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
   fixed = isinstance(init, str) and init == "fixed"
   inner_loss = losses.classification(network.apply) if loss is None else loss
+  weights = "xavier_normal" if name_of(model, models.MODELS) in models.MODELS else "own"
   num_networks = 1 if fixed else 4
   return Problem(
       data,
       parametrization.paper(labels, shape, num_epochs=num_epochs, step_size=.1 if fixed else .02,
                             step_size_scale="log"),
-      _inits(init, network, jax.random.split(jax.random.key(seed), 2)[0]),
+      _inits(init, weights, network, jax.random.split(jax.random.key(seed), 2)[0]),
       unroll(inner_loss, memory="plain"), network.apply,
       losses.classification(network.apply) if real_loss is None else real_loss,
       _optimizer, num_inits=num_networks, num_validation_inits=1 if fixed else 10,
@@ -103,7 +104,7 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
           data, model=name_of(model, models.MODELS), model_options={},
           inner_algorithm="unroll", inner_optimizer="gradient_descent",
           inner_loss="classification" if loss is None else name_of(loss),
-          init={"name": init if isinstance(init, str) else None, "weights": "xavier_normal",
+          init={"name": init if isinstance(init, str) else None, "weights": weights,
                 "scale": None},
           objective={"name": "classification" if real_loss is None else name_of(real_loss)}))
 
@@ -139,7 +140,7 @@ def name_of(part: Any, known: Mapping[str, Any] = {}) -> str | None:
   return f"{module}:{part.__qualname__}"
 
 
-def _inits(init, network, key):
+def _inits(init, weights, network, key):
   if isinstance(init, Inits):
     return init
   if isinstance(init, InitDistribution):
@@ -147,7 +148,8 @@ def _inits(init, network, key):
   if init not in ("fixed", "random"):
     raise ValueError("init must be 'fixed', 'random', an InitDistribution or Inits; "
                      f"got {init!r}")
-  random = init_distributions.random_init(network.init, init_distributions.xavier_normal())
+  random = init_distributions.random_init(
+      network.init, init_distributions.WEIGHT_INITS[weights]())
   found = random if init == "random" else init_distributions.fixed_init(one_network(random, key))
   return Inits(found, found, found)
 

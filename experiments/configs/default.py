@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
   config.init = init = ConfigDict()
   # fixed, random, pretrained, fixed_pretrained (one network of the pool), imagenet (AlexNet's).
   init.name = "random"
-  init.weights = "xavier_normal"
+  # Of dd_jax.init_distributions; None: xavier_normal, and of a network of one's own what it gives.
+  init.weights = config_dict.placeholder(str)
   init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
 
   init.pool = ""  # Pre-trained: the directory that experiments.pretrain wrote.
