@@ -39,7 +39,11 @@ def two_processes(tmp_path_factory):
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
   processes = [_start(2, path, coordinator, index) for index in (0, 1)]
-  assert [process.wait(timeout=300) for process in processes] == [0, 0]
+  try:
+    assert [process.wait(timeout=500) for process in processes] == [0, 0]
+  finally:
+    for process in processes:
+      process.kill()
   return np.load(path)
 
 
