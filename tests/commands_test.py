@@ -25,7 +25,7 @@ def test_every_command_is_run_by_a_test():
   commands = _commands()
   assert {"main", "study", "measurements.bench", "results.tables"} <= set(commands)
   for command in commands:
-    process = rf'("-m", |_run\(|_launch\()"(experiments\.)?{re.escape(command)}"'
+    process = rf'("-m", |_run\(|launch\(|start_anew\()"(experiments\.)?{re.escape(command)}"'
     assert re.search(process, texts) or _IN_PROCESS.get(command, process) in texts, command
 
 

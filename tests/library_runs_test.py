@@ -143,5 +143,5 @@ def test_a_setting_that_does_not_fit_is_named(finished, tmp_path, settings, mess
 
 
 def test_an_init_that_is_not_known_is_named():
-  with pytest.raises(ValueError, match="init must be 'fixed', 'random' or an InitDistribution; got "):
+  with pytest.raises(ValueError, match="init must be 'fixed', 'random', an InitDistribution or "):
     _make_problem(init="trained")

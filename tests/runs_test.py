@@ -115,7 +115,8 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("mine")
   for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
     with pytest.raises(OSError, match="workdir must be a directory that can be written; got"):
-      problem.distill(_config(), workdir)
+      with workdirs.held(workdir):
+        pass
   assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -126,7 +127,11 @@ def test_a_finished_run_goes_on_with_more_steps(finished, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   # An end between two dispatches, too: 15 is no multiple of log_every.
-  problem.distill(_config(**{"outer.num_steps": 15}), workdir)
+  longer = _config(**{"outer.num_steps": 15})
+  # Broken off after config.json, before the first new step: the longer command goes on.
+  assert workdirs.open_run(json.loads(longer.to_json()), workdir) is None
+  assert not (workdir / "result.json").exists()
+  assert problem.distill(longer, workdir).figures["outer_steps"] == 15
   result = problem.distill(_config(**{"outer.num_steps": 18}), workdir).figures
   expected = problem.distill(_config(**{"outer.num_steps": 18}), tmp_path / "whole").figures
   with np.load(workdir / "distilled.npz") as actual, \
@@ -141,15 +146,6 @@ def test_a_finished_run_goes_on_with_more_steps(finished, tmp_path):
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines][:5] == [2, 4, 6, 8, 10] and lines[-1]["step"] == 18
   assert "18" in (workdir / "report.html").read_text()
-
-
-def test_a_run_that_is_being_lengthened_may_be_broken_off(finished, tmp_path):
-  """After config.json, before the first new step: the longer command goes on."""
-  shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-  longer = _config(**{"outer.num_steps": 12})
-  assert workdirs.open_run(json.loads(longer.to_json()), tmp_path) is None
-  assert not (tmp_path / "result.json").exists()
-  assert problem.distill(longer, tmp_path).figures["outer_steps"] == 12
 
 
 @pytest.mark.parametrize("updates, message", [
@@ -181,13 +177,12 @@ def test_a_run_starts_from_a_finished_file(finished, tmp_path):
     np.testing.assert_allclose(actual.step_sizes, expected.step_sizes, rtol=1e-5)
     np.testing.assert_array_equal(
         actual.labels, expected.labels if labels == "hard" else np.eye(10)[expected.labels])
-  result = problem.distill(
-      _config(**{"distill.start": start, "distill.labels": "soft", "outer.num_steps": 2}), tmp_path)
-  assert result.figures["config"]["distill"]["start"] == start
-  # The soft labels of that run are a start too.
-  again = _start_of(_config(**{"distill.start": str(tmp_path / "distilled.npz"),
+  # Soft labels are a start too.
+  soft = np.random.default_rng(0).normal(size=(1, 10, 10)).astype(np.float32)
+  artifacts.save(tmp_path / "soft.npz", expected._replace(labels=soft))
+  again = _start_of(_config(**{"distill.start": str(tmp_path / "soft.npz"),
                                "distill.labels": "soft"}))
-  np.testing.assert_array_equal(again.labels, result.artifact.distilled.labels)
+  np.testing.assert_array_equal(again.labels, soft)
 
 
 @pytest.mark.parametrize("updates, message", [
