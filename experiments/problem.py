@@ -164,7 +164,8 @@ def make_inner_loss(inner: ConfigDict, model: dd_jax.Model):
   return found if augment is None else augmentation.augmented(found, augment)
 
 
-def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int) -> dd_jax.types.Train:
+def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int
+               ) -> dd_jax.types.Train:
   """The inner algorithm that `config.inner` names."""
   inner = config.inner
   optimizer = parts.choose(optimizers.INNER_OPTIMIZERS, inner.optimizer, "inner.optimizer")

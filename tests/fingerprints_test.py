@@ -193,7 +193,8 @@ def test_a_directory_of_an_older_version_takes_the_data_of_now(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
 def test_a_damaged_record_is_named(tmp_path, content):
   (tmp_path / "data.json").write_text(content)
-  with pytest.raises(ValueError, match="workdir must be .* of the same data; .*data.json is damaged"):
+  with pytest.raises(ValueError, match="workdir must be .* of the same data; .*data.json is "
+                                       "damaged"):
     fingerprints.check_workdir(tmp_path, {"train_images": "a"})
 
 
@@ -201,7 +202,8 @@ def test_all_processes_must_have_the_same_data(monkeypatch):
   fingerprints.check_processes({"train_images": "a"})
   monkeypatch.setattr(processes, "gather_json", lambda mine: [mine, mine, {"train_images": "b"}])
   with pytest.raises(ValueError, match="every process must have the same data, of data.name and "
-                                       "data.dir; train_images is a in process 0 and b in process 2"):
+                                       "data.dir; train_images is a in process 0 and b in "
+                                       "process 2"):
     fingerprints.check_processes({"train_images": "a"})
 
 

@@ -15,6 +15,8 @@ from experiments import problem
 from experiments.configs import digits_lenet_pool
 from tests.launches import launch, smoke
 
+_CONFIG = "--config=experiments/configs/digits_lenet_pool.py:smoke"
+
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
@@ -22,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("quick_runs")
 def pools(tmp_path_factory):
   """Smoke pools of digits: their directory and the result, as the command prints it."""
   workdir = tmp_path_factory.mktemp("pools")
-  process = launch("experiments.pretrain", "--config=experiments/configs/digits_lenet_pool.py:smoke",
-                   "--config.model.name=mlp", f"--workdir={workdir}")
+  process = launch("experiments.pretrain", _CONFIG, "--config.model.name=mlp",
+                   f"--workdir={workdir}")
   assert process.returncode == 0, process.stderr
   return workdir, json.loads(process.stdout.splitlines()[-1])
 

@@ -1,4 +1,4 @@
-"""What a name stands for, of a config or a flag: a part of the library, or `package.module:name`."""
+"""What a name stands for, in a config or a flag: a library's part, or `package.module:name`."""
 
 from collections.abc import Callable, Mapping
 import importlib
