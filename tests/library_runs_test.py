@@ -8,6 +8,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dd_jax
@@ -145,3 +146,21 @@ def test_a_setting_that_does_not_fit_is_named(finished, tmp_path, settings, mess
 def test_an_init_that_is_not_known_is_named():
   with pytest.raises(ValueError, match="init must be 'fixed', 'random', an InitDistribution or "):
     _make_problem(init="trained")
+
+
+def test_a_file_names_the_optimizer_that_trained_its_networks(tmp_path):
+  """Also where the problem's optimizer was replaced: `train_on` refuses what it cannot repeat."""
+  _, problem = _make_problem()
+  loss = problem.train.loss
+  learned = dd_jax.parametrization.join(
+      dd_jax.parametrization.pixels((1, 3, 6, 6, 1)),
+      dd_jax.parametrization.soft_labels(jnp.eye(3)[None]), dd_jax.step_sizes.learned(2, 1, .1))
+  for name, optimizer in (("own", optax.sgd(1., momentum=.9)),
+                          ("gradient_descent", dd_jax.optimizers.gradient_descent)):
+    result = runs.distill(
+        problem._replace(train=dd_jax.unroll(loss, optimizer), learned=learned),
+        tmp_path / name, num_steps=2, settings=_SETTINGS)
+    assert result.artifact.metadata["inner_optimizer"] == name
+  with pytest.raises(ValueError, match="inner_optimizer of the metadata must be one of"):
+    dd_jax.train_on(dd_jax.files.artifacts.load(tmp_path / "own/distilled.npz"),
+                    apply=problem.apply, key=jax.random.key(0))

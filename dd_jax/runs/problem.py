@@ -161,7 +161,8 @@ def one_network(init: InitDistribution, key: jax.Array) -> Any:
 
 def _optimizer(num_steps):
   """Adam along a cosine, after clipping; step sizes move more slowly than pixels."""
-  rates = {name: optax.adam(optax.cosine_decay_schedule(rate, num_steps), b1=.5)
-           for name, rate in (("inputs", .05), ("step_sizes", .01))}
-  return optax.chain(optax.clip_by_global_norm(1.),
-                     optax.partition(rates, {name: name for name in rates}))
+  adams = {name: optax.adam(optax.cosine_decay_schedule(rate, num_steps), b1=.5)
+           for name, rate in (("inputs", .05), ("labels", .01), ("step_sizes", .01),
+                              ("hyper", .01))}
+  return optax.chain(optax.clip_by_global_norm(1.), optax.partition(
+      adams, lambda trainable: {name: name for name in trainable}))

@@ -12,6 +12,8 @@ import numpy as np
 import dd_jax
 from dd_jax import parametrization
 from dd_jax.files import artifacts
+from dd_jax.inner_loop import Unroll
+from dd_jax.optimizers import INNER_OPTIMIZERS
 from dd_jax.runs import accuracies
 from dd_jax.runs import figures
 from dd_jax.runs import fingerprints
@@ -23,7 +25,7 @@ from dd_jax.runs import snapshots
 from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
 from dd_jax.runs.loop import Run, run_outer_loop
-from dd_jax.runs.problem import Problem
+from dd_jax.runs.problem import Problem, name_of
 from dd_jax.runs.programs import make_programs
 from dd_jax.runs.settings import SELECTIONS, Settings
 
@@ -130,7 +132,7 @@ def _artifact(run, state, result):
   problem = run.problem
   reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
   metadata = {
-      **problem.metadata, "precision": run.settings.precision, "seed": run.seed,
+      **problem.metadata, **_inner_optimizer(problem.train), "precision": run.settings.precision, "seed": run.seed,
       "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
@@ -138,6 +140,15 @@ def _artifact(run, state, result):
   params = layouts.to_host(run.programs.inits.test.state) if problem.keeps_network else None
   whitening = None if problem.data.pixels is None else problem.data.pixels.whitening
   return artifacts.Artifact(run.programs.decode(state.trainable), params, metadata, whitening)
+
+
+def _inner_optimizer(train):
+  """The name of what an unrolled trajectory really uses, by which the file trains networks."""
+  if not isinstance(train, Unroll):
+    return {}
+  if train.optimizer is None:
+    return {"inner_optimizer": "gradient_descent"}
+  return {"inner_optimizer": name_of(train.optimizer, INNER_OPTIMIZERS) or "own"}
 
 
 def _write(run, artifact, evaluated, metrics, result):
