@@ -23,6 +23,7 @@ def test_collectives_are_counted_by_kind():
       "all-gather": {"calls": 1, "bytes": 8 * 8}}
 
 
+@pytest.mark.slow
 def test_an_outer_step_sums_hypergradient_and_loss_over_the_devices_and_nothing_else(tmp_path):
   process = subprocess.run(
       [sys.executable, "-m", "experiments.measurements.devices", "--rounds=1",

@@ -216,6 +216,7 @@ def _forward_and_second(loss):
   return derivatives
 
 
+@pytest.mark.slow
 def test_pieces_leave_forward_mode_and_second_derivatives(x64):
   outer_loss, moved = _everything(num_parallel=2, chunk_size=3)
   problems.assert_close(jax.jit(_forward_and_second(outer_loss))(moved),

@@ -66,6 +66,7 @@ def test_both_sides_of_a_row_agree():
     bench._check_agreement(mode, theirs.hypergradient64(mode), ours.hypergradient64())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
 def test_the_hypergradient_of_a_row_is_the_mean_over_its_networks():
   """That of four networks one after the other, against four rows of one network each."""

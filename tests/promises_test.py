@@ -38,6 +38,7 @@ def test_the_readme_s_python_blocks_run_and_say_the_right_shapes():
   assert process.stdout == "(2, 10, 28, 28, 1) (3, 2) 5\n63124\n"
 
 
+@pytest.mark.slow
 def test_the_readme_s_first_block_distils_the_reader_s_arrays(tmp_path):
   first = re.search(r"```python\n(.*?)```", _README, re.DOTALL)[1]
   small = first.replace("num_steps=500", "num_steps=1").replace("runs/mine", str(tmp_path))

@@ -123,6 +123,7 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 # More outer steps
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_steps(finished, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)

@@ -1,6 +1,7 @@
 """A run of a small network on small images, whose programs compile at once."""
 
 from collections.abc import Callable
+import functools
 
 import numpy as np
 
@@ -22,5 +23,5 @@ def data(scale: Callable = lambda pixels: pixels) -> runs.Data:
 
 def problem(data: runs.Data = data(), **options) -> runs.Problem:
   """Of such data; `options` as of `runs.make_problem`."""
-  model = models.mlp(num_classes=3, image_shape=(4, 4, 1), hidden=(5,))
+  model = functools.partial(models.mlp, hidden=(5,))
   return runs.make_problem(data, model, **options)._replace(batch_size=8)

@@ -166,6 +166,7 @@ def test_warm_starts_move_on_by_windows_and_begin_anew_at_the_end(x64):
   assert set(np.concatenate(positions)) == {0, 2, 4}
 
 
+@pytest.mark.slow
 def test_warm_outer_steps_with_augmentation_and_keys_are_their_definition(x64):
   """Noise in every inner step, augmented real images; network by network, step by step."""
   trainable, decode = problems.trainable(soft=True)

@@ -222,7 +222,8 @@ def _too_large(run, state, needed, free):
 
 def _not_finite(programs, initial, state):
   start, now = (np.asarray(programs.decode(at.trainable).step_sizes) for at in (initial, state))
-  e, s = np.unravel_index(np.argmax(now / start), now.shape)
+  with np.errstate(over="ignore"):
+    e, s = np.unravel_index(np.argmax(now / start), now.shape)
   return (f"loss or hypergradient is not finite at outer step {int(state.step)}; the state before "
           f"it is kept. The inner step size that grew most is [e={e}, s={s}], from "
           f"{start[e, s]:.3g} to {now[e, s]:.3g}: lower the outer learning rates, or clip the "

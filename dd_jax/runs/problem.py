@@ -1,6 +1,7 @@
 """A distillation as arrays and functions: what `distill`, pools and baselines take."""
 
 from collections.abc import Callable, Mapping
+import functools
 import inspect
 import pathlib
 import sys
@@ -66,7 +67,9 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
 
   Args:
     data: of `from_dataset`, or a dataset, of whose training images a twelfth is set aside.
-    model: a `Model`, or a maker `(num_classes=, image_shape=) -> Model` such as `models.lenet`.
+    model: a maker `(num_classes=, image_shape=) -> Model` such as `models.lenet` or
+      `functools.partial(models.mlp, hidden=(32,))`, whose weights are Xavier normal; or a maker or
+      a `Model` of one's own, which keeps the weights of its `init`.
     images_per_class: in every distill step.
     num_steps: S.
     num_epochs: E.
@@ -88,7 +91,10 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
   labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
   fixed = isinstance(init, str) and init == "fixed"
   inner_loss = losses.classification(network.apply) if loss is None else loss
-  weights = "xavier_normal" if name_of(model, models.MODELS) in models.MODELS else "own"
+  maker, options = ((model.func, model.keywords) if isinstance(model, functools.partial) else
+                    (model, {}))
+  name = name_of(maker, models.MODELS)
+  weights = "xavier_normal" if name in models.MODELS else "own"
   num_networks = 1 if fixed else 4
   return Problem(
       data,
@@ -101,7 +107,7 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       num_test_inits=1 if fixed else 100,
       batch_size=min(256, len(data.train[1])), keeps_network=fixed, made_from=data.digest,
       metadata=describe(
-          data, model=name_of(model, models.MODELS), model_options={},
+          data, model=name, model_options=options,
           inner_algorithm="unroll", inner_optimizer="gradient_descent",
           inner_loss="classification" if loss is None else name_of(loss),
           init={"name": init if isinstance(init, str) else None, "weights": weights,
