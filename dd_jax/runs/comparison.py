@@ -55,7 +55,8 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
   started = time.time()
   check_seed("seed", seed)
   shape = jax.eval_shape(lambda: problem.learned.decode(problem.learned.init(jax.random.key(0))))
-  config = {"seed": seed, "problem": problem.metadata} if config is None else config
+  config = workdirs.as_json(
+      {"seed": seed, "problem": problem.metadata} if config is None else config)
   comparison = _Comparison(problem, shape, read_as or {}, settings)
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)

@@ -60,7 +60,8 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
   """
   started = time.time()
   tensorboard.check(settings.tensorboard)
-  config = _config(problem, num_steps, seed, settings) if config is None else config
+  config = workdirs.as_json(
+      _config(problem, num_steps, seed, settings) if config is None else config)
   programs = make_programs(problem, num_steps=num_steps, seed=seed, settings=settings)
   workdirs.check_same_config(config)
   fingerprints.check_processes(problem.made_from)

@@ -64,7 +64,8 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   for field in ("num_epochs", "batch_size"):
     check_positive(f"train.{field}", getattr(training, field))
   check_positive("eval.num_inits", training.num_inits)
-  config = {"seed": seed, "networks": list(networks)} if config is None else config
+  config = workdirs.as_json(
+      {"seed": seed, "networks": list(networks)} if config is None else config)
   sets = _training_sets(artifact, dataset, seed)
   test = artifact.normalize(dataset.test_images), dataset.test_labels
   programs = {}

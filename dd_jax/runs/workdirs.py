@@ -47,6 +47,18 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     lock.release()
 
 
+def as_json(config: dict) -> dict:
+  """The config as it is read back: tuples are lists.
+
+  Raises:
+    ValueError: it holds what JSON cannot.
+  """
+  try:
+    return json.loads(json.dumps(config))
+  except TypeError as error:
+    raise ValueError(f"config must be what JSON can hold; got {error}") from error
+
+
 def open_workdir(config: dict, workdir: pathlib.Path) -> None:
   """Creates the directory, or recognises one of the same config; a ValueError of another one."""
   mine, theirs = config, _read_config(workdir)
