@@ -81,7 +81,7 @@ def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
   page = (tmp_path / "run/report.html").read_text()
   assert re.search(r"pixels, black to white</th>\s*<td>-1 to 1</td>", page)
   # Of a problem without a config the page says what its file does.
-  assert '<p class="soft">small, fixed init</p>' in page
+  assert '<p class="soft">small, mlp, fixed init</p>' in page
 
 
 @pytest.mark.parametrize("num_steps, every, expected", [
