@@ -25,7 +25,7 @@ def takes_key(function: Callable) -> bool:
 
 def scalar(loss: Callable) -> Callable:
   """The loss alone, of a function that may return `(loss, what is beside)`."""
-  def value(*args: Any, **kwargs: Any):
+  def value(*args: Any, **kwargs: Any) -> Any:
     result = loss(*args, **kwargs)
     return result[0] if isinstance(result, tuple) else result
 

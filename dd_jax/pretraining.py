@@ -110,8 +110,8 @@ def _minibatches(loss, optimizer, num_epochs, batch_size):
       state, losses = jax.lax.scan(step, state, (batches, keys))
       return state, losses.mean()
 
-    state: Any = params, optimizer.init(params)
-    (params, _), losses = jax.lax.scan(epoch, state, jnp.arange(num_epochs))
+    start = params, optimizer.init(params)
+    (params, _), losses = jax.lax.scan(epoch, start, jnp.arange(num_epochs))
     return params, losses
 
   return train

@@ -127,7 +127,8 @@ def load_data(config: ConfigDict) -> runs.Data:
     return found
   data = runs.from_dataset(
       found, num_validation=config.data.num_validation, seed=config.seed,
-      whitening=config.data.whitening, image_shape=config.data.image_shape)
+      whitening=config.data.whitening,
+      image_shape=config.data.image_shape and tuple(config.data.image_shape))
   return data._replace(name=config.data.name)
 
 

@@ -11,7 +11,7 @@ Figures = Callable[[Metrics], dict[str, np.ndarray]]  # Figures of each network 
 
 def summarize(evaluated: EvalResult, figures: Figures) -> dict[str, float]:
   """Mean and standard deviation over networks of every figure, after and before training."""
-  found = {}
+  found: dict[str, float] = {}
   for metrics, suffix in ((evaluated.after, ""), (evaluated.before, "_before")):
     values = {"accuracy": np.asarray(metrics.accuracy, np.float64), **figures(metrics)}
     found |= {f"{name}{suffix}_mean": float(of_networks.mean())

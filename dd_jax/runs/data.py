@@ -42,7 +42,7 @@ class Data(NamedTuple):
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
                  whitening: float | None = None,
-                 image_shape: tuple[int, ...] | None = None) -> Data:
+                 image_shape: tuple[int, int, int] | None = None) -> Data:
   """The data of an image set: validation images set aside, all normalised.
 
   Args:
@@ -57,7 +57,7 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
   """
   digest = datasets.digest(dataset)
   if image_shape is not None:
-    dataset = datasets.reframe(dataset, tuple(image_shape))
+    dataset = datasets.reframe(dataset, image_shape)
   dataset, validation_images, validation_labels = datasets.split_validation(
       dataset, num_validation, seed=seed)
 

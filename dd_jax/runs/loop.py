@@ -50,6 +50,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
   """
   programs, settings, num_steps = run.programs, run.settings, run.num_steps
   first = processes.is_first()
+  checkpoints: Any  # None but in the first process.
   like = jax.tree.map(np.zeros_like, layouts.to_host(programs.state))
   with (Checkpoints(run.workdir / "checkpoints", run.config, settings.checkpoints_kept)
         if first else contextlib.nullcontext() as checkpoints,
@@ -180,7 +181,7 @@ def _validation_figures(run, validate, state):
           {"accuracy": metrics.accuracy, **run.problem.figures(metrics)}.items()}
 
 
-def compile_programs(run: Run, state: OuterState):
+def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:
   """The outer steps and the validation compiled for the state.
 
   Raises:

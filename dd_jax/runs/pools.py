@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import json
 import os
-import pathlib
 import sys
 import time
 from typing import Any, NamedTuple
@@ -170,7 +169,7 @@ def _train_all(workdir, seed, settings, train_block, metadata):
   return {**result, "train_seconds": seconds}
 
 
-def _block(path: pathlib.Path, train_block, key):
+def _block(path, train_block, key):
   """The networks of one block, trained unless they lie there."""
   if not path.exists():
     began = time.time()

@@ -140,9 +140,10 @@ def name_of(part: Any, known: Mapping[str, Any] = {}) -> str | None:
   module = part.__module__
   if module == "__main__":
     script = sys.modules[module]
-    if getattr(script, "__file__", None) is None:
+    file = getattr(script, "__file__", None)
+    if file is None:
       return None
-    module = script.__spec__.name if script.__spec__ else pathlib.Path(script.__file__).stem
+    module = script.__spec__.name if script.__spec__ else pathlib.Path(file).stem
   return f"{module}:{part.__qualname__}"
 
 

@@ -20,7 +20,7 @@ OTHERS_ENDED = ("error: another process of this run has ended or cannot be reach
                 "commands continue it from the last checkpoint")
 # Waits for a word or the end of its standard input.
 _WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
-_watchers = []  # One, where there are several processes.
+_watchers: list[subprocess.Popen] = []  # One, where there are several processes.
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -34,7 +34,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   Raises:
     ValueError: some of the three without the others, or a number out of range.
   """
-  given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+  given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes,
+                           "process_id": process_id}
   missing = [name for name, value in given.items() if value is None]
   if len(missing) == len(given):
     in_cluster = any(int(os.environ.get(name, 1)) > 1 for name in _CLUSTER_SIZES)
@@ -44,10 +45,10 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   elif missing:
     raise ValueError("--coordinator, --num_processes and --process_id must be given together; "
                      f"missing --{missing[0]}")
-  elif not 0 <= process_id < num_processes:
-    raise ValueError(f"--process_id must lie in 0..{num_processes - 1} (--num_processes="
+  elif not 0 <= given["process_id"] < given["num_processes"]:
+    raise ValueError(f"--process_id must lie in 0..{given['num_processes'] - 1} (--num_processes="
                      f"{num_processes}); got {process_id}")
-  elif ":" not in coordinator:
+  elif ":" not in given["coordinator"]:
     raise ValueError(f"--coordinator must be host:port; got {coordinator!r}")
   _watch()
   jax.distributed.initialize(coordinator, num_processes, process_id,
@@ -96,6 +97,7 @@ def on_first_arrays(function: Callable[[], Any], like: Any) -> Any:
     return None
   if jax.process_count() == 1:
     return found[0]
+  tree: Any
   leaves, tree = jax.tree.flatten(found[0] if is_first() else like)
   # As bytes: a sum over processes, which is how values travel, would lose the sign of a zero.
   content = _from_first_bytes(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))

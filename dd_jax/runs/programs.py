@@ -54,15 +54,14 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
       num_parallel=num_parallel(problem.num_parallel, on_accelerator=None))
   # The scale is a part of the state, so that a run which has halved it continues with it.
   scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
-  carry_on = None
-  if problem.warm is not None:
-    def carry_on(key, pool, init_state, trainable):
-      return problem.warm.carry_on(key, pool, init_state, problem.learned.decode(trainable))
+
+  def carry_on(key, pool, init_state, trainable):
+    return problem.warm.carry_on(key, pool, init_state, problem.learned.decode(trainable))
 
   optimizer = (problem.optimizer(num_steps) if callable(problem.optimizer) else
                problem.optimizer)
-  loop = make_outer_loop(outer_loss, optax.chain(optimizer, scale),
-                         augment=problem.augment, carry_on=carry_on)
+  loop = make_outer_loop(outer_loss, optax.chain(optimizer, scale), augment=problem.augment,
+                         carry_on=None if problem.warm is None else carry_on)
   precise = functools.partial(_with_precision, precision=settings.precision)
 
   @precise

@@ -133,7 +133,8 @@ def _artifact(run, state, result):
   problem = run.problem
   reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
   metadata = {
-      **problem.metadata, **_inner_optimizer(problem.train), "precision": run.settings.precision, "seed": run.seed,
+      **problem.metadata, **_inner_optimizer(problem.train),
+      "precision": run.settings.precision, "seed": run.seed,
       "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",

@@ -1,5 +1,6 @@
 """How a run is watched, kept and computed; none of it changes what is distilled."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 PRECISIONS = ("highest", "high", "default")
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
       check_choice(name, getattr(self, name), choices)
 
 
-def check_choice(name: str, value: str, choices) -> None:
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
   """A ValueError that lists the choices."""
   if value not in choices:
     raise ValueError(f"{name} must be one of {sorted(choices)}; got {value!r}")

@@ -1,6 +1,6 @@
 """A line on stderr where the device takes suspiciously long. It ends nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import statistics
 import sys
@@ -41,7 +41,7 @@ class Watchdog:
     self._earlier: list[float] = []
 
   @contextlib.contextmanager
-  def watching(self, what: str):
+  def watching(self, what: str) -> Iterator[None]:
     """Says one line if what is done inside takes too long; from a thread that keeps nothing up."""
     after = limit(self._earlier, **self._options)
     timer = None

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+from typing import Any
 
 import filelock
 import jax
@@ -116,7 +117,7 @@ def provenance(config: dict, seed: int) -> dict:
           "seed": seed, "config": config}
 
 
-def write_json(path: pathlib.Path, content) -> None:
+def write_json(path: pathlib.Path, content: Any) -> None:
   """One JSON value, for people to read."""
   text = json.dumps(content, indent=2) + "\n"
   npz.write_atomically(path, lambda file: file.write(text.encode()))
@@ -128,7 +129,7 @@ def write_lines(path: pathlib.Path, lines: list) -> None:
   npz.write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def append_line(path: pathlib.Path, content) -> None:
+def append_line(path: pathlib.Path, content: Any) -> None:
   """One more line of a file of `write_lines`."""
   try:
     with path.open("a") as file:
