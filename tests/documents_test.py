@@ -91,7 +91,7 @@ def directory(tmp_path):
   return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=8)
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.stem)
 def test_a_document_runs(path, directory, monkeypatch):
   if path.stem == "data":
@@ -103,7 +103,7 @@ def test_a_document_runs(path, directory, monkeypatch):
   _execute(notebook, directory, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=8)
 @pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_reaches_its_accuracy(path, directory, monkeypatch):
   notebook = nbformat.read(path, as_version=4)
