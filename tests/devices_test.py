@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from experiments.measurements import devices
 
 _ROOT = pathlib.Path(__file__).parents[1]

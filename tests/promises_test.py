@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import optax
+import pytest
 
 import dd_jax
 from tests import problems
