@@ -163,7 +163,7 @@ def map_over_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
   return mapped
 
 
-def pmap(run: Callable) -> Callable:
+def pmap(run: Callable) -> Any:
   """`jax.pmap` of `run(state, init_state, inputs, labels)` over the devices of all processes.
 
   Everything is the same on every device, the results too; the networks of an outer loss that is
@@ -171,8 +171,25 @@ def pmap(run: Callable) -> Callable:
   """
   mapped = jax.pmap(lambda _, *args: run(*args), axis_name=INITS,
                     in_axes=(0, None, None, None, None), out_axes=None)
-  # `jax.pmap` needs something to map over.
-  return functools.partial(mapped, np.arange(jax.local_device_count()))
+  return _OverDevices(mapped, np.arange(jax.local_device_count()))
+
+
+class _OverDevices(NamedTuple):
+  """A program of `jax.pmap`, which needs something to map over, in every stage of compiling it."""
+  program: Any
+  devices: np.ndarray
+
+  def __call__(self, *args):
+    return self.program(self.devices, *args)
+
+  def lower(self, *args):
+    return self._replace(program=self.program.lower(self.devices, *args))
+
+  def compile(self):
+    return self._replace(program=self.program.compile())
+
+  def memory_analysis(self):
+    return self.program.memory_analysis()
 
 
 def _differentiated_in_its_pass(loss, mean, check=lambda tangents: None):

@@ -3,10 +3,12 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 import dd_jax
 from dd_jax import parametrization
+from dd_jax.runs import machine
 from dd_jax.runs import layouts
 from dd_jax.runs import loop
 from dd_jax.runs.programs import make_programs
@@ -62,3 +64,17 @@ def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_al
   assert list(fetched) == list(range(num_steps + 1))
   whole = {step for step, sizes in fetched.items() if max(sizes, default=0) >= size}
   assert whole - {0} == {*range(16, 49, 16), *range(12, 49, 12), *range(6, 49, 6)}
+
+
+def test_a_program_of_pmap_compiles_in_stages_as_others_do():
+  """On one device here: it is lowered, asked for its memory and run as `loop` does with it."""
+  problem, options = small_runs.problem(), {
+      "num_steps": 2, "seed": 0, "settings": small_runs.SETTINGS}
+  states = []
+  for layout in (layouts.one_device(), layouts.pmap_over_devices(1)):
+    built = make_programs(problem, **options, layout=layout)
+    arguments = built.state, built.inits.train.state, *built.data["train"]
+    compiled = built.run.lower(*arguments).compile()
+    assert machine.program_bytes(compiled) > 0
+    states.append(layouts.to_host(compiled(*arguments)[0]))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)

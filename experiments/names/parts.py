@@ -16,7 +16,7 @@ from dd_jax.runs.settings import check_choice
 
 def is_own(name: str) -> bool:
   """Whether it names something of the user's own."""
-  return ":" in name and "=" not in name and not name.endswith(".npz")
+  return ":" in name and "=" not in name and "://" not in name and not name.endswith(".npz")
 
 
 def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
