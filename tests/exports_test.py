@@ -287,6 +287,7 @@ def _command(*arguments):
                         capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_format(tmp_path):
   artifact = make_artifact()._replace(whitening=None)
   artifacts.save(tmp_path / "a.npz", artifact.distilled, init_params=artifact.init_params,

@@ -89,8 +89,8 @@ def _theta_by_golden_order(net, params):
 
 
 @pytest.mark.parametrize("net, convolution, memory, gradient, chunk_size", [
-    ("lenet", "lax", "plain", "reverse", None),
-    ("lenet", "patches", "remat", "reverse", None),
+    pytest.param("lenet", "lax", "plain", "reverse", None, marks=pytest.mark.slow),
+    pytest.param("lenet", "patches", "remat", "reverse", None, marks=pytest.mark.slow),
     ("lenet", "fastest", "nested", "forward_over_reverse", 5),
     ("alexcifarnet", "fastest", "remat", "forward_over_reverse", None),
     pytest.param("alexcifarnet", "lax", "plain", "reverse", 6, marks=pytest.mark.slow),

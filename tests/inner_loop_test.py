@@ -48,7 +48,8 @@ def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("name", ["gradient_descent", "adam"])
+@pytest.mark.parametrize("name", [
+    pytest.param("gradient_descent", marks=pytest.mark.slow), "adam"])
 def test_memory_and_gradient_modes_agree(x64, name):
   """By inputs, soft labels, step sizes, theta_0 and hyper-parameters."""
   trainable, decode = problems.trainable(soft=True)
@@ -185,7 +186,7 @@ def test_an_optimizer_that_wants_the_loss_gets_it(x64):
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("weights, name, mode", [
-    ("bfloat16", "momentum", ("plain", "forward_over_reverse")),
+    pytest.param("bfloat16", "momentum", ("plain", "forward_over_reverse"), marks=pytest.mark.slow),
     ("bfloat16", "adam", ("nested", "reverse")),
     ("float16", "momentum", ("remat", "reverse"))])
 def test_weights_of_half_precision_keep_their_type_beside_float32_data(weights, name, mode):

@@ -145,6 +145,7 @@ def test_a_path_that_is_an_address_names_its_flag():
     paths.local("s3://a/b", "--out")
 
 
+@pytest.mark.slow
 def test_the_home_directory_is_expanded(finished, tmp_path):
   (tmp_path / "x").symlink_to(finished[0])
   for module, arguments in (

@@ -148,6 +148,7 @@ def test_an_init_that_is_not_known_is_named():
     _make_problem(init="trained")
 
 
+@pytest.mark.slow
 def test_a_file_names_the_optimizer_that_trained_its_networks(tmp_path):
   """Also where the problem's optimizer was replaced: `train_on` refuses what it cannot repeat."""
   _, problem = _make_problem()

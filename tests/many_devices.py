@@ -1,8 +1,8 @@
 """Losses and hypergradients of every layout of forced CPU devices, written to one file.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.many_devices OUT.npz
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.many_devices OUT.npz NAMES
     XLA_FLAGS=--xla_force_host_platform_device_count=2 \\
-      python -m tests.many_devices OUT.npz HOST:PORT ID   # once for each ID of 0 and 1
+      python -m tests.many_devices OUT.npz NAMES HOST:PORT ID   # once for each ID of 0 and 1
 
 Every case is computed on one device too, with the same keys and data.
 """
@@ -45,6 +45,7 @@ SETTINGS = {
     "one network": Setting(("jit",), 1, memory="remat"),
     "float32 convolution": Setting(("jit", "pmap"), 8, x64=False, pool=True, network="convnet"),
 }
+QUICK = ("pool in pieces",)
 OF_PROCESSES = ("random windows", "pool in pieces", "one network")
 
 
@@ -109,12 +110,12 @@ def measure(setting):
 
 
 if __name__ == "__main__":
-  out, *process = sys.argv[1:]
+  out, names, *process = sys.argv[1:]
   if process:
     processes.start(process[0], 2, int(process[1]))
   results = {
       f"{name}/{where}/{jax.tree_util.keystr(path)}": np.asarray(leaf.addressable_data(0))
-      for name in (OF_PROCESSES if process else SETTINGS)
+      for name in names.split(",")
       for where, result in measure(SETTINGS[name])
       for path, leaf in jax.tree_util.tree_leaves_with_path(result)}
   if processes.is_first():

@@ -20,7 +20,8 @@ SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 22
           "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (3, 2, 1)}
 SMALL = {"convnet": {"width": 4, "depth": 1}, "resnet18": {"width": 2},
          "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2}}
-RESNET = pytest.param("resnet18", marks=pytest.mark.slow)  # Compiles for a minute.
+RESNET, VIT = (pytest.param(name, marks=pytest.mark.slow)  # They compile for a minute.
+               for name in ("resnet18", "vit"))
 
 
 @functools.cache
@@ -299,7 +300,7 @@ def _transposed(name, params):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["convnet", "vit", RESNET])
+@pytest.mark.parametrize("name", ["convnet", VIT, RESNET])
 def test_hypergradient_against_finite_differences(name):
   """Two inner steps; float64 accuracy shows that nothing falls back to float32.
 

@@ -98,7 +98,9 @@ _OF_OPTAX = {
 }
 
 
-@pytest.mark.parametrize("name", _OF_OPTAX)
+@pytest.mark.parametrize("name", [
+    name if name in ("sgd", "partition") else pytest.param(name, marks=pytest.mark.slow)
+    for name in _OF_OPTAX])
 def test_transformations_of_optax_descend_and_are_differentiated(x64, name):
   """As optax writes them: what `update` returns is added, times the learned step size."""
   optimizer, step_size = _OF_OPTAX[name]

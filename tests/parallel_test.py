@@ -1,5 +1,6 @@
 """Every layout of the devices computes what one device does: loss and hypergradient, by value."""
 
+import functools
 import os
 import pathlib
 import socket
@@ -27,9 +28,13 @@ def _start(num_devices, *arguments):
 
 @pytest.fixture(scope="module")
 def eight_devices(tmp_path_factory):
-  path = tmp_path_factory.mktemp("eight_devices") / "results.npz"
-  assert _start(8, path).wait(timeout=500) == 0
-  return np.load(path)
+  @functools.cache
+  def results(names):
+    path = tmp_path_factory.mktemp("eight_devices") / "results.npz"
+    assert _start(8, path, ",".join(names)).wait(timeout=500) == 0
+    return np.load(path)
+
+  return results
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def two_processes(tmp_path_factory):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
-  processes = [_start(2, path, coordinator, index) for index in (0, 1)]
+  processes = [_start(2, path, ",".join(many_devices.OF_PROCESSES), coordinator, index) for index in (0, 1)]
   try:
     assert [process.wait(timeout=500) for process in processes] == [0, 0]
   finally:
@@ -59,12 +64,17 @@ def _assert_equal_to_one_device(results, setting, layout):
                                atol=tolerance * np.abs(reference).max(), err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "setting, layout", [(setting, layout) for setting in many_devices.SETTINGS
-                        for layout in many_devices.SETTINGS[setting].layouts])
-def test_eight_devices_equal_one(eight_devices, setting, layout):
-  assert eight_devices["num_devices"] == 8
-  _assert_equal_to_one_device(eight_devices, setting, layout)
+_SLOW = tuple(name for name in many_devices.SETTINGS if name not in many_devices.QUICK)
+
+
+@pytest.mark.parametrize("names, setting, layout", [
+    pytest.param(names, setting, layout, marks=marks)
+    for names, marks in ((many_devices.QUICK, ()), (_SLOW, pytest.mark.slow))
+    for setting in names for layout in many_devices.SETTINGS[setting].layouts])
+def test_eight_devices_equal_one(eight_devices, names, setting, layout):
+  results = eight_devices(names)
+  assert results["num_devices"] == 8
+  _assert_equal_to_one_device(results, setting, layout)
 
 
 @pytest.mark.slow

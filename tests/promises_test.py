@@ -30,6 +30,7 @@ def _run(code):
                         timeout=300)
 
 
+@pytest.mark.slow
 def test_the_readme_s_python_blocks_run_and_say_the_right_shapes():
   arrays, functions, _, parts = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
   assert len(arrays.splitlines()) <= 10
