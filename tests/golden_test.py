@@ -92,7 +92,8 @@ def _theta_by_golden_order(net, params):
     pytest.param("lenet", "lax", "plain", "reverse", None, marks=pytest.mark.slow),
     pytest.param("lenet", "patches", "remat", "reverse", None, marks=pytest.mark.slow),
     ("lenet", "fastest", "nested", "forward_over_reverse", 5),
-    ("alexcifarnet", "fastest", "remat", "forward_over_reverse", None),
+    pytest.param("alexcifarnet", "fastest", "remat", "forward_over_reverse", None,
+                 marks=pytest.mark.slow),
     pytest.param("alexcifarnet", "lax", "plain", "reverse", 6, marks=pytest.mark.slow),
 ])
 def test_loss_and_hypergradient_equal_the_golden_values(x64, net, convolution, memory, gradient,

@@ -187,7 +187,7 @@ def test_an_optimizer_that_wants_the_loss_gets_it(x64):
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("weights, name, mode", [
     pytest.param("bfloat16", "momentum", ("plain", "forward_over_reverse"), marks=pytest.mark.slow),
-    ("bfloat16", "adam", ("nested", "reverse")),
+    pytest.param("bfloat16", "adam", ("nested", "reverse"), marks=pytest.mark.slow),
     ("float16", "momentum", ("remat", "reverse"))])
 def test_weights_of_half_precision_keep_their_type_beside_float32_data(weights, name, mode):
   """Near the trajectory and the hypergradient of float32, in the types of what was given."""

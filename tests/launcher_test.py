@@ -79,6 +79,7 @@ def test_the_file_gives_the_reported_accuracy(finished):
   np.testing.assert_allclose(np.mean(predicted == data.test_labels), accuracy, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_repeated(finished):
   workdir, process = finished
   before = (workdir / "result.json").stat().st_mtime_ns

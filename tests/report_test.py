@@ -59,6 +59,7 @@ def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(
                                evaluation[f"{when}_accuracy"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
   """Pixels as 0..255 and as -1..1: equal snapshots, and the range is in file and report."""
   shown = {}
