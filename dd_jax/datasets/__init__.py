@@ -11,12 +11,14 @@ from dd_jax.datasets.digests import digest
 from dd_jax.datasets.normalization import denormalize
 from dd_jax.datasets.normalization import normalize
 from dd_jax.datasets.normalization import pictures
+from dd_jax.datasets.rows import Rows
 from dd_jax.datasets.sources import NAMES
 from dd_jax.datasets.sources import load
 
 __all__ = [
     "NAMES",
     "Dataset",
+    "Rows",
     "denormalize",
     "digest",
     "from_arrays",

@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dd_jax.datasets import normalization
+from dd_jax.datasets import rows
+from dd_jax.datasets.rows import Rows
 
 
 class Dataset(NamedTuple):
   """A labelled image set. Statistics are in units of pixels / 255 for uint8 images."""
 
   name: str
-  train_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
+  train_images: np.ndarray | Rows  # [n, H, W, C] uint8, float32 or float64
   train_labels: np.ndarray  # [n] int32, 0..K-1
-  test_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
+  test_images: np.ndarray | Rows  # [n, H, W, C] uint8, float32 or float64
   test_labels: np.ndarray  # [n] int32, 0..K-1
   num_classes: int  # K
   mean: np.ndarray  # [C] float64
@@ -26,14 +28,16 @@ class Dataset(NamedTuple):
   pixel_range: tuple[float, float] = (0., 1.)  # Of the training images: black and white.
 
 
-def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: ArrayLike,
+def from_arrays(train_images: ArrayLike | Rows, train_labels: ArrayLike,
+                test_images: ArrayLike | Rows,
                 test_labels: ArrayLike, *, num_classes: int | None = None, name: str = "arrays",
                 mean: ArrayLike | None = None, std: ArrayLike | None = None) -> Dataset:
   """Checks the user's arrays and makes a `Dataset` of them.
 
   Args:
     train_images: `[n, H, W, C]` or `[n, H, W]`, uint8 or floating point. float64 stays so until it
-      is normalised: large offsets, as of time stamps, leave no digits to float32.
+      is normalised: large offsets, as of time stamps, leave no digits to float32. Or rows that
+      stay in their files, which are read once here.
     train_labels: `[n]` integers in 0..K-1; every class occurs.
     test_images: as `train_images`, with the same `H W C` and the same kind of pixels.
     test_labels: as `train_labels`, though a class may be absent.
@@ -54,8 +58,8 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
   if test_images.dtype != train_images.dtype:
     raise ValueError(f"test_images must have the dtype of train_images, "
                      f"{train_images.dtype}; got {test_images.dtype}")
-  train_labels = _check_labels("train_labels", train_labels, "train_images", len(train_images))
-  test_labels = _check_labels("test_labels", test_labels, "test_images", len(test_images))
+  train_labels = _check_labels("train_labels", train_labels, "train_images", train_images.shape[0])
+  test_labels = _check_labels("test_labels", test_labels, "test_images", test_images.shape[0])
   if num_classes is None:
     num_classes = int(max(train_labels.max(), test_labels.max())) + 1
   if not isinstance(num_classes, (int, np.integer)):
@@ -71,21 +75,22 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
                      f"got none of class {absent}")
 
   channels = train_images.shape[-1]
-  if mean is None or std is None:
-    own_mean, own_std = normalization.mean_std(train_images)
-    mean = own_mean if mean is None else mean
-    if std is None:
-      std = np.where(own_std == 0, 1, own_std)
-      _warn_of_constants(name, np.flatnonzero(own_std == 0), channels)
+  found = {"train_images": normalization.statistics(train_images)}
+  mean = found["train_images"].mean if mean is None else mean
+  if std is None:
+    std = found["train_images"].std
+    _warn_of_constants(name, np.flatnonzero(std == 0), channels)
+    std = np.where(std == 0, 1, std)
   mean = _check_per_channel("mean", mean, channels)
   std = _check_per_channel("std", std, channels)
   if not (std > 0).all():
     raise ValueError(f"std must be positive; got {std.tolist()}")
   pixel_range = (0., 1.)
-  if train_images.dtype != np.uint8:
-    pixel_range = float(train_images.min()), float(train_images.max())
-    for argument, images in (("train_images", train_images), ("test_images", test_images)):
-      extremes = np.stack([images.min((0, 1, 2)), images.max((0, 1, 2))])
+  if train_images.dtype.kind == "f":
+    pixel_range = (float(found["train_images"].low.min()), float(found["train_images"].high.max()))
+    found["test_images"] = normalization.statistics(test_images)
+    for argument, of in found.items():
+      extremes = np.stack([of.low, of.high]).astype(train_images.dtype)
       normalization.normalize_named(argument, extremes, mean, std)  # For its check alone.
   return Dataset(name, train_images, train_labels, test_images, test_labels,
                  int(num_classes), mean, std, pixel_range)
@@ -113,7 +118,7 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
                      f"{dataset.name}, and may turn 1 channel into 3; got {tuple(image_shape)}")
   sides = [(border // 2, border // 2) for border in borders]
 
-  def framed(images):
+  def frame(images):
     images = np.pad(images, ((0, 0), *sides, (0, 0)), constant_values=dataset.pixel_range[0])
     return np.repeat(images, new_channels // channels, axis=-1)
 
@@ -121,12 +126,13 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
     return np.repeat(values, new_channels // channels)
 
   return dataset._replace(
-      train_images=framed(dataset.train_images), test_images=framed(dataset.test_images),
+      train_images=rows.change(dataset.train_images, frame),
+      test_images=rows.change(dataset.test_images, frame),
       mean=per_channel(dataset.mean), std=per_channel(dataset.std))
 
 
 def split_validation(dataset: Dataset, num_validation: int, *, seed: int
-                     ) -> tuple[Dataset, np.ndarray, np.ndarray]:
+                     ) -> tuple[Dataset, np.ndarray | Rows, np.ndarray]:
   """Sets aside a class-stratified share of the training split.
 
   Every class keeps at least one image on either side; `mean`, `std` and the test split stay.
@@ -146,8 +152,9 @@ def split_validation(dataset: Dataset, num_validation: int, *, seed: int
   labels = dataset.train_labels
   chosen = stratified_indices(labels, num_validation, num_classes=dataset.num_classes, seed=seed)
   kept = np.setdiff1d(np.arange(len(labels)), chosen)
-  rest = dataset._replace(train_images=dataset.train_images[kept], train_labels=labels[kept])
-  return rest, dataset.train_images[chosen], labels[chosen]
+  rest = dataset._replace(train_images=rows.choose(dataset.train_images, kept),
+                          train_labels=labels[kept])
+  return rest, rows.choose(dataset.train_images, chosen), labels[chosen]
 
 
 def stratified_indices(labels: np.ndarray, num_validation: int, *, num_classes: int, seed: int
@@ -193,6 +200,8 @@ def _array(argument, values):
 
 
 def _check_images(argument, images):
+  if isinstance(images, Rows):
+    return images  # What reads them has looked at shape and type.
   images = _array(argument, images)
   if images.ndim not in (3, 4):
     raise ValueError(f"{argument} must be [n, H, W, C] or [n, H, W]; got shape {images.shape}")

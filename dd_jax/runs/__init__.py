@@ -6,6 +6,7 @@ directory. Needs `pip install dd_jax[runs]`.
 
 from dd_jax.runs.data import Data
 from dd_jax.runs.comparison import compare_baselines
+from dd_jax.runs.data import examples_at
 from dd_jax.runs.data import from_dataset
 from dd_jax.runs.data import input_shapes
 from dd_jax.runs.interruptions import Interrupted
@@ -21,6 +22,6 @@ from dd_jax.runs.settings import Settings
 
 __all__ = [
     "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
-    "compare_baselines", "distill", "from_dataset", "input_shapes", "make_problem",
+    "compare_baselines", "distill", "examples_at", "from_dataset", "input_shapes", "make_problem",
     "pretrain_pools", "pretrained_inits",
 ]

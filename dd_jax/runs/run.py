@@ -84,8 +84,7 @@ def _run(run, started):
   state, metrics, timing = run_outer_loop(run)
   programs = run.programs
   evaluated = layouts.to_host(jax.block_until_ready(programs.test(
-      programs.layout.place(programs.decode(state.trainable)), programs.inits.test.state,
-      *programs.data["test"])))
+      programs.layout.place(programs.decode(state.trainable)))))
   result = _summarize(run, state, evaluated, metrics, timing,
                       wall_seconds=timing["earlier_seconds"] + time.time() - started)
   artifact = _artifact(run, state, result)
@@ -139,7 +138,7 @@ def _artifact(run, state, result):
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
                                          "outer_steps")}}
-  params = layouts.to_host(run.programs.inits.test.state) if problem.keeps_network else None
+  params = layouts.to_host(problem.inits.test.state) if problem.keeps_network else None
   whitening = None if problem.data.pixels is None else problem.data.pixels.whitening
   return artifacts.Artifact(run.programs.decode(state.trainable), params, metadata, whitening)
 
