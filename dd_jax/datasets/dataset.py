@@ -75,7 +75,7 @@ def from_arrays(train_images: ArrayLike | Rows, train_labels: ArrayLike,
                      f"got none of class {absent}")
 
   channels = train_images.shape[-1]
-  found = {"train_images": normalization.statistics(train_images)}
+  found = {"train_images": _statistics("train_images", train_images)}
   mean = found["train_images"].mean if mean is None else mean
   if std is None:
     std = found["train_images"].std
@@ -88,7 +88,7 @@ def from_arrays(train_images: ArrayLike | Rows, train_labels: ArrayLike,
   pixel_range = (0., 1.)
   if train_images.dtype.kind == "f":
     pixel_range = (float(found["train_images"].low.min()), float(found["train_images"].high.max()))
-    found["test_images"] = normalization.statistics(test_images)
+    found["test_images"] = _statistics("test_images", test_images)
     for argument, of in found.items():
       extremes = np.stack([of.low, of.high]).astype(train_images.dtype)
       normalization.normalize_named(argument, extremes, mean, std)  # For its check alone.
@@ -218,6 +218,14 @@ def _check_images(argument, images):
       raise ValueError(f"{argument} must be finite; got NaN or infinity in image "
                        f"{finite.argmin()}")
   return images if images.ndim == 4 else images[..., None]
+
+
+def _statistics(argument, images):
+  """Of arrays that are finite, and of rows, which are read here first."""
+  found = normalization.statistics(images)
+  if not np.isfinite([found.low, found.high]).all():
+    raise ValueError(f"{argument} must be finite; got NaN or infinity")
+  return found
 
 
 def _check_labels(argument, labels, images_argument, num_images):

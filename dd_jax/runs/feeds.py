@@ -12,6 +12,7 @@ import numpy as np
 from dd_jax import distillation
 from dd_jax import extras
 from dd_jax.datasets import rows
+from dd_jax.runs import storage
 from dd_jax.runs.data import Examples
 
 _AHEAD = 2  # Pieces that wait for the devices.
@@ -98,12 +99,6 @@ def read(examples: Examples, places: np.ndarray) -> Examples:
 
 def steps_per_piece(examples: Examples, batch_size: int, log_every: int) -> int:
   """Outer steps whose minibatches come to the devices at once: a divisor of `log_every`."""
-  size = batch_size * num_bytes(examples) / len(examples[1])
+  size = batch_size * storage.num_bytes(examples) / len(examples[1])
   return max(divisor for divisor in range(1, log_every + 1)
              if log_every % divisor == 0 and divisor * size <= max(size, _PIECE_BYTES))
-
-
-def num_bytes(examples: Examples) -> int:
-  """Of all examples as they are stored."""
-  return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-             for leaf in jax.tree.leaves(examples))

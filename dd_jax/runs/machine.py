@@ -43,8 +43,11 @@ def free_bytes() -> int | None:
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
-  if device.platform != "cpu":
-    return None
+  return free_host_bytes() if device.platform == "cpu" else None
+
+
+def free_host_bytes() -> int | None:
+  """Main memory that this process may still take; None where nothing tells."""
   limits = [_available_bytes(), _cgroup_bytes()]
   return min((limit for limit in limits if limit is not None), default=None)
 

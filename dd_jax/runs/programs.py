@@ -12,6 +12,7 @@ from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate, tra
 from dd_jax.hypergradient import make_outer_loss
 from dd_jax.runs import feeds
 from dd_jax.runs import layouts
+from dd_jax.runs import storage
 from dd_jax.runs.bound import Bound, FedEvaluation, FedSteps
 from dd_jax.runs.data import in_memory
 from dd_jax.runs.layouts import Layout
@@ -40,6 +41,7 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
     ValueError: whatever of the problem, the settings or the devices does not fit.
   """
   settings.check(num_steps, seed)
+  storage.check_fits(problem.data, settings.storage)
   keys = make_keys(seed)
   layout = layouts.of_devices(settings.parallel, problem.num_inits) if layout is None else layout
   building = _Building(problem, settings, num_steps, keys, layout)

@@ -22,6 +22,7 @@ from dd_jax.runs import machine
 from dd_jax.runs import processes
 from dd_jax.runs import report
 from dd_jax.runs import snapshots
+from dd_jax.runs import storage
 from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
 from dd_jax.runs.loop import Run, run_outer_loop
@@ -81,6 +82,8 @@ def _run(run, started):
     print(f"{run.workdir} holds a finished run of this config; its result:", file=sys.stderr)
     return Result(artifacts.load(run.workdir / "distilled.npz"), result, run.workdir)
 
+  if processes.is_first():
+    print(storage.describe(run.problem.data, run.settings.storage), file=sys.stderr)
   state, metrics, timing = run_outer_loop(run)
   programs = run.programs
   evaluated = layouts.to_host(jax.block_until_ready(programs.test(
