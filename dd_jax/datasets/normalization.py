@@ -88,10 +88,9 @@ class Statistics(NamedTuple):
 def statistics(images: np.ndarray | Rows) -> Statistics:
   """Of all images, in one pass; the same numbers whether they lie in memory or in files.
 
-  Blocks are joined as by Chan, Golub and LeVeque,
-  1983: their sums of squares are about their own means.
+  Blocks are joined as by Chan, Golub and LeVeque, 1983: squares are about their own means.
   """
-  number, mean, squares = 0, 0., 0.
+  number, mean, squares = 0, np.zeros(images.shape[-1]), 0.
   low, high = np.inf, -np.inf
   with np.errstate(over="ignore", invalid="ignore"):  # becomes inf or NaN, which is refused later
     for block in rows.blocks(images):
@@ -100,7 +99,9 @@ def statistics(images: np.ndarray | Rows) -> Statistics:
       count, block_mean, block_squares = _moments(channels)
       total = number + count
       difference = block_mean - mean
-      squares = squares + block_squares + difference ** 2 * (number * count / total)
+      squares = squares + block_squares
+      if number:
+        squares += difference ** 2 * (number * count / total)
       mean, number = mean + difference * (count / total), total
   unit = scale(images.dtype)
   std = np.where(low == high, 0, np.sqrt(squares / number))
