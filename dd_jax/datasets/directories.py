@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dd_jax.datasets import formats
+from dd_jax.datasets import picture_files
 
 VOC_DIRECTORIES = ("VOCdevkit/VOC2007", "VOCdevkit/VOC2012")
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -62,7 +63,7 @@ def read_cub200(path):
     chosen = [key for key in names if is_training[key] == split]
     images = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)
     for row, key in zip(images, chosen):
-      row[:] = _resize(_read_picture(path / "images" / names[key]))
+      row[:] = _resize(_read_rgb(path / "images" / names[key]))
     arrays += [images, np.array([classes[key] - 1 for key in chosen], np.int32)]
   return tuple(arrays)
 
@@ -75,7 +76,7 @@ def _voc_split(path, split):
   images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
   rows = iter(images)
   for name, annotation, of_one in zip(names, annotations, objects):
-    picture = _read_picture(path / "JPEGImages" / f"{name}.jpg")
+    picture = _read_rgb(path / "JPEGImages" / f"{name}.jpg")
     for _, (xmin, ymin, xmax, ymax) in of_one:
       if not (1 <= xmin <= xmax <= picture.width and 1 <= ymin <= ymax <= picture.height):
         raise ValueError(f"{annotation}: expected boxes of at least one pixel within "
@@ -147,16 +148,8 @@ def _read_text(path):
     raise ValueError(f"{path}: expected text in UTF-8; found {formats.one_line(error)}") from error
 
 
-def _read_picture(path):
-  formats.require_file(path)
-  try:
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      return picture.convert("RGB")
-  except Exception as error:  # Pillow meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a whole JPEG picture; "
-                     f"found {formats.one_line(error)}") from error
+def _read_rgb(path):
+  return picture_files.read(path).convert("RGB")
 
 
 def _resize(picture):

@@ -16,7 +16,8 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
   """`(pixels - mean) / std`, the space in which images are distilled.
 
   Args:
-    images: `[n, H, W, C]`; uint8 is divided by 255 first. float64 is rounded at the end alone.
+    images: `[n, H, W, C]`; uint8 is divided by 255 and uint16 by 65535 first. float64 is
+      rounded at the end alone.
     mean: `[C]`, of a `Dataset`.
     std: `[C]`, of a `Dataset`.
 
@@ -31,7 +32,7 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
 
 def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True,
                 pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
-  """Undoes `normalize` -> float64 `[..., H, W, C]`, of uint8 in units of pixels / 255.
+  """Undoes `normalize` -> float64 `[..., H, W, C]`, in units of pixels / `pixel_scale`.
 
   Args:
     images: `[..., H, W, C]` in normalised space.
@@ -66,7 +67,7 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
   images = np.asarray(images)
   dtype = precision(images)
   pixels = images.astype(dtype)
-  pixels /= dtype(scale(images.dtype))
+  pixels /= dtype(pixel_scale(images.dtype))
   with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
     normalized = ((pixels - np.asarray(mean, dtype)) / np.asarray(std, dtype)).astype(
         np.float32, copy=False)
@@ -103,7 +104,7 @@ def statistics(images: np.ndarray | Rows) -> Statistics:
       if number:
         squares += difference ** 2 * (number * count / total)
       mean, number = mean + difference * (count / total), total
-  unit = scale(images.dtype)
+  unit = pixel_scale(images.dtype)
   std = np.where(low == high, 0, np.sqrt(squares / number))
   return Statistics(*(np.asarray(values, np.float64) / unit for values in (mean, std, low, high)))
 
@@ -118,9 +119,11 @@ def _moments(channels):
   return len(channels), np.array(means), np.array(squares)
 
 
-def scale(dtype: np.dtype) -> int:
-  """What pixels are divided by first: 255 of uint8, 1 of floating point."""
-  return np.iinfo(dtype).max if dtype.kind == "u" else 1
+
+
+def pixel_scale(dtype: np.dtype) -> int:
+  """What pixels are divided by before all else: 255 of uint8, 65535 of uint16, else 1."""
+  return int(np.iinfo(dtype).max) if dtype.name in ("uint8", "uint16") else 1
 
 
 def precision(images: np.ndarray) -> type[np.floating]:

@@ -22,7 +22,7 @@ class Pixels(NamedTuple):
   mean: np.ndarray
   std: np.ndarray
   range: tuple[float, float]
-  scale: int  # 255 of uint8, whose pixels are divided by it; else 1.
+  scale: int  # 255 of uint8, 65535 of uint16, whose pixels are divided by it; else 1.
   whitening: zca.Whitening | None = None
   regularization: float | None = None  # Of the whitening.
 
@@ -49,6 +49,7 @@ class Data(NamedTuple):
   name: str = "arrays"
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.
+  class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
   preparation: Preparation = Preparation()
 
 
@@ -92,8 +93,9 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
       examples(validation_images, validation_labels),
       examples(dataset.test_images, dataset.test_labels),
       dataset.num_classes, dataset.name, digest,
-      Pixels(dataset.mean, dataset.std, dataset.pixel_range, normalization.scale(dtype),
+      Pixels(dataset.mean, dataset.std, dataset.pixel_range, normalization.pixel_scale(dtype),
              fitted, whitening),
+      dataset.class_names,
       Preparation({
           **(_normalization(dataset) if dtype.kind == "u" else {}),
           **({} if fitted is None else {"whitening": zca.as_product(fitted)})}, _prepare))
@@ -132,7 +134,7 @@ def _normalization(dataset):
   def per_channel(values):
     return np.asarray(values, np.float32).reshape(1, 1, 1, -1)
 
-  return {"scale": np.float32(normalization.scale(dataset.train_images.dtype)),
+  return {"scale": np.float32(normalization.pixel_scale(dataset.train_images.dtype)),
           "mean": per_channel(dataset.mean), "std": per_channel(dataset.std)}
 
 
