@@ -86,7 +86,8 @@ def make_settings(config: ConfigDict) -> runs.Settings:
   return runs.Settings(
       config.log_every, config.validation.every, config.checkpoint_every, config.checkpoints_kept,
       config.validation.selection, config.outer.on_nonfinite, config.eval.batch_size,
-      config.eval.num_parallel, config.parallel, config.precision, config.tensorboard)
+      config.eval.num_parallel, config.parallel, config.precision,
+      config.data.storage, config.tensorboard)
 
 
 def make_problem(config: ConfigDict) -> runs.Problem:

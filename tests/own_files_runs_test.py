@@ -48,7 +48,8 @@ def test_names_and_reading_are_in_the_file(workdir, folder):
   assert artifact.images.shape[2:] == (8, 8, 3)
   assert artifact.metadata["dataset"] == str(folder) and artifact.metadata["num_test"] == 18
   assert artifact.metadata["reading"] == {
-      "image_shape": [8, 8, 3], "resize": "crop", "label": "label", "test_fraction": .3, "seed": 4}
+      "image_shape": [8, 8, 3], "resize": "crop", "label": "label", "test_fraction": .3,
+      "in_files": False}
 
 
 def test_names_are_in_the_report_of_hard_and_of_soft_labels(workdir, tmp_path):

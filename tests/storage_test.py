@@ -1,6 +1,5 @@
-"""Where the data of a run lie changes nothing: the same steps, the same networks, the same counts."""
+"""Where the data of a run lie changes nothing: the same steps, networks and counts."""
 
-import concurrent.futures
 import threading
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 from dd_jax import datasets
 from dd_jax import models
 from dd_jax import runs
-from dd_jax.datasets import rows
 from dd_jax.runs import feeds
 from tests import small_runs
 

@@ -50,7 +50,7 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
 
 
 def _with_test(path, splits, reading):
-  """The splits, of which the test one is a function of the labels, the fraction and the seed."""
+  """The splits, of which the test one is a function of the labels and the fraction."""
   images, labels, test_images, *_ = splits
   if test_images is not None:
     return splits
@@ -65,15 +65,14 @@ def _with_test(path, splits, reading):
                      f"testing; found {counts.min()} of {names[counts.argmin()]!r}")
   number = np.clip(round(reading.test_fraction * len(classes)), len(counts),
                    len(classes) - len(counts))
-  test = dataset.stratified_indices(classes, int(number), num_classes=len(counts),
-                                    seed=reading.seed)
+  test = dataset.stratified_indices(classes, int(number), num_classes=len(counts), seed=0)
   train = np.setdiff1d(np.arange(len(classes)), test)
   return Splits(rows.choose(images, train), labels[train], rows.choose(images, test), labels[test],
                 splits.class_names)
 
 
 def _check(reading):
-  shape, resize, label, fraction, seed = reading
+  shape, resize, label, fraction, _ = reading
   if shape is not None and not (len(shape) == 3 and all(
       isinstance(size, (int, np.integer)) and size > 0 for size in shape)):
     raise ValueError(f"image_shape must be three positive integers (H, W, C); got {shape}")
@@ -83,5 +82,3 @@ def _check(reading):
     raise ValueError(f"label must be the name of a column; got {label!r}")
   if not (isinstance(fraction, (int, float)) and 0 < fraction < 1):
     raise ValueError(f"test_fraction must lie in (0, 1); got {fraction!r}")
-  if not (isinstance(seed, (int, np.integer)) and seed >= 0):
-    raise ValueError(f"seed must be an integer of at least 0; got {seed!r}")

@@ -132,9 +132,9 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
   data_dir = data_dir.expanduser()
   # A set of tensorflow-datasets has a slash in its name where it has a config.
   if own_files.is_path(name) and not tfds_source.prepared_directory(data_dir, name):
-    return _in_memory(pathlib.Path(name).expanduser(), own_files.read(name, reading))
+    return _of_splits(pathlib.Path(name).expanduser(), own_files.read(name, reading), reading)
   if name not in NAMES:
-    return _load_prepared(name, data_dir)
+    return _load_prepared(name, data_dir, reading)
   found = _find(name, data_dir)
   if found is None and download and name not in _NOT_DOWNLOADED:
     filenames, _ = _LAYOUTS[name][0]
@@ -152,26 +152,24 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     raise ValueError(f"{path}: expected uint8 images {_IMAGE_SHAPES[name]} for {name}; "
                      f"found {train_images.dtype} {shape}")
   mean, std = _MEAN_STD.get(name, (None, None))
-  return _checked(path, (train_images, train_labels, test_images, test_labels), name=name,
+  return _checked(path, (train_images, train_labels, test_images, test_labels), reading, name=name,
                   num_classes=_NUM_CLASSES.get(name, 10), mean=mean, std=std)
 
 
-def _in_memory(path, splits):
-  """The set of splits, every image of which is read."""
+def _of_splits(path, splits, reading):
   return _checked(
-      path, (rows.in_memory(splits.train_images), splits.train_labels,
-             rows.in_memory(splits.test_images), splits.test_labels),
-      name=path.name if path.is_dir() else path.stem, class_names=splits.class_names or None)
+      path, splits[:4], reading, name=path.name if path.is_dir() else path.stem,
+      class_names=splits.class_names or None)
 
 
-def _load_prepared(name, data_dir):
+def _load_prepared(name, data_dir, reading):
   """A set of tensorflow-datasets that has no entry here."""
   path = tfds_source.prepared_directory(data_dir, name)
   if path is None:
     raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of one's own files (a "
                      "folder here is ./NAME), or the name of a prepared tensorflow-datasets "
                      f"directory {data_dir}/NAME/VERSION; got {name!r}")
-  return _checked(path, tfds_source.read_prepared(path), name=name)
+  return _checked(path, tfds_source.read_prepared(path), reading, name=name)
 
 
 def _find(name, data_dir):
@@ -221,9 +219,13 @@ def _nothing_found(name, data_dir):
   return message
 
 
-def _checked(path, arrays, **options):
+def _checked(path, arrays, reading, **options):
+  """The set of four arrays, or of rows that stay in their files where they may."""
+  train_images, train_labels, test_images, test_labels = arrays
+  if not reading.in_files:
+    train_images, test_images = rows.in_memory(train_images), rows.in_memory(test_images)
   try:
-    return dataset.from_arrays(*arrays, **options)
+    return dataset.from_arrays(train_images, train_labels, test_images, test_labels, **options)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 

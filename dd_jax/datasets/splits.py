@@ -14,8 +14,9 @@ class Reading(NamedTuple):
   # proportions; "crop" resizes to cover it and takes the centre.
   resize: str = "border"
   label: str = "label"  # The column of labels in CSV and parquet.
-  test_fraction: float = 1 / 6  # Of every class, where the files have no test split.
-  seed: int = 0  # Of that split.
+  # Of every class, where the files have no test split: which examples, the labels alone decide.
+  test_fraction: float = 1 / 6
+  in_files: bool = False  # Images that can be read one by one stay where they are, as `Rows`.
 
 
 class Splits(NamedTuple):

@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
   data.resize = "border"
   data.label = "label"  # Of tables in files: the column of labels.
   data.test_fraction = 1 / 6  # Of every class, where files of one's own have no test split.
+  # Where they lie: device; host, main memory; or stream: read from their files as the run goes.
+  data.storage = "device"
   data.num_validation = 5000  # Training images set aside for the progress bar.
   data.whitening = config_dict.placeholder(float)  # ZCA with this regularization; None: none.
 

@@ -124,7 +124,7 @@ def reading(config: ConfigDict) -> datasets.Reading:
   """How files of one's own are read, by the fields of `config.data`."""
   data = config.data
   return datasets.Reading(data.image_shape and tuple(data.image_shape), data.resize, data.label,
-                          data.test_fraction, config.seed)
+                          data.test_fraction, data.get("storage") == "stream")
 
 
 def loss(name: str, apply: Callable, choices: Mapping[str, Callable], field: str) -> Callable:
