@@ -130,7 +130,7 @@ def prepared(data: Data, examples: Examples, *, batch_size: int = 1000) -> Examp
 
 
 def _normalization(dataset):
-  """What `_prepare` needs to give what `datasets.normalize` does, with the same roundings."""
+  """What `_prepare` needs to give what `datasets.normalize` does, but for rounding."""
   def per_channel(values):
     return np.asarray(values, np.float32).reshape(1, 1, 1, -1)
 
@@ -139,7 +139,6 @@ def _normalization(dataset):
 
 
 def _prepare(state, images):
-  # The numbers are arguments of the program: a constant that is divided by would become a product.
   if "scale" in state:
     images = (images.astype(jnp.float32) / state["scale"] - state["mean"]) / state["std"]
   if "whitening" in state:
