@@ -11,6 +11,7 @@ import pytest
 import scipy.io
 
 from dd_jax import datasets
+from dd_jax.datasets import cifar
 from dd_jax.datasets import formats
 from tests.dataset_files import cifar10_batches
 from tests.dataset_files import idx_bytes
@@ -85,7 +86,7 @@ def test_cifar10_round_trip(tmp_path, archived):
     path.mkdir()
     for name, raw in batches.items():
       (path / name).write_bytes(raw)
-  train_images, train_labels, test_images, test_labels = formats.read_cifar10(path)
+  train_images, train_labels, test_images, test_labels = cifar.read_cifar10(path)
   np.testing.assert_array_equal(train_images, images[:10])
   np.testing.assert_array_equal(train_labels, labels[:10])
   np.testing.assert_array_equal(test_images, images[10:])
@@ -104,33 +105,33 @@ def test_cifar10_corrupt_directory(tmp_path):
                     (bytes(3073), "as many records as data_batch_1.bin has, 2; found 1")):
     path.write_bytes(raw)
     with raises(ValueError, path, text):
-      formats.read_cifar10(tmp_path)
+      cifar.read_cifar10(tmp_path)
   path.unlink()
   with raises(FileNotFoundError, path, "no such file"):
-    formats.read_cifar10(tmp_path)
+    cifar.read_cifar10(tmp_path)
 
 
 def test_cifar10_corrupt_archive(tmp_path):
   path = tmp_path / "cifar-10-binary.tar.gz"
   with raises(FileNotFoundError, path, "no such file"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   batches, _, _ = cifar10_batches()
   write_cifar10_archive(path, batches)
   whole = path.read_bytes()
   path.write_bytes(whole[:len(whole) // 2])
   with raises(ValueError, path, "expected a tar.gz archive; found"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   path.write_bytes(b"<html>")
   with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   for i in range(1, 9):  # The checksum and the size, which lie behind all members.
     path.write_bytes(whole[:-i] + bytes([whole[-i] ^ 1]) + whole[len(whole) - i + 1:])
     with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
-      formats.read_cifar10(path)
+      cifar.read_cifar10(path)
   del batches["data_batch_2.bin"]
   write_cifar10_archive(path, batches)
   with raises(ValueError, path, "expected cifar-10-batches-bin/data_batch_2.bin in the archive"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
