@@ -1,12 +1,16 @@
 """Small files in the formats of the original sets, for the tests of their readers."""
 
+import csv
 import gzip
 import io
+import json
 import struct
 import tarfile
 
 import numpy as np
 from PIL import Image
+import pyarrow
+from pyarrow import parquet
 
 from dd_jax.datasets import tfds_source
 
@@ -140,3 +144,30 @@ def write_cub200(root, pictures):
   for name, pixels, _, _ in pictures:
     write_picture(root / "images" / name, pixels)
   return root
+
+
+def csv_text(columns, numbers, labels, place=0, label="label"):
+  """A table with a column of labels at `place`."""
+  buffer = io.StringIO()
+  writer = csv.writer(buffer)
+  for names, value in zip([columns, *numbers.tolist()], [label, *labels]):
+    writer.writerow([*names[:place], value, *names[place:]])
+  return buffer.getvalue()
+
+
+def encoded(pixels, file_format="PNG"):
+  """The bytes of a picture file."""
+  buffer = io.BytesIO()
+  Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, file_format)
+  return buffer.getvalue()
+
+
+def write_parquet(path, columns, class_names=None, label="label", **options):
+  """`columns`: `{name: values}`; `class_names` as datasets of Hugging Face keeps them."""
+  table = pyarrow.table(columns)
+  if class_names is not None:
+    feature = {"names": list(class_names), "_type": "ClassLabel"}
+    info = {"info": {"features": {"image": {"_type": "Image"}, label: feature}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+  path.parent.mkdir(parents=True, exist_ok=True)
+  parquet.write_table(table, path, **options)

@@ -297,6 +297,46 @@ def test_npz_corrupt(tmp_path):
       formats.read_npz(path)
 
 
+@pytest.mark.parametrize("labels", [np.zeros((4, 1), np.uint8), np.eye(4, 14, dtype=np.uint8)])
+def test_npz_of_medmnist(tmp_path, labels):
+  """The validation split belongs to training; labels come as they are stored."""
+  arrays = {}
+  for i, split in enumerate(("train", "val", "test")):
+    arrays |= {f"{split}_images": random_bytes((4, 3, 3), i), f"{split}_labels": labels + i}
+  np.savez(tmp_path / "a.npz", **arrays)
+  train_images, train_labels, test_images, test_labels = formats.read_npz(tmp_path / "a.npz")
+  np.testing.assert_array_equal(train_images, np.concatenate([arrays["train_images"],
+                                                              arrays["val_images"]]))
+  np.testing.assert_array_equal(train_labels, np.concatenate([labels, labels + 1]))
+  np.testing.assert_array_equal(test_images, arrays["test_images"])
+  np.testing.assert_array_equal(test_labels, labels + 2)
+
+
+def test_npz_of_text_labels_with_validation(tmp_path):
+  validation = {"val_images": random_bytes((1, 3, 3, 1)), "val_labels": np.array(["other"])}
+  np.savez(tmp_path / "a.npz", **npz_arrays() | validation | {"train_labels": np.array(4 * ["a"])})
+  assert formats.read_npz(tmp_path / "a.npz")[1].tolist() == [*4 * ["a"], "other"]
+
+
+@pytest.mark.parametrize("validation, text", [
+    ({"val_images": random_bytes((1, 3, 3, 1))},
+     "expected the arrays train_images, train_labels, test_images, test_labels, and val_images and "
+     "val_labels or neither; found test_images, test_labels, train_images, train_labels, val_imag"),
+    ({"val_images": random_bytes((1, 3, 4, 1)), "val_labels": np.array([1])},
+     "expected val_images like train_images, uint8 [3, 3, 1] for an example; found uint8 "
+     "[3, 4, 1]"),
+    ({"val_images": np.zeros((1, 3, 3, 1)), "val_labels": np.array([1])},
+     "expected val_images like train_images, uint8 [3, 3, 1] for an example; found float64 "
+     "[3, 3, 1]"),
+    ({"val_images": random_bytes((1, 3, 3, 1)), "val_labels": np.array("a")},
+     "expected val_labels like train_labels, int64 [] for an example; found <U1 []"),
+])
+def test_npz_of_another_validation_split(tmp_path, validation, text):
+  np.savez(tmp_path / "a.npz", **npz_arrays() | validation)
+  with raises(ValueError, tmp_path / "a.npz", text):
+    formats.read_npz(tmp_path / "a.npz")
+
+
 class Trap:
 
   def __reduce__(self):

@@ -1,0 +1,159 @@
+"""Columns of pyarrow as numpy arrays: pictures, nested lists of numbers, labels.
+
+Every function takes the path and the name of a column for its messages: one line that names both.
+Letters: n rows, D columns of numbers, H W C height, width and channels, K classes.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from dd_jax import extras
+from dd_jax.datasets import formats
+from dd_jax.datasets import tables
+
+
+def may_be_labels(kind):
+  """Whether a column of this type can be told to be that of labels: integers or text."""
+  types = _types()
+  if types.is_dictionary(kind):
+    kind = kind.value_type
+  return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+
+def images(path, name, column, image_shape):
+  """The images `[n, H, W, C]` of a column, or rows `[n, D]` of a column of lists `[D]`."""
+  types = _types()
+  kind = column.type
+  if types.is_struct(kind) and "bytes" in kind.names:
+    return _pictures(path, name, column, image_shape)
+  if types.is_binary(kind) or types.is_large_binary(kind):
+    return _pictures(path, name, column, image_shape)
+  values = _numbers(path, name, column)
+  if values.ndim not in (2, 3, 4):
+    raise ValueError(f"{path}: expected pictures or lists [H][W] or [H][W][C] in column {name!r}; "
+                     f"found {kind}")
+  values = values[..., None] if values.ndim == 3 else values
+  if values.ndim == 4 and image_shape is not None and values.shape[1:] != tuple(image_shape):
+    raise ValueError(f"{path}: expected images {tuple(image_shape)} in column {name!r} "
+                     f"(image_shape); found {values.shape[1:]}")
+  return values
+
+
+def table(path, names, content):
+  """The rows `[n, D]` float64 of these columns of numbers."""
+  types = _types()
+  rows = np.empty((len(content), len(names)))
+  for place, name in enumerate(names):
+    column = content.column(name)
+    if types.is_dictionary(column.type) or not _is_number(column.type):
+      raise ValueError(f"{path}: expected numbers in column {name!r}; found {column.type}")
+    rows[:, place] = _numbers(path, name, column)
+  return rows
+
+
+def labels(path, name, column, class_names):
+  """Labels `[n]` of integers or text, or rows of them `[n, K]`.
+
+  Args:
+    path: for the message.
+    name: for the message.
+    column: of pyarrow.
+    class_names: K; those that the labels are numbers of. Empty: the labels may be any.
+  """
+  types = _types()
+  if types.is_dictionary(column.type):
+    column = column.cast(column.type.value_type)
+  if types.is_string(column.type) or types.is_large_string(column.type):
+    _check_nulls(path, name, column)
+    values = column.to_pylist()
+    wrong = [i for i, value in enumerate(values) if not 0 < len(value) <= tables.LONGEST_LABEL]
+    if wrong:
+      raise ValueError(f"{path}: expected labels of 1..{tables.LONGEST_LABEL} characters in column "
+                       f"{name!r}; found {values[wrong[0]][:40]!r} in row {wrong[0]}")
+    return np.array(values)
+  values = _numbers(path, name, column)
+  wrong = np.argwhere((values < 0) | (values >= len(class_names))) if class_names else ()
+  if len(wrong):
+    raise ValueError(f"{path}: expected labels 0..{len(class_names) - 1}, of which column {name!r} "
+                     f"has the names; found {values[tuple(wrong[0])]} in row {wrong[0][0]}")
+  return values
+
+
+def _types():
+  return extras.load("pyarrow.types", "a .parquet file needs pyarrow", "parquet")
+
+
+def _is_number(kind):
+  types = _types()
+  return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+
+
+def _check_nulls(path, name, column):
+  if column.null_count:
+    row = np.flatnonzero(column.is_null().to_numpy())[0]
+    raise ValueError(f"{path}: expected a value in every row of column {name!r}; found none in row "
+                     f"{row}")
+
+
+def _numbers(path, name, column):
+  """`[n, ...]` of a column of numbers, or of lists of lists of them, all of one length."""
+  types = _types()
+  _check_nulls(path, name, column)
+  parts = []
+  for chunk in filter(len, column.chunks):
+    shape = [len(chunk)]
+    while types.is_list(chunk.type) or types.is_large_list(chunk.type) or types.is_fixed_size_list(
+        chunk.type):
+      lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
+      chunk = chunk.flatten()
+      if len(lengths) > 1 or chunk.null_count:
+        found = "an empty place" if chunk.null_count else f"{lengths[0]} and {lengths[1]}"
+        raise ValueError(f"{path}: expected lists of one length in column {name!r}; found {found}")
+      shape += lengths.tolist()
+    if not _is_number(chunk.type):
+      raise ValueError(f"{path}: expected pictures, numbers or text in column {name!r}; "
+                       f"found {column.type}")
+    parts.append(chunk.to_numpy(zero_copy_only=False).reshape(shape))
+  if len({part.shape[1:] for part in parts}) > 1:
+    raise ValueError(f"{path}: expected lists of one length in column {name!r}; found "
+                     f"{[list(part.shape[1:]) for part in parts][:2]}")
+  return np.concatenate(parts)
+
+
+def _pictures(path, name, column, image_shape):
+  """uint8 `[n, H, W, C]` of encoded pictures, bare or in structs `{bytes, path}`."""
+  images = None
+  row = 0
+  for chunk in column.chunks:
+    for value in chunk:
+      raw = value.as_py()
+      raw = raw["bytes"] if isinstance(raw, dict) else raw
+      if not raw:
+        raise ValueError(f"{path}: expected the bytes of a picture in column {name!r}; found none "
+                         f"in row {row}")
+      pixels = decode(raw, f"{path}: row {row}")
+      if images is None:
+        images = np.empty((len(column), *(image_shape or pixels.shape)), np.uint8)
+      if pixels.shape != images.shape[1:]:
+        raise ValueError(f"{path}: expected pictures {images.shape[1:]} in column {name!r}; found "
+                         f"{pixels.shape} in row {row}")
+      images[row] = pixels
+      row += 1
+  return images
+
+
+def decode(raw, name):
+  """uint8 `[H, W, C]` of an encoded PNG or JPEG picture, grey or RGB."""
+  try:
+    with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG")) as picture:
+      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
+    with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG")) as picture:
+      if picture.mode not in ("L", "RGB"):
+        raise ValueError(f"mode {picture.mode}")
+      pixels = np.array(picture)
+  except Exception as error:  # Pillow meets a bad byte with nearly any exception
+    raise ValueError(f"{name}: expected a whole PNG or JPEG picture, grey or RGB; "
+                     f"found {formats.one_line(error)}") from error
+  return pixels.reshape(*pixels.shape[:2], -1)
