@@ -43,6 +43,15 @@ def test_encoded_pictures(tmp_path, name, wrap, shape):
   assert splits.class_names == ("cat", "dog")
 
 
+def test_pictures_are_brought_to_a_shape_as_in_folders(tmp_path):
+  pixels = random_bytes((4, 6))
+  write_parquet(tmp_path / "a.parquet", {"image": [encoded(pixels), encoded(pixels[:, 1:5])],
+                                         "label": [0, 1]})
+  reading = Reading(image_shape=(4, 4, 3), resize="crop")
+  images = parquet.read(tmp_path / "a.parquet", reading).train_images
+  np.testing.assert_array_equal(images, np.broadcast_to(pixels[:, 1:5, None], (2, 4, 4, 3)))
+
+
 def nested(images, kind):
   """The images as lists of lists of this type."""
   values = pyarrow.array(images.ravel(), kind)
@@ -67,7 +76,7 @@ def test_lists_of_numbers(tmp_path, kind, scale, expected, shape, lists):
     column = pyarrow.array(column.to_pylist(), outer)
   write_parquet(tmp_path / "a.parquet", {"image": column, "label": list("abcdefg")},
                 row_group_size=2)
-  splits = parquet.read(tmp_path / "a.parquet", Reading(image_shape=(4, 3, *(shape[2:] or (1,)))))
+  splits = parquet.read(tmp_path / "a.parquet", Reading())
   assert splits.train_images.dtype == expected
   np.testing.assert_array_equal(
       splits.train_images, images.astype(expected).reshape(7, 4, 3, -1))
@@ -177,10 +186,10 @@ def test_folders(tmp_path, folder, names, train, test):
                                "found 'train-00000-of-00002.parquet'"),
     (["train", "test-00001-of-00002"], "one file of test, or each of its shards once; found "
                                        "'test-00001-of-00002.parquet'"),
-    (["train-00000-of-00002", "train-00001-of-00003"], "one file of train, or each of its shards once; found"),
+    (["train-00000-of-00002", "train-00001-of-00003"], "of train, or each of its shards once"),
     (["train", "train-00000-of-00001"], "one file of train, or each of its shards once; found"),
     (["train-00000-of-00001-aa", "train-00000-of-00001-bb"],
-     "expected one file of train, or each of its shards once; found 'train-00000-of-00001-aa.parquet', "
+     "found 'train-00000-of-00001-aa.parquet', "
      "'train-00000-of-00001-bb.parquet'"),
 ])
 def test_incomplete_folders(tmp_path, names, text):
@@ -229,7 +238,9 @@ GREY = encoded(np.zeros((2, 2)))
 
 @pytest.mark.parametrize("columns, text", [
     ({"image": [GREY, encoded(np.zeros((2, 3)))], "label": [0, 1]},
-     "expected pictures (2, 2, 1) in column 'image'; found (2, 3, 1) in row 1"),
+     "row 1: expected a picture of (H, W) = (2, 2), as "),
+    ({"image": [GREY, encoded(np.zeros((2, 2, 3)))], "label": [0, 1]},
+     "row 1: expected a grey picture, as "),
     ({"image": [GREY, None], "label": [0, 1]},
      "expected the bytes of a picture in column 'image'; found none in row 1"),
     ({"image": [{"bytes": None, "path": "a.png"}], "label": [0]},
@@ -250,7 +261,7 @@ GREY = encoded(np.zeros((2, 2)))
     ({"a": [1.], "label": [None]}, "expected a value in every row of column 'label'"),
     ({"a": [1.], "label": ["a" * 201]}, "expected labels of 1..200 characters in column 'label'; "
                                         f"found '{'a' * 40}' in row 0"),
-    ({"a": [1.], "label": [""]}, "expected labels of 1..200 characters in column 'label'; found ''"),
+    ({"a": [1.], "label": [""]}, "labels of 1..200 characters in column 'label'; found '' in"),
     ({"a": [1.], "label": [b"a"]}, "expected pictures, numbers or text in column 'label'"),
     ({"a": ["x"], "label": [0]}, "expected numbers in column 'a'; found string"),
     ({"a": [None, 1.], "label": [0, 1]}, "in every row of column 'a'; found none in row 0"),
@@ -266,14 +277,11 @@ def test_other_columns(tmp_path, columns, text):
     parquet.read(path, Reading())
 
 
-def test_another_shape_than_that_asked_for(tmp_path):
+def test_pictures_of_another_shape_than_that_asked_for(tmp_path):
   path = tmp_path / "a.parquet"
-  for image, text in ((GREY, "expected pictures (3, 3, 1) in column 'image'; found (2, 2, 1)"),
-                      ([[1, 2]], "expected images (3, 3, 1) in column 'image' (image_shape); "
-                                 "found (1, 2, 1)")):
-    write_parquet(path, {"image": [image], "label": [0]})
-    with raises(ValueError, path, text):
-      parquet.read(path, Reading(image_shape=(3, 3, 1)))
+  write_parquet(path, {"image": [GREY], "label": [0]})
+  with raises(ValueError, path, "row 0: expected a picture of (H, W) = (3, 3) less an even border"):
+    parquet.read(path, Reading(image_shape=(3, 3, 1)))
 
 
 def test_a_name_twice(tmp_path):

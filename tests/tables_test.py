@@ -79,6 +79,13 @@ def test_rows_become_images(tmp_path, scale, dtype):
     tables.read_csv(tmp_path / "test.csv", Reading(image_shape=(2, 3, 1)))
 
 
+@pytest.mark.parametrize("image_shape", [None, (1, 1, 3)])
+def test_a_table_of_bytes_stays_one(tmp_path, image_shape):
+  (tmp_path / "a.csv").write_text(csv_text(COLUMNS, random_bytes((4, 3)), range(4)))
+  splits = tables.read_csv(tmp_path / "a.csv", Reading(image_shape=image_shape))
+  assert splits.train_images.dtype == np.float64 and splits.train_images.shape == (4, 1, 1, 3)
+
+
 def lines(text, count=1):
   """`text` with a line before it that is too long for a block, or `count` of them."""
   return "label,x\n" + count * "0,1\n" + text

@@ -1,6 +1,7 @@
 """Real image sets as numpy arrays, read from disk and, when asked, from the network.
 
-`load` finds a set by name, `from_arrays` takes the user's own arrays; both give a `Dataset`.
+`load` finds a set by name or path, `from_arrays` takes the user's own arrays; both give a
+`Dataset`.
 """
 
 from dd_jax.datasets.dataset import Dataset
@@ -13,10 +14,12 @@ from dd_jax.datasets.normalization import normalize
 from dd_jax.datasets.normalization import pictures
 from dd_jax.datasets.sources import NAMES
 from dd_jax.datasets.sources import load
+from dd_jax.datasets.splits import Reading
 
 __all__ = [
     "NAMES",
     "Dataset",
+    "Reading",
     "denormalize",
     "digest",
     "from_arrays",

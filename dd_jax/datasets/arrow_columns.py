@@ -4,13 +4,10 @@ Every function takes the path and the name of a column for its messages: one lin
 Letters: n rows, D columns of numbers, H W C height, width and channels, K classes.
 """
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from dd_jax import extras
-from dd_jax.datasets import formats
+from dd_jax.datasets import picture_files
 from dd_jax.datasets import tables
 
 
@@ -22,23 +19,19 @@ def may_be_labels(kind):
   return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
 
 
-def images(path, name, column, image_shape):
+def images(path, name, column, reading):
   """The images `[n, H, W, C]` of a column, or rows `[n, D]` of a column of lists `[D]`."""
   types = _types()
   kind = column.type
   if types.is_struct(kind) and "bytes" in kind.names:
-    return _pictures(path, name, column, image_shape)
+    return _pictures(path, name, column, reading)
   if types.is_binary(kind) or types.is_large_binary(kind):
-    return _pictures(path, name, column, image_shape)
+    return _pictures(path, name, column, reading)
   values = _numbers(path, name, column)
   if values.ndim not in (2, 3, 4):
     raise ValueError(f"{path}: expected pictures or lists [H][W] or [H][W][C] in column {name!r}; "
                      f"found {kind}")
-  values = values[..., None] if values.ndim == 3 else values
-  if values.ndim == 4 and image_shape is not None and values.shape[1:] != tuple(image_shape):
-    raise ValueError(f"{path}: expected images {tuple(image_shape)} in column {name!r} "
-                     f"(image_shape); found {values.shape[1:]}")
-  return values
+  return values[..., None] if values.ndim == 3 else values
 
 
 def table(path, names, content):
@@ -122,38 +115,19 @@ def _numbers(path, name, column):
   return np.concatenate(parts)
 
 
-def _pictures(path, name, column, image_shape):
-  """uint8 `[n, H, W, C]` of encoded pictures, bare or in structs `{bytes, path}`."""
-  images = None
-  row = 0
-  for chunk in column.chunks:
-    for value in chunk:
-      raw = value.as_py()
-      raw = raw["bytes"] if isinstance(raw, dict) else raw
-      if not raw:
-        raise ValueError(f"{path}: expected the bytes of a picture in column {name!r}; found none "
-                         f"in row {row}")
-      pixels = decode(raw, f"{path}: row {row}")
-      if images is None:
-        images = np.empty((len(column), *(image_shape or pixels.shape)), np.uint8)
-      if pixels.shape != images.shape[1:]:
-        raise ValueError(f"{path}: expected pictures {images.shape[1:]} in column {name!r}; found "
-                         f"{pixels.shape} in row {row}")
-      images[row] = pixels
-      row += 1
+def _pictures(path, name, column, reading):
+  """`[n, H, W, C]` of encoded pictures, bare or in structs `{bytes, path}`."""
+  frame = None
+  for row, value in enumerate(value for chunk in column.chunks for value in chunk):
+    raw = value.as_py()
+    raw = raw["bytes"] if isinstance(raw, dict) else raw
+    if not raw:
+      raise ValueError(f"{path}: expected the bytes of a picture in column {name!r}; found none in "
+                       f"row {row}")
+    where = f"{path}: row {row}"
+    picture = picture_files.read(where, raw)
+    if frame is None:
+      frame = picture_files.frame_of(where, picture, reading)
+      images = np.empty((len(column), *frame.shape), frame.dtype)
+    images[row] = picture_files.framed(where, picture, frame)
   return images
-
-
-def decode(raw, name):
-  """uint8 `[H, W, C]` of an encoded PNG or JPEG picture, grey or RGB."""
-  try:
-    with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG")) as picture:
-      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
-    with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG")) as picture:
-      if picture.mode not in ("L", "RGB"):
-        raise ValueError(f"mode {picture.mode}")
-      pixels = np.array(picture)
-  except Exception as error:  # Pillow meets a bad byte with nearly any exception
-    raise ValueError(f"{name}: expected a whole PNG or JPEG picture, grey or RGB; "
-                     f"found {formats.one_line(error)}") from error
-  return pixels.reshape(*pixels.shape[:2], -1)

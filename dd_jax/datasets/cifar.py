@@ -169,7 +169,8 @@ def _tar_members(path, directory, names, optional, most):
       while unpacked.read(2**20):  # the checksum lies behind what tarfile reads
         pass
   except Exception as error:  # tarfile meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a tar.gz archive; found {formats.one_line(error)}") from error
+    raise ValueError(f"{path}: expected a tar.gz archive; "
+                     f"found {formats.one_line(error)}") from error
   missing = [name for name in names if name not in contents]
   if missing:
     raise ValueError(f"{path}: expected {directory}/{missing[0]} in the archive; "

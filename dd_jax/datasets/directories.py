@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dd_jax.datasets import formats
+from dd_jax.datasets import picture_files
 from dd_jax.datasets.splits import Splits
 
 VOC_DIRECTORIES = ("VOCdevkit/VOC2007", "VOCdevkit/VOC2012")
@@ -67,7 +68,7 @@ def read_cub200(path):
     chosen = [key for key in names if is_training[key] == split]
     images = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)
     for row, key in zip(images, chosen):
-      row[:] = _resize(_read_picture(path / "images" / names[key]))
+      row[:] = _resize(_read_rgb(path / "images" / names[key]))
     arrays += [images, np.array([classes[key] - 1 for key in chosen], np.int32)]
   return tuple(arrays)
 
@@ -110,7 +111,7 @@ def _tiny_annotations(path, classes):
   """Yields `(file name, WordNet id)` of the lines `name, id, box`, parted by tabs."""
   seen = set()
   for number, line in enumerate(_read_text(path).splitlines(), 1):
-    name, wnid, *_ = *line.split("\t"), "", ""
+    name, wnid = (line.split("\t") + [""])[:2]
     if wnid not in classes or name in seen or not name.endswith(".JPEG") or "/" in name:
       raise ValueError(f"{path}: expected a new picture *.JPEG and an id of wnids.txt in line "
                        f"{number}; found {line[:80]!r}")
@@ -123,7 +124,7 @@ def _tiny_annotations(path, classes):
 def _tiny_pictures(paths):
   images = np.empty((len(paths), _TINY_SIZE, _TINY_SIZE, 3), np.uint8)
   for row, path in zip(images, paths):
-    picture = _read_picture(path)
+    picture = _read_rgb(path)
     if picture.size != (_TINY_SIZE, _TINY_SIZE):
       raise ValueError(f"{path}: expected a picture of {_TINY_SIZE}x{_TINY_SIZE}; "
                        f"found {picture.width}x{picture.height}")
@@ -148,7 +149,7 @@ def _voc_split(path, split):
   images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
   rows = iter(images)
   for name, annotation, of_one in zip(names, annotations, objects):
-    picture = _read_picture(path / "JPEGImages" / f"{name}.jpg")
+    picture = _read_rgb(path / "JPEGImages" / f"{name}.jpg")
     for _, (xmin, ymin, xmax, ymax) in of_one:
       if not (1 <= xmin <= xmax <= picture.width and 1 <= ymin <= ymax <= picture.height):
         raise ValueError(f"{annotation}: expected boxes of at least one pixel within "
@@ -220,16 +221,8 @@ def _read_text(path):
     raise ValueError(f"{path}: expected text in UTF-8; found {formats.one_line(error)}") from error
 
 
-def _read_picture(path):
-  formats.require_file(path)
-  try:
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      return picture.convert("RGB")
-  except Exception as error:  # Pillow meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a whole JPEG picture; "
-                     f"found {formats.one_line(error)}") from error
+def _read_rgb(path):
+  return picture_files.read(path).convert("RGB")
 
 
 def _resize(picture):

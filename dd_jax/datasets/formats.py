@@ -152,8 +152,8 @@ def read_npz(path):
   if not arrays.keys() >= set(names) or len(arrays) == len(names) + 1:
     with np.load(path, allow_pickle=False) as stored:
       found = ", ".join(sorted(stored.files)) or "none"
-    raise ValueError(f"{path}: expected the arrays {', '.join(names)}, and {' and '.join(validation)}"
-                     f" or neither; found {found}")
+    raise ValueError(f"{path}: expected the arrays {', '.join(names)}, and "
+                     f"{' and '.join(validation)} or neither; found {found}")
   for train, more in zip(names, validation):
     if more in arrays:
       arrays[train] = _joined(path, train, arrays[train], more, arrays[more])

@@ -48,7 +48,7 @@ def _column(argument, labels):
     labels = labels.astype(str)
   if labels.dtype.kind == "b" and labels.ndim == 1:
     labels = labels.astype(np.int32)
-  if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
+  if labels.dtype.kind == "f" and (np.abs(labels) < 2**53).all() and (labels % 1 == 0).all():
     labels = labels.astype(np.int64)
   if labels.ndim == 2 and labels.dtype.kind in "iub":
     labels = _one_hot(argument, labels)

@@ -11,7 +11,8 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
   """`(pixels - mean) / std`, the space in which images are distilled.
 
   Args:
-    images: `[n, H, W, C]`; uint8 is divided by 255 first. float64 is rounded at the end alone.
+    images: `[n, H, W, C]`; uint8 is divided by 255 and uint16 by 65535 first. float64 is
+      rounded at the end alone.
     mean: `[C]`, of a `Dataset`.
     std: `[C]`, of a `Dataset`.
 
@@ -26,7 +27,7 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
 
 def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True,
                 pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
-  """Undoes `normalize` -> float64 `[..., H, W, C]`, of uint8 in units of pixels / 255.
+  """Undoes `normalize` -> float64 `[..., H, W, C]`, in units of pixels / `pixel_scale`.
 
   Args:
     images: `[..., H, W, C]` in normalised space.
@@ -61,8 +62,7 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
   images = np.asarray(images)
   dtype = precision(images)
   pixels = images.astype(dtype)
-  if images.dtype == np.uint8:
-    pixels /= 255
+  pixels /= pixel_scale(images.dtype)
   with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
     normalized = ((pixels - np.asarray(mean, dtype)) / np.asarray(std, dtype)).astype(
         np.float32, copy=False)
@@ -75,7 +75,7 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
 
 def mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Of every channel, `[C]` in float64; std is exactly 0 for a constant channel."""
-  scale = 255 if images.dtype == np.uint8 else 1
+  scale = pixel_scale(images.dtype)
   means, stds = [], []
   for channel in np.moveaxis(images, -1, 0):  # one at a time: float64 copies are large
     with np.errstate(over="ignore", invalid="ignore"):  # becomes inf, which is refused later
@@ -83,6 +83,11 @@ def mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       constant = channel.min() == channel.max()
       stds.append(0 if constant else channel.std(dtype=np.float64) / scale)
   return np.array(means), np.array(stds)
+
+
+def pixel_scale(dtype: np.dtype) -> int:
+  """What pixels are divided by before all else: 255 of uint8, 65535 of uint16, else 1."""
+  return int(np.iinfo(dtype).max) if dtype.name in ("uint8", "uint16") else 1
 
 
 def precision(images: np.ndarray) -> type[np.floating]:

@@ -32,6 +32,11 @@ class _Part(NamedTuple):
   class_names: tuple[str, ...]
 
 
+def is_parquet(path):
+  """Whether `read` is for this path, a file or a folder."""
+  return path.suffix == ".parquet" or any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
+
+
 def read(path, reading):
   """A Parquet file, or a folder of shards `SPLIT-00000-of-00002.parquet`, of which none may lack.
 
@@ -47,8 +52,8 @@ def read(path, reading):
   Args:
     path: the file or the folder.
     reading: `label` names the column of labels; beside images it may have any name, if there is
-      but one other column of integers or text. `image_shape` is that of the images, and makes
-      images of the rows of a table.
+      but one other column of integers or text. `image_shape` and `resize` are for encoded
+      pictures, as in folders of them; `image_shape` also makes images of the rows of a table.
 
   Returns:
     `Splits`; whole numbers in 0..255 are uint8 images, and tables float64 `[n, 1, 1, D]`. A single
@@ -163,7 +168,7 @@ def _read_file(path, reading):
     raise ValueError(f"{path}: expected at least one row; found none")
   labels = arrow_columns.labels(path, label, content.column(label), class_names)
   if image:
-    images = arrow_columns.images(path, image, content.column(image), reading.image_shape)
+    images = arrow_columns.images(path, image, content.column(image), reading)
     return _Part((), images, labels, class_names)
   columns = [name for name in names if name != label]
   return _Part(tuple(columns), arrow_columns.table(path, columns, content), labels, class_names)

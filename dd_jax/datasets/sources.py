@@ -11,8 +11,10 @@ from dd_jax import extras
 from dd_jax.datasets import benchmarks
 from dd_jax.datasets import dataset
 from dd_jax.datasets import formats
+from dd_jax.datasets import own_files
+from dd_jax.datasets import rows
 from dd_jax.datasets import tfds_source
-from dd_jax.datasets.splits import Splits
+from dd_jax.datasets.splits import Reading, Splits
 
 # MNIST, Fashion-MNIST and KMNIST share file names; the sha256 of the training labels, as in
 # tensorflow-datasets' url_checksums, tells which of them lies in a folder.
@@ -30,8 +32,8 @@ NAMES = ("digits", *benchmarks.BENCHMARKS)
 
 
 def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
-         download: bool = False) -> dataset.Dataset:
-  """Loads a set by its name, or the user's own from a npz file.
+         download: bool = False, reading: Reading = Reading()) -> dataset.Dataset:
+  """Loads a set by its name, or the user's own from files.
 
   `digits` comes with scikit-learn. The other `NAMES` are looked for in this order: a prepared
   tensorflow-datasets directory `data_dir/NAME/VERSION`; the original files in `data_dir/NAME` or
@@ -49,12 +51,14 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
 
   Args:
     name: one of `NAMES`; the name of any other image set that tensorflow-datasets has prepared in
-      `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or the path of a
-      .npz file that holds `train_images`, `train_labels`, `test_images` and `test_labels` (see
-      `from_arrays`; nothing is unpickled).
+      `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or a path: of a
+      .npz file, or a folder of .npy files, that hold `train_images`, `train_labels`, `test_images`
+      and `test_labels` (see `from_arrays`; nothing is unpickled), or of a folder of pictures with
+      a sub-folder for each class. Text is a path where it has a slash, or ends as such a file does.
     data_dir: where to look; None means the environment variable DD_JAX_DATA, else
       `~/dd_jax_data`.
     download: whether to fetch the original files into `data_dir/NAME` when nothing is found.
+    reading: how files of one's own are read.
 
   Returns:
     A `Dataset`; the named sets have uint8 images, and K=10 but for `voc` (20) and `cub200` (200).
@@ -65,17 +69,16 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     FileNotFoundError: nothing was found, and `download` is False or cannot help.
     ConnectionError: a download failed.
   """
-  name = os.fspath(name)
-  for argument, text in (("name", name), ("data_dir", os.fspath(data_dir or ""))):
+  for argument, text in (("name", os.fspath(name)), ("data_dir", os.fspath(data_dir or ""))):
     if "://" in text:
       raise ValueError(f"{argument} must not be an address, but local; got {text!r}")
-  if name.endswith(".npz"):
-    path = pathlib.Path(name).expanduser()
-    return _checked(path, formats.read_npz(path), name=path.stem)
   if name == "digits":
     return _digits()
   data_dir = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
   data_dir = data_dir.expanduser()
+  # A set of tensorflow-datasets has a slash in its name where it has a config.
+  if own_files.is_path(name) and not tfds_source.prepared_directory(data_dir, name):
+    return _in_memory(pathlib.Path(name).expanduser(), own_files.read(name, reading))
   if name not in NAMES:
     return _load_prepared(name, data_dir)
   benchmark = benchmarks.BENCHMARKS[name]
@@ -89,7 +92,13 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     raise FileNotFoundError(_nothing_found(name, data_dir))
 
   path, reader = found
-  train_images, train_labels, test_images, test_labels, _ = Splits(*reader())
+  return _checked_benchmark(name, path, Splits(*reader()))
+
+
+def _checked_benchmark(name, path, splits):
+  """The set of that name, if the images are such."""
+  benchmark = benchmarks.BENCHMARKS[name]
+  train_images, train_labels, test_images, test_labels, class_names = splits
   if name == "usps":
     train_images, test_images = _frame_usps(train_images), _frame_usps(test_images)
   shape = train_images.shape[1:] + (1,) * (train_images.ndim == 3)
@@ -97,16 +106,25 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     raise ValueError(f"{path}: expected uint8 images {benchmark.image_shape} for {name}; "
                      f"found {train_images.dtype} {shape}")
   return _checked(path, (train_images, train_labels, test_images, test_labels), name=name,
-                  num_classes=benchmark.num_classes, mean=benchmark.mean, std=benchmark.std)
+                  num_classes=benchmark.num_classes, mean=benchmark.mean, std=benchmark.std,
+                  class_names=class_names or None)
+
+
+def _in_memory(path, splits):
+  """The set of splits, every image of which is read."""
+  return _checked(
+      path, (rows.in_memory(splits.train_images), splits.train_labels,
+             rows.in_memory(splits.test_images), splits.test_labels),
+      name=path.name if path.is_dir() else path.stem, class_names=splits.class_names or None)
 
 
 def _load_prepared(name, data_dir):
   """A set of tensorflow-datasets that has no entry here."""
   path = tfds_source.prepared_directory(data_dir, name)
   if path is None:
-    raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of a .npz file, or that of "
-                     f"a prepared tensorflow-datasets directory {data_dir}/NAME/VERSION; "
-                     f"got {name!r}")
+    raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of one's own files (a "
+                     "folder here is ./NAME), or the name of a prepared tensorflow-datasets "
+                     f"directory {data_dir}/NAME/VERSION; got {name!r}")
   return _checked(path, tfds_source.read_prepared(path), name=name)
 
 

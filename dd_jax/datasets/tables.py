@@ -22,6 +22,11 @@ _MOST_KEPT = 2**16  # numbers that are looked up, not converted again
 _WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 
 
+def is_csv(path):
+  """Whether `read_csv` is for this path, a file or a folder."""
+  return path.name.endswith((".csv", ".csv.gz")) or (path / "train.csv").is_file()
+
+
 def read_csv(path, reading):
   """A CSV file with a header, or a folder with train.csv and test.csv.
 
@@ -70,20 +75,21 @@ def as_images(path, columns, rows, test_rows, image_shape):
     columns: the D names, for the message; None where they have none.
     rows: `[n, D]`.
     test_rows: `[n, D]` or None.
-    image_shape: `(H, W, C)` with H*W*C = D: row after row, channels last. None: a table.
+    image_shape: `(H, W, C)` with H*W*C = D: row after row, channels last. None, and a single
+      pixel: a table.
 
   Returns:
     `(images, test images or None)`: float64 `[n, 1, 1, D]` of a table; `[n, H, W, C]` of images,
     uint8 where all numbers are whole and in 0..255, else float64.
   """
   parts = [part for part in (rows, test_rows) if part is not None]
-  shape = (1, 1, rows.shape[1]) if image_shape is None else tuple(image_shape)
+  shape = tuple(image_shape or (1, 1, rows.shape[1]))
   if math.prod(shape) != rows.shape[1]:
     named = f": {listed(columns)}" if columns else ""
     raise ValueError(f"{path}: expected {math.prod(shape)} numbers in a row for image_shape="
                      f"{shape}; found {rows.shape[1]}{named}")
   dtype = np.dtype(np.float64)
-  if image_shape is not None and all(_are_bytes(part) for part in parts):
+  if shape[:2] != (1, 1) and all(_are_bytes(part) for part in parts):
     dtype = np.dtype(np.uint8)
   images = [part.astype(dtype, copy=False).reshape(-1, *shape) for part in parts]
   return images[0], images[1] if len(images) > 1 else None

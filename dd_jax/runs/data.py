@@ -7,6 +7,7 @@ import numpy as np
 
 from dd_jax import datasets
 from dd_jax import whitening as zca
+from dd_jax.datasets import normalization
 from dd_jax.types import Array
 
 Examples = tuple[Any, Array]  # Inputs, any pytree of [n, ...], and labels [n].
@@ -17,7 +18,7 @@ class Pixels(NamedTuple):
   mean: np.ndarray
   std: np.ndarray
   range: tuple[float, float]
-  scale: int  # 255 of uint8, whose pixels are divided by it; else 1.
+  scale: int  # 255 of uint8, 65535 of uint16, whose pixels are divided by it; else 1.
   whitening: zca.Whitening | None = None
   regularization: float | None = None  # Of the whitening.
 
@@ -38,6 +39,7 @@ class Data(NamedTuple):
   name: str = "arrays"
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.
+  class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
 
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
@@ -76,7 +78,8 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
       examples(dataset.test_images, dataset.test_labels),
       dataset.num_classes, dataset.name, digest,
       Pixels(dataset.mean, dataset.std, dataset.pixel_range,
-             255 if dataset.train_images.dtype == np.uint8 else 1, fitted or None, whitening))
+             normalization.pixel_scale(dataset.train_images.dtype), fitted or None, whitening),
+      dataset.class_names)
 
 
 def input_shapes(data: Data) -> Any:

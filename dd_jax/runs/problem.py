@@ -123,7 +123,8 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
       "pixel_range": list(data.pixels.range), "whitening": data.pixels.regularization}
   return {"dataset": data.name, "data": data.digest, "num_train": len(data.train[1]),
           "num_validation": len(data.validation[1]), "num_test": len(data.test[1]),
-          "num_classes": data.num_classes, **images,
+          "num_classes": data.num_classes,
+          **({"class_names": list(data.class_names)} if data.class_names else {}), **images,
           "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
 
 

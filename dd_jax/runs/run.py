@@ -166,7 +166,7 @@ def _write(run, artifact, evaluated, metrics, result):
         workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{report.title(artifact.metadata)}: test accuracy {accuracy} % after "
-        f"{distilled.step_sizes.size} steps of gradient descent")
+        f"{distilled.step_sizes.size} steps of gradient descent", artifact.class_names)
   figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
   snapshots.save_evaluation(workdir, evaluated)
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
