@@ -47,21 +47,24 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
   `voc` and `cub200` are read from directories as their archives unpack, `VOCdevkit/VOC2007` or
   `VOCdevkit/VOC2012` and `CUB_200_2011`. In `voc` every object box, difficult ones too, is one
   image, and trainval is the training split. All are resized to 224x224 and held in memory, 150
-  kB each.
+  kB each. `tiny_imagenet` tests on the pictures of its val, whose test split has no labels; `stl10`
+  has the labelled images alone. The folder of `cifar100_coarse` is `cifar100`, that of all variants
+  of EMNIST `emnist`.
 
   Args:
     name: one of `NAMES`; the name of any other image set that tensorflow-datasets has prepared in
       `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or a path: of a
       .npz file, or a folder of .npy files, that hold `train_images`, `train_labels`, `test_images`
-      and `test_labels` (see `from_arrays`; nothing is unpickled), or of a folder of pictures with
-      a sub-folder for each class. Text is a path where it has a slash, or ends as such a file does.
+      and `test_labels` (see `from_arrays`; nothing is unpickled), of a .csv or .parquet file, or a
+      folder of them, or of a folder of pictures with a sub-folder for each class. Text is a path
+      where it has a slash, or ends as such a file does.
     data_dir: where to look; None means the environment variable DD_JAX_DATA, else
       `~/dd_jax_data`.
     download: whether to fetch the original files into `data_dir/NAME` when nothing is found.
     reading: how files of one's own are read.
 
   Returns:
-    A `Dataset`; the named sets have uint8 images, and K=10 but for `voc` (20) and `cub200` (200).
+    A `Dataset`; the named sets have uint8 images.
 
   Raises:
     ValueError: the name is unknown, or a file is corrupt or holds something else; an address,
