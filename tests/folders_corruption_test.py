@@ -1,4 +1,4 @@
-"""Readers of pictures and .npy files against damaged and hostile ones; the rules are in `damage`."""
+"""Readers of pictures and .npy files against damaged and hostile files; see `damage`."""
 
 import hypothesis
 from hypothesis import strategies as st
@@ -95,7 +95,8 @@ def test_no_npy_file_runs_code(tmp_path):
   marker = tmp_path / "marker"
   for name in NAMES:
     for others in NAMES:
-      np.save(tmp_path / f"{others}.npy", np.zeros((2, 2, 2)) if "images" in others else np.arange(2))
+      np.save(tmp_path / f"{others}.npy",
+              np.zeros((2, 2, 2)) if "images" in others else np.arange(2))
     for kind, raw in damage.pickles(damage.Trap(marker)).items():
       (tmp_path / f"{name}.npy").write_bytes(raw)
       assert damage.outcome(read_npy, tmp_path) is None, kind

@@ -308,7 +308,7 @@ def test_what_is_a_path(tmp_path, monkeypatch):
     assert own_files.is_path(name), name
   for name in ("mnist", "a", "my_data:digits", "a.txt"):
     assert not own_files.is_path(name), name
-  with raises(FileNotFoundError, f"{tmp_path}/none: no such file or folder; it may be a .npz file, "):
+  with raises(FileNotFoundError, f"{tmp_path}/none: no such file or folder; it may be a .npz "):
     datasets.load(tmp_path / "none")
   (tmp_path / "a.txt").touch()
   with raises(ValueError, f"{tmp_path}/a.txt: expected a .npz file, a folder of .npy files, "):
@@ -393,7 +393,7 @@ def saved(array, name="train_images"):
     (rewritten(lambda raw: raw[:-1]),
      "train_images.npy: expected 848 bytes for uint8 [12, 5, 4, 3]; found 847"),
     (rewritten(lambda raw: raw + b"x"), "expected 848 bytes for uint8 [12, 5, 4, 3]; found 849"),
-    (rewritten(lambda raw: raw[:50]), "train_images.npy: expected a .npy file; found ValueError: E"),
+    (rewritten(lambda raw: raw[:50]), "train_images.npy: expected a .npy file; found ValueError: "),
     (rewritten(lambda raw: b""), "train_images.npy: expected a .npy file; found ValueError: "),
     (rewritten(lambda raw: raw[:6] + b"\3" + raw[7:]), "expected a .npy file; found ValueError: "
                                                        "version (3, 0)"),
