@@ -20,7 +20,7 @@ def raises(error, path, text):
   return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
 
 
-@pytest.mark.parametrize("labels", [["cat", "dog, brown", 'a "b"'], [3, 1, 7], ["1.0", "2.", "-1"]])
+@pytest.mark.parametrize("labels", [["cat", "dog, brown", 'a "b"'], [3, 1, 7], ["1.0", "2.", "-1e0"], [10**17 + 1, 2, 3]])
 @pytest.mark.parametrize("place", [0, 2, 3])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_one_file(tmp_path, labels, place, suffix):
@@ -30,7 +30,9 @@ def test_one_file(tmp_path, labels, place, suffix):
   splits = tables.read_csv(path, Reading(label="kind of"))
   assert splits.train_images.dtype == np.float64
   np.testing.assert_array_equal(splits.train_images, NUMBERS.reshape(3, 1, 1, 3))
-  expected = labels if "cat" in labels else np.array(labels, float)
+  expected = np.array(labels)
+  if expected.dtype.kind == "U" and "cat" not in labels:
+    expected = expected.astype(float)
   np.testing.assert_array_equal(splits.train_labels, expected)
   assert splits.train_labels.dtype.kind == ("U" if "cat" in labels else "i")
   assert splits.test_images is splits.test_labels is None and splits.class_names == ()
@@ -117,7 +119,9 @@ def lines(text, count=1):
     (lines(" \n"), "expected 2 fields in line 3, as in the header; found 1"),
     (lines(",1"), "expected a label of 1..200 characters in line 3, column 'label'; found ''"),
     (lines(f"{'a' * 201},1"), f"in line 3, column 'label'; found '{'a' * 40}'"),
-    (lines("0.5,1"), "expected whole numbers or text in column 'label'; found '0.5'"),
+    (lines("0.5,1"),
+     "expected whole numbers below 2**53, or text, in column 'label'; found '0.5'"),
+    (lines(f"{10**18},1"), f"or text, in column 'label'; found '{10**18}'"),
     (lines('"0"1,1'), "expected CSV in line 3; found Error: ',' expected after '\"'"),
     (lines('"0,1'), "expected CSV in line 3; found Error: unexpected end of data"),
     (lines("0,1\n\udcff,1"), "expected text in UTF-8 in line 4; found UnicodeDecodeError"),

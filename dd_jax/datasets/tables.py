@@ -19,7 +19,7 @@ LONGEST_LABEL = 200  # An array of text takes as much for every label.
 
 _BLOCK = 500  # lines converted at once
 _MOST_KEPT = 2**16  # numbers that are looked up, not converted again
-_WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 def is_csv(path):
@@ -182,10 +182,13 @@ def _is_number(field):
 
 
 def _labels(path, column, labels):
-  other = [label for label in labels if not _WHOLE.fullmatch(label)]
-  if not other:
-    return np.array([int(label.partition(".")[0]) for label in labels], np.int64)
-  if all(map(_is_number, labels)):
-    raise ValueError(f"{path}: expected whole numbers or text in column {column!r}; "
-                     f"found {other[0]!r}")
-  return np.array(labels)
+  if all(map(_INTEGER.fullmatch, labels)):
+    return np.array(labels).astype(np.int64)
+  if not all(map(_is_number, labels)):
+    return np.array(labels)
+  values = np.array(labels).astype(np.float64)
+  wrong = np.flatnonzero((values % 1 != 0) | (np.abs(values) >= 2**53))
+  if wrong.size:
+    raise ValueError(f"{path}: expected whole numbers below 2**53, or text, in column {column!r}; "
+                     f"found {labels[wrong[0]]!r}")
+  return values.astype(np.int64)
