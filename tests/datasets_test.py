@@ -449,8 +449,10 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_unknown_name():
   with raises(ValueError, "name must be one of digits, mnist, fashion_mnist, kmnist, usps, "
-                          "svhn_cropped, svhn_small, cifar10, voc, cub200, the path of one's own "
-                          "files (a folder here is ./NAME), or the name of a prepared "
+                          "svhn_cropped, svhn_small, cifar10, cifar100, cifar100_coarse, stl10, "
+                          "tiny_imagenet, emnist_balanced, emnist_byclass, emnist_bymerge, "
+                          "emnist_digits, emnist_letters, emnist_mnist, voc, cub200, the path of "
+                          "one's own files (a folder here is ./NAME), or the name of a prepared "
                           "tensorflow-datasets directory nowhere/NAME/VERSION; got 'imagenet'"):
     datasets.load("imagenet", "nowhere")
 
@@ -476,7 +478,8 @@ def test_own_npz(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_nothing_found(tmp_path, name):
-  with raises(FileNotFoundError, f"{name}: nothing found in {tmp_path / name} or {tmp_path}; "
+  folder = {"cifar100_coarse": "cifar100"}.get(name, re.sub("emnist_.*", "emnist", name))
+  with raises(FileNotFoundError, f"{name}: nothing found in {tmp_path / folder} or {tmp_path}; "
                                  "any of these will do: "):
     datasets.load(name, tmp_path)
   assert not list(tmp_path.iterdir())
@@ -492,6 +495,15 @@ def test_nothing_found(tmp_path, name):
     ("svhn_cropped", "train_32x32.mat + test_32x32.mat; download=True fetches it"),
     ("svhn_small", "do: svhn_small.npz, svhn_subset.npz; it cannot be downloaded"),
     ("cifar10", "cifar-10-binary.tar.gz, cifar-10-batches-bin, cifar10.npz; download=True"),
+    ("cifar100", "do: a prepared tensorflow-datasets directory cifar100/VERSION, "
+                 "cifar-100-binary.tar.gz, cifar-100-binary; download=True fetches it"),
+    ("cifar100_coarse", "do: cifar-100-binary.tar.gz, cifar-100-binary; download=True fetches it"),
+    ("stl10", "do: stl10_binary; it cannot be downloaded"),
+    ("tiny_imagenet", "do: tiny-imagenet-200; it cannot be downloaded"),
+    ("emnist_letters", "do: emnist-letters-train-images-idx3-ubyte.gz + "
+                       "emnist-letters-train-labels-idx1-ubyte.gz + "
+                       "emnist-letters-test-images-idx3-ubyte.gz + "
+                       "emnist-letters-test-labels-idx1-ubyte.gz, gzip/emnist-letters-train-"),
     ("voc", "do: VOCdevkit/VOC2007, VOCdevkit/VOC2012; it cannot be downloaded"),
     ("cub200", "do: CUB_200_2011; it cannot be downloaded"),
 ])
@@ -865,6 +877,7 @@ def test_download_once(tmp_path, manager, name, host):
 
 @pytest.mark.parametrize("name, files", [
     ("cifar10", ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]),
+    ("cifar100", ["https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"]),
     ("svhn_cropped", ["http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
                       "http://ufldl.stanford.edu/housenumbers/test_32x32.mat"]),
 ])

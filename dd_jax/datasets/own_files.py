@@ -8,8 +8,10 @@ import numpy as np
 from dd_jax.datasets import dataset
 from dd_jax.datasets import formats
 from dd_jax.datasets import npy_files
+from dd_jax.datasets import parquet
 from dd_jax.datasets import picture_folders
 from dd_jax.datasets import rows
+from dd_jax.datasets import tables
 from dd_jax.datasets.labels import as_classes
 from dd_jax.datasets.splits import Reading, Splits
 
@@ -19,9 +21,11 @@ _READERS = (
      lambda path, reading: Splits(*formats.read_npz(path))),
     ("a folder of .npy files", lambda path: (path / npy_files.TRAIN_IMAGES).is_file(),
      lambda path, reading: npy_files.read(path)),
+    ("a .csv file, or a folder with train.csv and test.csv", tables.is_csv, tables.read_csv),
+    ("a .parquet file, or a folder of them", parquet.is_parquet, parquet.read),
     ("a folder of pictures", pathlib.Path.is_dir, picture_folders.read),
 )
-_SUFFIXES = (".npz", ".csv", ".parquet")
+_SUFFIXES = (".npz", ".csv", ".csv.gz", ".parquet")
 _RESIZE = ("border", "crop", "stretch")
 
 
