@@ -20,7 +20,10 @@ def raises(error, path, text):
   return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
 
 
-@pytest.mark.parametrize("labels", [["cat", "dog, brown", 'a "b"'], [3, 1, 7], ["1.0", "2.", "-1e0"], [10**17 + 1, 2, 3]])
+LABELS = [["cat", "dog, brown", "a \"b\""], [3, 1, 7], ["1.0", "2.", "-1e0"], [10**17 + 1, 2, 3]]
+
+
+@pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("place", [0, 2, 3])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_one_file(tmp_path, labels, place, suffix):
