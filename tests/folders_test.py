@@ -32,11 +32,10 @@ def write_class(folder, images, first=0):
 
 
 def write_split(folder, images, labels, names=NAMES):
-  """The pictures in the order in which they are read: by class, and as they come."""
-  order = np.argsort(labels, kind="stable")
-  for label, name in enumerate(names):
-    write_class(folder / name, images[labels == label])
-  return images[order], labels[order]
+  """The pictures, numbered, in the order in which they are read."""
+  for place, (image, label) in enumerate(zip(images, labels)):
+    write_class(folder / names[label], [image], first=place)
+  return images, labels
 
 
 def load(path, **reading):
@@ -91,9 +90,9 @@ def test_one_split_is_split_by_class_and_always_in_the_same_way(tmp_path, inside
   np.testing.assert_array_equal(load(tmp_path, test_fraction=.5).test_images, dataset.test_images)
   assert len(load(tmp_path, test_fraction=.01).test_labels) == 3  # One of every class at least.
   assert len(load(tmp_path, test_fraction=.99).train_labels) == 3
-  (tmp_path / inside / "cat/001.png").unlink()
-  (tmp_path / inside / "cat/002.png").unlink()
-  (tmp_path / inside / "cat/003.png").unlink()
+  (tmp_path / inside / "cat/004.png").unlink()
+  (tmp_path / inside / "cat/007.png").unlink()
+  (tmp_path / inside / "cat/010.png").unlink()
   with raises(ValueError, f"{tmp_path}: expected at least two examples of every class, one of them "
                           "for testing; found 1 of 'cat'"):
     load(tmp_path)
@@ -105,7 +104,7 @@ def test_hidden_files_are_passed_over_and_suffixes_of_any_case_taken(tmp_path):
   for name in (".DS_Store", "train/.hidden", "train/Thumbs.db", "train/cat/Thumbs.db",
                "test/dog/.DS_Store"):
     (tmp_path / name).write_bytes(b"not a picture")
-  (tmp_path / "train/cat/000.png").rename(tmp_path / "train/cat/000.PNG")
+  (tmp_path / "train/cat/001.png").rename(tmp_path / "train/cat/001.PNG")
   write_picture(tmp_path / "train/dog/100.JPEG", np.full((4, 4), 200), "JPEG")
   write_picture(tmp_path / "train/dog/101.jpg", np.full((4, 4), 100), "JPEG")
   dataset = load(tmp_path)
@@ -135,18 +134,18 @@ def test_hidden_files_are_passed_over_and_suffixes_of_any_case_taken(tmp_path):
      "test: expected a folder for each class; found none"),
     (lambda root: [shutil.rmtree(root / split / name) for split in ("train", "test")
                    for name in ("cat", "dog")], "num_classes must be at least 2; got 1"),
-    (lambda root: write_picture(root / "train/cat/002.png", np.zeros((4, 5))),
-     "train/cat/002.png: expected a picture of (H, W) = (4, 4), as "),
+    (lambda root: write_picture(root / "train/cat/004.png", np.zeros((4, 5))),
+     "train/cat/004.png: expected a picture of (H, W) = (4, 4), as "),
     (lambda root: write_picture(root / "test/cat/001.png", np.zeros((5, 4))),
      "train/bird/000.png is; found (5, 4): set data.image_shape and data.resize, which bring all"),
     (lambda root: write_picture(root / "test/cat/001.png", np.zeros((4, 4, 3))),
      "test/cat/001.png: expected a grey picture, as "),
     (lambda root: write_picture(root / "test/cat/001.png", np.zeros((4, 4, 3))),
      "train/bird/000.png is; found RGB: set data.image_shape, whose channels all are brought to"),
-    (lambda root: Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "train/dog/001.png"),
-     "train/dog/001.png: expected uint8 pixels, as "),
-    (lambda root: (root / "train/dog/001.png").write_bytes(b"GIF"),
-     "train/dog/001.png: expected a whole PNG or JPEG picture; found UnidentifiedImageError"),
+    (lambda root: Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "train/dog/002.png"),
+     "train/dog/002.png: expected uint8 pixels, as "),
+    (lambda root: (root / "train/dog/002.png").write_bytes(b"GIF"),
+     "train/dog/002.png: expected a whole PNG or JPEG picture; found UnidentifiedImageError"),
 ])
 def test_folders_that_are_wrong(tmp_path, change, text):
   root = tmp_path / "mine"
@@ -230,7 +229,7 @@ def test_channels_are_those_of_image_shape(tmp_path):
 def test_grey_pictures_follow_a_first_one_in_colour(tmp_path):
   images = random_bytes((12, 4, 4, 3))
   write_split(tmp_path, images, LABELS)
-  write_picture(tmp_path / "dog/003.png", GREY[:, :1].repeat(4, 0).repeat(4, 1) + 7)
+  write_picture(tmp_path / "dog/005.png", GREY[:, :1].repeat(4, 0).repeat(4, 1) + 7)
   splits = own_files.read(tmp_path, Reading())
   assert splits.train_images.shape[1:] == (4, 4, 3)
   found = rows.in_memory(splits.train_images), rows.in_memory(splits.test_images)

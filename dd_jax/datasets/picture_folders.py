@@ -36,7 +36,8 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
   """The splits of `train/CLASS/*` and `test/CLASS/*`, or the one split of `CLASS/*`.
 
   A folder `val` stands for a missing `test`, and belongs to the training split beside one. Pictures
-  are PNG or JPEG files, in the order of their classes and names. Hidden files are passed over.
+  are PNG or JPEG files, in the order of their names, whatever their classes: numbered ones keep
+  the order of the set that they were written from. Hidden files are passed over.
 
   Args:
     path: the folder.
@@ -74,7 +75,7 @@ def _frame(paths, reading):
 
 def _split(folder, classes):
   """`(paths, labels [n] int32)` of the pictures of one split."""
-  paths, counts = [], np.zeros(len(classes), int)
+  found = []
   for of_class in _folders(folder):
     name = os.path.basename(of_class)
     if name not in classes:
@@ -87,9 +88,9 @@ def _split(folder, classes):
                          f"found {'a folder' if entry.is_dir() else 'something else'}")
     if not pictures:
       raise ValueError(f"{of_class}: expected at least one picture; found none")
-    paths += [entry.path for entry in pictures]
-    counts[classes[name]] = len(pictures)
-  return paths, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    found += [(entry.name, classes[name], entry.path) for entry in pictures]
+  _, labels, paths = zip(*sorted(found))
+  return list(paths), np.array(labels, np.int32)
 
 
 def _classes(folder):
