@@ -120,3 +120,46 @@ def test_the_space_of_16_bits_is_in_the_file(tmp_path):
   assert artifact.pixel_range == dataset.pixel_range
   np.testing.assert_allclose(artifact.normalize(dataset.test_images), images, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(artifact.pixels()[0] * 65535, dataset.test_images, atol=.1)
+
+
+def _write_npz(path, images, labels):
+  size = len(images) * 5 // 6
+  np.savez(path, train_images=images[:size], train_labels=labels[:size], test_images=images[size:],
+           test_labels=labels[size:])
+  return path
+
+
+def _rectangular(root):
+  return _write_npz(root / "wide.npz", random_bytes((60, 5, 12, 3)), np.arange(60) % 3)
+
+
+def _of_16_bits(root):
+  for place in range(60):
+    path = root / "scans" / f"{place % 3}" / f"{place:02}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_bytes((6, 6), place).astype(np.uint16) * 16).save(path)
+  return root / "scans"
+
+
+def _of_200_classes(root):
+  return _write_npz(root / "many.npz", random_bytes((1200, 4, 4, 1)), np.arange(1200) % 200)
+
+
+def _of_uneven_classes(root):
+  labels = (np.arange(240) % 20 == 0).astype(int)  # One in twenty.
+  return _write_npz(root / "uneven.npz", random_bytes((240, 4, 4, 1)), labels)
+
+
+@pytest.mark.parametrize("write, num_classes, shape", [
+    (_rectangular, 3, (5, 12, 3)), (_of_16_bits, 3, (6, 6, 1)), (_of_200_classes, 200, (4, 4, 1)),
+    (_of_uneven_classes, 2, (4, 4, 1))])
+def test_sets_of_unusual_shapes_types_and_classes_run_to_the_end(tmp_path, write, num_classes,
+                                                                 shape):
+  config = smoke(**{"data.name": str(write(tmp_path)), "data.num_validation": max(9, num_classes),
+                    "data.test_fraction": .3, "outer.batch_size": 16, "outer.num_steps": 2})
+  result = problem.distill(config, tmp_path / "run")
+  assert result.artifact.images.shape[1:] == (num_classes, *shape)
+  assert (tmp_path / "run/report.html").stat().st_size > 1000
+  confusion = np.load(tmp_path / "run/evaluation.npz")["after_confusion"]
+  assert confusion.shape == (1, num_classes, num_classes)
+  assert confusion.sum() == result.artifact.metadata["num_test"]
