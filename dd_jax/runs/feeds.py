@@ -14,6 +14,7 @@ from dd_jax import extras
 from dd_jax.datasets import rows
 from dd_jax.runs import storage
 from dd_jax.runs.data import Examples
+from dd_jax.types import Array
 
 _AHEAD = 2  # Pieces that wait for the devices.
 _READERS = 4  # Threads that read them from files.
@@ -71,7 +72,7 @@ class Pieces:
     self._next = step + count * self._size
     yield from itertools.islice(self._feed, count)
 
-  def read(self, step: int) -> tuple[np.ndarray, Any, np.ndarray]:
+  def read(self, step: int) -> tuple[np.ndarray, Any, Array]:
     """Numbers of steps `[size]`, inputs `[size, R, ...]` and labels `[size, R]` from one on."""
     numbers = np.arange(step, step + self._size, dtype=np.int32)
     return numbers, *read(self._examples, np.stack([self._places(n) for n in numbers]))

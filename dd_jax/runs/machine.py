@@ -3,6 +3,7 @@
 import ctypes
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
@@ -52,7 +53,7 @@ def free_host_bytes() -> int | None:
   return min((limit for limit in limits if limit is not None), default=None)
 
 
-def program_bytes(compiled: jax.stages.Compiled) -> int:
+def program_bytes(compiled: Any) -> int:
   """What a compiled program takes beyond its arguments; 0 where the backend does not tell."""
   analysis = compiled.memory_analysis()
   if analysis is None:

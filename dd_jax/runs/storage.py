@@ -1,5 +1,7 @@
 """Where the real examples of a run lie: what that takes, and whether it fits."""
 
+import math
+
 import jax
 import numpy as np
 
@@ -23,14 +25,13 @@ def check_fits(data: Data, storage: str) -> None:
     ValueError: it names what they take, what is free, and which storage has room.
   """
   needed = sum(num_bytes(getattr(data, split)) for split in _SPLITS)
-  free = {"device": machine.free_bytes(), "host": machine.free_host_bytes()}
-  if storage == "stream" or free[storage] is None or needed <= free[storage]:
-    return
-  others = [other for other in ("host", "stream")
-            if other != storage and (free.get(other) is None or needed <= free[other])]
-  raise ValueError(f"storage={storage!r} needs {needed / 1e9:.3g} GB for the real examples and "
-                   f"{free[storage] / 1e9:.3g} GB are free; there is room with "
-                   f"{' or '.join(repr(other) for other in others)}")
+  known = {"device": machine.free_bytes(), "host": machine.free_host_bytes()}
+  free = {place: known.get(place) or math.inf for place in ("device", "host", "stream")}
+  if needed > free[storage]:
+    others = [repr(other) for other in ("host", "stream") if needed <= free[other]]
+    raise ValueError(f"storage={storage!r} needs {needed / 1e9:.3g} GB for the real examples and "
+                     f"{free[storage] / 1e9:.3g} GB are free; there is room with "
+                     f"{' or '.join(others)}")
 
 
 def describe(data: Data, storage: str) -> str:
