@@ -40,6 +40,14 @@ def random_real(seed: int, images: Array, labels: Array, *, num_classes: int, nu
   return arrays[_draw(rng, members, num_steps, images_per_class)]
 
 
+def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
+                  images_per_class: int) -> np.ndarray:
+  """Where the images of `random_real` are among all: indices `[S, B]`; the rest as there."""
+  rng = _generator(seed)
+  members = _members(np.asarray(labels), num_classes, num_steps, images_per_class)
+  return _draw(rng, members, num_steps, images_per_class)
+
+
 def optimized_real(seed: int, images: Array, labels: Array, *, num_classes: int, num_steps: int,
                    images_per_class: int, score: Callable, num_sets: int, num_best: int = 1
                    ) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +179,19 @@ def _labelled(images, labels, num_classes, prefix=""):
 
 def _by_class(images, labels, num_classes, num_steps, images_per_class, needed=None):
   """The images as numpy, and the indices of each class: at least M, or `needed`, of them."""
-  class_labels(num_steps, num_classes, images_per_class)  # Refuses counts that make no layout.
   images, labels = _labelled(images, labels, num_classes)
+  return images, _members(labels, num_classes, num_steps, images_per_class, needed)
+
+
+def _members(labels, num_classes, num_steps, images_per_class, needed=None):
+  class_labels(num_steps, num_classes, images_per_class)  # Refuses counts that make no layout.
   needed = needed or num_steps * images_per_class
   members = [np.flatnonzero(labels == label) for label in range(num_classes)]
   for label, chosen in enumerate(members):
     if len(chosen) < needed:
       raise ValueError(f"images must hold at least {needed} of every class; "
                        f"got {len(chosen)} of class {label}")
-  return images, members
+  return members
 
 
 def _draw(rng, members, num_steps, images_per_class):

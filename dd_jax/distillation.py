@@ -87,31 +87,75 @@ def run_outer_steps(step: Callable, root_key: Array, state: OuterState, init_sta
     `[num_steps]`: NaN, and not `finite`, where no step was taken, behind either.
   """
   num_examples = labels.shape[0]
-  if not 1 <= batch_size <= num_examples:
-    raise ValueError(f"batch_size must lie in 1..{num_examples} (the real examples); "
-                     f"got {batch_size}")
-  batches_per_epoch = num_examples // batch_size
+  batches_per_epoch = check_batch_size(batch_size, num_examples)
   # NumPy arrays cannot be indexed inside the scan.
   real = jax.tree.map(jnp.asarray, (inputs, labels))
-  step_root, data_root, _ = jax.random.split(root_key, 3)
-
-  def order_of(epoch):
-    return jax.random.permutation(jax.random.fold_in(data_root, epoch), num_examples)
+  take = _guarded(step, root_key, init_state, stop)
 
   def body(carry, _):
     state, order, alive = carry
     epoch, batch = jnp.divmod(state.step, batches_per_epoch)
-    order = jax.lax.cond(batch == 0, lambda: order_of(epoch), lambda: order)
+    order = jax.lax.cond(
+        batch == 0, lambda: epoch_order(root_key, epoch, num_examples), lambda: order)
     chosen = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
-    new_state, info = step(jax.random.fold_in(step_root, state.step), state, init_state,
-                           *jax.tree.map(lambda x: x[chosen], real))
+    state, alive, info = take(state, alive, *jax.tree.map(lambda x: x[chosen], real))
+    return (state, order, alive), info
+
+  order = epoch_order(root_key, state.step // batches_per_epoch, num_examples)
+  (state, _, _), infos = jax.lax.scan(body, (state, order, jnp.array(True)), None,
+                                      length=num_steps)
+  return state, infos
+
+
+def run_on_minibatches(step: Callable, root_key: Array, state: OuterState, init_state: Any,
+                       numbers: Array, inputs: Any, labels: Array, *,
+                       stop: Array | int | None = None) -> tuple[OuterState, OuterInfo]:
+  """The steps of `run_outer_steps` on minibatches that were gathered before, as `epoch_order` says.
+
+  Args:
+    step, root_key, state, init_state, stop: as of `run_outer_steps`.
+    numbers: of the outer steps that the minibatches are for, `[n]`. The state freezes where it is
+      not at this step: behind a step that was not finite, in this call or in one before.
+    inputs, labels: real minibatches `[n, R, ...]` and `[n, R]`.
+  """
+  take = _guarded(step, root_key, init_state, stop)
+
+  def body(carry, minibatch):
+    number, inputs, labels = minibatch
+    state, alive = carry
+    state, alive, info = take(state, alive & (state.step == number), inputs, labels)
+    return (state, alive), info
+
+  (state, _), infos = jax.lax.scan(body, (state, jnp.array(True)), (numbers, inputs, labels))
+  return state, infos
+
+
+def epoch_order(root_key: Array, epoch: Array | int, num_examples: int) -> Array:
+  """The order `[n]` of the real examples in an epoch; step t takes the t-th R of them."""
+  data_root = jax.random.split(root_key, 3)[1]
+  return jax.random.permutation(jax.random.fold_in(data_root, epoch), num_examples)
+
+
+def check_batch_size(batch_size: int, num_examples: int) -> int:
+  """Minibatches of an epoch; ValueError where there is none."""
+  if not 1 <= batch_size <= num_examples:
+    raise ValueError(f"batch_size must lie in 1..{num_examples} (the real examples); "
+                     f"got {batch_size}")
+  return num_examples // batch_size
+
+
+def _guarded(step, root_key, init_state, stop):
+  """`(state, alive, inputs, labels) -> (state, alive, info)`: a step where there is to be one."""
+  step_root = jax.random.split(root_key, 3)[0]
+
+  def take(state, alive, inputs, labels):
+    new_state, info = step(jax.random.fold_in(step_root, state.step), state, init_state, inputs,
+                           labels)
     running = alive if stop is None else alive & (state.step < stop)
     info = _select(running, info, jax.tree.map(_nothing, info))
-    return (_select(running, new_state, state), order, alive & info.finite), info
+    return _select(running, new_state, state), alive & info.finite, info
 
-  carry = state, order_of(state.step // batches_per_epoch), jnp.array(True)
-  (state, _, _), infos = jax.lax.scan(body, carry, None, length=num_steps)
-  return state, infos
+  return take
 
 
 def _nothing(x):

@@ -46,8 +46,38 @@ def poisoning_metrics(confusion: Array, *, attack_class: int, target_class: int
   return success, correct / others.sum((1, 2))
 
 
-def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_size: int
-            ) -> Metrics:
+class Counts(NamedTuple):
+  """Sums over real examples, of one network."""
+  loss: Array  # [] of cross-entropies, float32 or wider.
+  confusion: Array  # [K, K] int32 counts, true class by predicted class.
+
+
+def count(apply: Callable, params: Any, inputs: Any, labels: Array) -> Counts:
+  """Cross-entropies and predictions of one network on one batch.
+
+  Args:
+    apply: `(params, inputs) -> logits [n, K]`.
+    params: its weights.
+    inputs, labels: `[n, ...]` and `[n]`.
+  """
+  logits = apply(params, inputs)
+  # Losses are wide and counts are integers, whatever the network computes in.
+  counts = jnp.zeros(2 * logits.shape[-1:], jnp.int32)
+  return Counts(cross_entropy(logits, labels).sum(),
+                counts.at[labels, jnp.argmax(logits, -1)].add(1))
+
+
+def to_metrics(counts: Counts) -> Metrics:
+  """Means over the examples; of N networks where the counts have an axis N."""
+  num_examples = counts.confusion.sum((-2, -1))
+  correct = jnp.trace(counts.confusion, axis1=-2, axis2=-1)
+  return Metrics(counts.loss / num_examples.astype(counts.loss.dtype),
+                 correct.astype(counts.loss.dtype) / num_examples.astype(counts.loss.dtype),
+                 counts.confusion)
+
+
+def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_size: int,
+            prepare: Callable | None = None) -> Metrics:
   """Loss, accuracy and confusion of one network; the fields have no N axis here.
 
   Args:
@@ -55,37 +85,46 @@ def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_s
     params: its weights.
     inputs, labels: `[n, ...]` and `[n]`; n need not divide by `batch_size`.
     batch_size: examples per forward pass.
+    prepare: as of a `Plan`.
 
   Raises:
     ValueError: a batch size below 1, no example, or more than `batch_size` for a network whose
       logits depend on the whole batch.
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+  prepare = prepare or (lambda inputs: inputs)
   num_examples = labels.shape[0]
-  if num_examples < 1:
-    raise ValueError("labels must hold at least one example; got none")
+  check_batches(apply, params, jax.eval_shape(prepare, inputs), batch_size=batch_size)
   batch_size = min(batch_size, num_examples)
-
-  if batch_size < num_examples:
-    batch_independence.check_rows(apply, params, inputs, batch_size=batch_size)
 
   def of_batch(batch):
     inputs, labels = batch
-    logits = apply(params, inputs)
-    # Losses are wide and counts are integers, whatever the network computes in.
-    counts = jnp.zeros(2 * logits.shape[-1:], jnp.int32)
-    return cross_entropy(logits, labels).sum(), counts.at[labels, jnp.argmax(logits, -1)].add(1)
+    return count(apply, params, prepare(inputs), labels)
 
   whole = num_examples // batch_size * batch_size
   batches = jax.tree.map(lambda x: x[:whole].reshape(-1, batch_size, *x.shape[1:]),
                          (inputs, labels))
-  loss, confusion = jax.tree.map(lambda x: x.sum(0), jax.lax.map(of_batch, batches))
+  counts = jax.tree.map(lambda x: x.sum(0), jax.lax.map(of_batch, batches))
   if whole < num_examples:
     rest = of_batch(jax.tree.map(lambda x: x[whole:], (inputs, labels)))
-    loss, confusion = loss + rest[0], confusion + rest[1]
-  accuracy = jnp.trace(confusion).astype(loss.dtype) / num_examples
-  return Metrics(loss / num_examples, accuracy, confusion)
+    counts = jax.tree.map(jnp.add, counts, rest)
+  return to_metrics(counts)
+
+
+def check_batches(apply: Callable, params: Any, inputs: Any, *, batch_size: int) -> None:
+  """Refuses batches that `measure` cannot be computed in, as it says.
+
+  Args:
+    apply, params: as of `measure`.
+    inputs: arrays `[n, ...]` or their shapes.
+    batch_size: examples per forward pass.
+  """
+  num_examples = jax.tree.leaves(inputs)[0].shape[0]
+  if batch_size < 1:
+    raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+  if num_examples < 1:
+    raise ValueError("labels must hold at least one example; got none")
+  if batch_size < num_examples:
+    batch_independence.check_rows(apply, params, inputs, batch_size=batch_size)
 
 
 class Plan(NamedTuple):
@@ -93,6 +132,7 @@ class Plan(NamedTuple):
   num_parallel: int = 10  # Networks side by side. One at a time is fastest on a CPU.
   batch_size: int = 500  # Real examples per forward pass.
   spread: Callable | None = None  # `parallel.map_over_mesh` of a mesh; None: one device.
+  prepare: Callable | None = None  # What networks take of stored inputs; None: they are as stored.
 
 
 def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train: Train,
@@ -117,21 +157,75 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
   Raises:
     ValueError: a number of the plan below 1.
   """
-  if plan.num_parallel < 1:
-    raise ValueError(f"num_parallel must be at least 1; got {plan.num_parallel}")
+  def of_one(before_and_after):
+    return EvalResult(*(measure(apply, params, inputs, labels, batch_size=plan.batch_size,
+                                prepare=plan.prepare) for params in before_and_after))
+
+  return _map_trained(of_one, key, distilled, init, train, draw_networks(key, init, num_inits),
+                      plan)
+
+
+def draw_networks(key: Array, init: InitDistribution, num_inits: int) -> tuple[Array, Array]:
+  """The networks that `evaluate` trains: their tokens `[N]`, and their numbers `[N]`."""
+  return init.draw(init.state, key, num_inits), jnp.arange(num_inits)
+
+
+def train_networks(key: Array, distilled: DistilledData, init: InitDistribution, train: Train,
+                   networks: tuple[Array, Array], *, plan: Plan) -> tuple[Any, Any]:
+  """Weights before and after, leaves `[n, ...]`, of some of the networks that `evaluate` trains.
+
+  Args:
+    key, distilled, init, train, plan: as of `evaluate`.
+    networks: n of `draw_networks`.
+  """
+  return _map_trained(lambda before_and_after: before_and_after, key, distilled, init, train,
+                      networks, plan)
+
+
+def count_networks(apply: Callable, params: Any, inputs: Any, labels: Array, *, num_examples: int,
+                   plan: Plan) -> Any:
+  """`Counts` on one batch, with a leading axis `[n]`, for each tree of weights in a tuple.
+
+  Args:
+    apply, plan: as of `evaluate`.
+    params: a tuple of weights of n networks, leaves `[n, ...]`.
+    inputs, labels: one of the batches that all `num_examples` are cut into.
+  """
+  def of_one(params):
+    prepared = inputs if plan.prepare is None else plan.prepare(inputs)
+    check_batches(apply, params[0], jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        (num_examples, *x.shape[1:]), x.dtype), prepared), batch_size=plan.batch_size)
+    return tuple(count(apply, p, prepared, labels) for p in params)
+
+  return map_networks(of_one, params, plan)
+
+
+def _map_trained(of_one, key, distilled, init, train, networks, plan):
+  """`of_one((params, trained))` of every network."""
   train_key = jax.random.fold_in(key, _TRAINING)
 
-  def of_one(network):
-    token, row = network
+  def of_network(network):
+    token, number = network
     params = init.make(init.state, token)
-    trained, _ = train(jax.random.fold_in(train_key, row), params, distilled)
-    return EvalResult(*(measure(apply, p, inputs, labels, batch_size=plan.batch_size)
-                        for p in (params, trained)))
+    trained, _ = train(jax.random.fold_in(train_key, number), params, distilled)
+    return of_one((params, trained))
+
+  return map_networks(of_network, networks, plan)
+
+
+def map_networks(of_one: Callable, networks: Any, plan: Plan) -> Any:
+  """`of_one` of each of n networks, leaves `[n, ...]`, as many at once and where the plan says.
+
+  Raises:
+    ValueError: a number of the plan below 1.
+  """
+  if plan.num_parallel < 1:
+    raise ValueError(f"num_parallel must be at least 1; got {plan.num_parallel}")
 
   def of_networks(networks):
     # One at a time without a vmap over one, which costs XLA its layout of the products.
+    num_networks = jax.tree.leaves(networks)[0].shape[0]
     return jax.lax.map(of_one, networks, batch_size=(
-        min(plan.num_parallel, len(networks[1])) if plan.num_parallel > 1 else None))
+        min(plan.num_parallel, num_networks) if plan.num_parallel > 1 else None))
 
-  spread = of_networks if plan.spread is None else plan.spread(of_networks)
-  return spread((init.draw(init.state, key, num_inits), jnp.arange(num_inits)))
+  return (of_networks if plan.spread is None else plan.spread(of_networks))(networks)

@@ -164,13 +164,12 @@ def map_over_mesh(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
 
 
 def pmap(run: Callable) -> Any:
-  """`jax.pmap` of `run(state, init_state, inputs, labels)` over the devices of all processes.
+  """`jax.pmap` of `run(*arguments)` over the devices of all processes.
 
   Everything is the same on every device, the results too; the networks of an outer loss that is
   split with `Split(over_pmap)` are shared.
   """
-  mapped = jax.pmap(lambda _, *args: run(*args), axis_name=INITS,
-                    in_axes=(0, None, None, None, None), out_axes=None)
+  mapped = jax.pmap(lambda _, args: run(*args), axis_name=INITS, in_axes=(0, None), out_axes=None)
   return _OverDevices(mapped, np.arange(jax.local_device_count()))
 
 
@@ -180,10 +179,10 @@ class _OverDevices(NamedTuple):
   devices: np.ndarray
 
   def __call__(self, *args):
-    return self.program(self.devices, *args)
+    return self.program(self.devices, args)
 
   def lower(self, *args):
-    return self._replace(program=self.program.lower(self.devices, *args))
+    return self._replace(program=self.program.lower(self.devices, args))
 
   def compile(self):
     return self._replace(program=self.program.compile())

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dd_jax.types import Array
+
 
 class Whitening(NamedTuple):
   """D = H W C numbers an image. Everything is float32."""
@@ -43,6 +45,18 @@ def whiten(whitening: Whitening, images: np.ndarray) -> np.ndarray:
   _check(whitening, images)
   centred = images.reshape(len(images), -1) - whitening.mean
   return _along(whitening, centred, 1 / whitening.scales).reshape(images.shape)
+
+
+def as_product(whitening: Whitening) -> tuple[np.ndarray, np.ndarray]:
+  """`whiten` as a mean `[1, D]` and a matrix `[D, D]`, for `apply_product` on a device."""
+  matrix = (whitening.directions / whitening.scales) @ whitening.directions.T
+  return whitening.mean[None], matrix
+
+
+def apply_product(product: tuple[Array, Array], images: Array) -> Array:
+  """`[n, H, W, C]` of normalised space, whitened by one product."""
+  mean, matrix = product
+  return ((images.reshape(len(images), -1) - mean) @ matrix).reshape(images.shape)
 
 
 def restore(whitening: Whitening, images: np.ndarray) -> np.ndarray:

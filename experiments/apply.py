@@ -17,7 +17,7 @@ _NETWORK = flags.DEFINE_string(
     "network", None, "NAME or NAME:option=value:..., of dd_jax.models, or package.module:function; "
     "the network of the run.")
 _DATA = flags.DEFINE_string(
-    "data", None, "package.module:function or the path of a .npz; the dataset of the run.")
+    "data", None, "package.module:function or the path of files; the dataset of the run.")
 _LOSS = flags.DEFINE_string(
     "loss", None, "package.module:function, where the run had an inner loss of its own.")
 _INIT = flags.DEFINE_string(

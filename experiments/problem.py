@@ -17,6 +17,7 @@ from dd_jax import optimizers
 from dd_jax import ridge_regression
 from dd_jax import runs
 from dd_jax import truncation
+from dd_jax.datasets import own_files
 from dd_jax.files import imagenet_weights
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
@@ -85,7 +86,8 @@ def make_settings(config: ConfigDict) -> runs.Settings:
   return runs.Settings(
       config.log_every, config.validation.every, config.checkpoint_every, config.checkpoints_kept,
       config.validation.selection, config.outer.on_nonfinite, config.eval.batch_size,
-      config.eval.num_parallel, config.parallel, config.precision, config.tensorboard)
+      config.eval.num_parallel, config.parallel, config.precision,
+      config.data.storage, config.tensorboard)
 
 
 def make_problem(config: ConfigDict) -> runs.Problem:
@@ -121,14 +123,14 @@ def make_problem(config: ConfigDict) -> runs.Problem:
 
 def load_data(config: ConfigDict) -> runs.Data:
   """The dataset that `config.data` names, its validation images set aside."""
+  reading = parts.reading(config)
   found = parts.dataset(config.data.name, config.data.dir, "data.name",
-                        download=config.data.download)
+                        download=config.data.download, reading=reading)
   if isinstance(found, runs.Data):
     return found
   data = runs.from_dataset(
       found, num_validation=config.data.num_validation, seed=config.seed,
-      whitening=config.data.whitening,
-      image_shape=config.data.image_shape and tuple(config.data.image_shape))
+      whitening=config.data.whitening, image_shape=reading.image_shape)
   return data._replace(name=config.data.name)
 
 
@@ -278,7 +280,9 @@ def _metadata(config, data):
   """What distilled.npz says of itself; docs/format.md explains every field."""
   inner, objective = config.inner, config.objective
   return describe(
-      data, inner_optimizer=inner.optimizer, inner_loss=inner.loss or "classification",
+      data, **({"reading": parts.reading(config)._asdict()}
+               if own_files.is_path(config.data.name) else {}),
+      inner_optimizer=inner.optimizer, inner_loss=inner.loss or "classification",
       inner_augmentation=inner.augmentation, inner_siamese=inner.siamese,
       inner_algorithm={"unrolled": "unroll"}.get(inner.hypergradient, inner.hypergradient),
       **({name: inner[name] for name in ("num_features", "regularization")}

@@ -69,6 +69,33 @@ def test_a_range_that_is_none(found):
     _artifact(pixel_range=found).pictures()
 
 
+def test_images_of_16_bits():
+  pixels = np.random.default_rng(0).integers(0, 65536, (5, *_SHAPE), np.uint16)
+  artifact = _artifact(pixel_scale=65535)
+  for images in (pixels, pixels / 65535):
+    np.testing.assert_allclose(artifact.normalize(images), (pixels / 65535 - .25) / .5, atol=1e-6)
+  with pytest.raises(ValueError, match="images must be uint16 or floating point, as the dataset "
+                                       "was; got uint8"):
+    artifact.normalize(pixels.astype(np.uint8))
+  with pytest.raises(ValueError, match=r"images must lie in 0\.\.1"):
+    artifact.normalize(pixels.astype(np.float32))
+  with pytest.raises(ValueError, match="images must be uint8 or floating point.*; got uint16"):
+    _artifact().normalize(pixels)
+
+
+def test_names_of_classes():
+  assert _artifact().class_names == _artifact(class_names=None).class_names == ()
+  assert _artifact(num_classes=2, class_names=["a", "b"]).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("found", ["ab", 3, {"a": 1}, [], ["a"], ["a", "b", "c"], ["a", "a"],
+                                   ["a", 1], ["a", ["b"]]])
+def test_names_of_classes_that_are_none(found):
+  with pytest.raises(ValueError, match="class_names of the metadata must be 2 different strings, "
+                                       "as num_classes; got"):
+    _artifact(num_classes=2, class_names=found).class_names
+
+
 def test_normalize_takes_time_stamps():
   stamps = 1.7e9 + np.arange(32.).reshape(2, *_SHAPE)
   artifact = _artifact(mean=[1.7e9 + 16], std=[2.], pixel_scale=1)

@@ -40,13 +40,13 @@ def test_baselines_of_a_fixed_init(small, monkeypatch, tmp_path):
   # Class means on the one known network, by hand.
   figures = result["baselines"]["average_real"]
   assert figures["step_size"] in (.05, .3)  # 3e30 diverges.
-  images, labels = described.data.train
+  images, labels = runs.prepared(described.data, described.data.train)
   means = baselines.average_real(images, labels, num_classes=3, num_steps=1, images_per_class=1)
   np.testing.assert_allclose(means[0, 2], images[labels == 2].mean(0), atol=1e-5)
   distilled = baselines.with_step_size(means, parametrization.class_labels(1, 3, 1),
                                        step_size=figures["step_size"], num_epochs=3)
   params, _ = described.train(jax.random.key(0), described.inits.train.state, distilled)
-  test_images, test_labels = described.data.test
+  test_images, test_labels = runs.prepared(described.data, described.data.test)
   predicted = described.apply(params, test_images).argmax(-1)
   np.testing.assert_allclose(figures["accuracy_mean"], np.mean(predicted == test_labels),
                              atol=1e-6)

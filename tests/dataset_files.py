@@ -1,11 +1,16 @@
 """Small files in the formats of the original sets, for the tests of their readers."""
 
+import csv
+import gzip
 import io
+import json
 import struct
 import tarfile
 
 import numpy as np
 from PIL import Image
+import pyarrow
+from pyarrow import parquet
 
 from dd_jax.datasets import tfds_source
 
@@ -30,11 +35,63 @@ def cifar10_batches(labels=np.arange(12) % 10, seed=0):
 
 
 def write_cifar10_archive(path, batches):
+  write_tar(path, "cifar-10-batches-bin", batches)
+
+
+def write_tar(path, directory, contents):
   with tarfile.open(path, "w:gz") as archive:
-    for name, raw in batches.items():
-      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+    for name, raw in contents.items():
+      member = tarfile.TarInfo(f"{directory}/{name}")
       member.size = len(raw)
       archive.addfile(member, io.BytesIO(raw))
+
+
+def cifar100_files(num_train=100, num_test=20):
+  """`{file name: bytes}`, and the images, coarse and fine labels they hold, train before test."""
+  num = num_train + num_test
+  images, fine = random_bytes((num, 32, 32, 3)), np.arange(num, dtype=np.uint8) % 100
+  coarse = fine // 5
+  records = np.concatenate([coarse[:, None], fine[:, None],
+                            images.transpose(0, 3, 1, 2).reshape(num, -1)], 1)
+  names = {f"{kind}_label_names.txt": "".join(f"{kind}_{i}\n" for i in range(number)) + "\n"
+           for kind, number in (("coarse", 20), ("fine", 100))}
+  return {"train.bin": records[:num_train].tobytes(), "test.bin": records[num_train:].tobytes(),
+          **{name: text.encode() for name, text in names.items()}}, images, coarse, fine
+
+
+def write_stl10(root, num_train=10, num_test=4):
+  """The directory, and the images and labels 0..9 that it holds, train before test."""
+  root = root / "stl10_binary"
+  root.mkdir(parents=True)
+  images, labels = random_bytes((num_train + num_test, 96, 96, 3)), np.arange(14) % 10
+  for split, part in (("train", slice(None, num_train)), ("test", slice(num_train, None))):
+    (root / f"{split}_X.bin").write_bytes(images[part].transpose(0, 3, 2, 1).tobytes())
+    (root / f"{split}_y.bin").write_bytes((labels[part] + 1).astype(np.uint8).tobytes())
+  (root / "class_names.txt").write_text("".join(f"class_{i}\n" for i in range(10)))
+  return root, images, labels
+
+
+def write_tiny_imagenet(root, wnids, train, validation):
+  """`train`, `validation`: `[(WordNet id, pixels), ...]`; PNG keeps every value."""
+  root = root / "tiny-imagenet-200"
+  (root / "val").mkdir(parents=True)
+  (root / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
+  for i, (wnid, pixels) in enumerate(train):
+    write_picture(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", pixels)
+  for i, (wnid, pixels) in enumerate(validation):
+    write_picture(root / "val" / "images" / f"val_{i}.JPEG", pixels)
+  (root / "val" / "val_annotations.txt").write_text("".join(
+      f"val_{i}.JPEG\t{wnid}\t0\t0\t63\t63\n" for i, (wnid, _) in enumerate(validation)))
+  return root
+
+
+def write_emnist(root, variant, images, labels, num_train):
+  """The images as they look; EMNIST's files hold them with rows and columns swapped."""
+  root.mkdir(parents=True, exist_ok=True)
+  for split, part in (("train", slice(None, num_train)), ("test", slice(num_train, None))):
+    for kind, array in (("images-idx3", images.swapaxes(1, 2)), ("labels-idx1", labels)):
+      (root / f"emnist-{variant}-{split}-{kind}-ubyte.gz").write_bytes(
+          gzip.compress(idx_bytes(np.ascontiguousarray(array[part])), 1))
 
 
 def write_tfrecord(path, payloads):
@@ -87,3 +144,30 @@ def write_cub200(root, pictures):
   for name, pixels, _, _ in pictures:
     write_picture(root / "images" / name, pixels)
   return root
+
+
+def csv_text(columns, numbers, labels, place=0, label="label"):
+  """A table with a column of labels at `place`."""
+  buffer = io.StringIO()
+  writer = csv.writer(buffer)
+  for names, value in zip([columns, *numbers.tolist()], [label, *labels]):
+    writer.writerow([*names[:place], value, *names[place:]])
+  return buffer.getvalue()
+
+
+def encoded(pixels, file_format="PNG"):
+  """The bytes of a picture file."""
+  buffer = io.BytesIO()
+  Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, file_format)
+  return buffer.getvalue()
+
+
+def write_parquet(path, columns, class_names=None, label="label", **options):
+  """`columns`: `{name: values}`; `class_names` as datasets of Hugging Face keeps them."""
+  table = pyarrow.table(columns)
+  if class_names is not None:
+    feature = {"names": list(class_names), "_type": "ClassLabel"}
+    info = {"info": {"features": {"image": {"_type": "Image"}, label: feature}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+  path.parent.mkdir(parents=True, exist_ok=True)
+  parquet.write_table(table, path, **options)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from dd_jax.datasets import cifar
 from dd_jax.datasets import formats
 from dd_jax.datasets import tfds_source
 from tests import damage
@@ -82,7 +83,7 @@ def test_cifar10_directory(folder, data):
       st.sampled_from([whole[:3073], 2 * whole, whole[:3073] + b"\n" + whole[3074:]])))
   for name, raw in batches.items():
     (folder / name).write_bytes(raw)
-  found = damage.outcome(formats.read_cifar10, folder)
+  found = damage.outcome(cifar.read_cifar10, folder)
   if batches[changed] == whole:
     damage.assert_equal(found, (images[:10], labels[:10].astype(np.int32),
                          images[10:], labels[10:].astype(np.int32)))
@@ -100,7 +101,7 @@ def test_cifar10_archive(folder, data):
   path = folder / "cifar-10-binary.tar.gz"
   dataset_files.write_cifar10_archive(path, batches)
   path.write_bytes(damage.damaged(data, path.read_bytes()))
-  found = damage.outcome(formats.read_cifar10, path)
+  found = damage.outcome(cifar.read_cifar10, path)
   if found:
     damage.assert_equal(found, (images[:10], labels[:10].astype(np.int32),
                          images[10:], labels[10:].astype(np.int32)))
@@ -242,4 +243,4 @@ def test_cifar10_archive_of_huge_members(folder, size, sparse):
   member.type = tarfile.GNUTYPE_SPARSE if sparse else tarfile.REGTYPE
   with gzip.open(path, "wb") as file:
     file.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
-  assert damage.outcome(formats.read_cifar10, path) is None
+  assert damage.outcome(cifar.read_cifar10, path) is None

@@ -141,7 +141,7 @@ def test_pictures_that_are_wrong(tmp_path):
   write_picture(path, random_picture(64, 64), "BMP")
   for raw in (path.read_bytes(), whole[:len(whole) // 2], b"", b"<html>"):
     path.write_bytes(raw)
-    with raises(ValueError, path, "expected a whole JPEG picture; found "):
+    with raises(ValueError, path, "expected a whole PNG or JPEG picture; found "):
       directories.read_voc(root)
 
 

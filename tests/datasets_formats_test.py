@@ -11,6 +11,7 @@ import pytest
 import scipy.io
 
 from dd_jax import datasets
+from dd_jax.datasets import cifar
 from dd_jax.datasets import formats
 from tests.dataset_files import cifar10_batches
 from tests.dataset_files import idx_bytes
@@ -85,7 +86,7 @@ def test_cifar10_round_trip(tmp_path, archived):
     path.mkdir()
     for name, raw in batches.items():
       (path / name).write_bytes(raw)
-  train_images, train_labels, test_images, test_labels = formats.read_cifar10(path)
+  train_images, train_labels, test_images, test_labels = cifar.read_cifar10(path)
   np.testing.assert_array_equal(train_images, images[:10])
   np.testing.assert_array_equal(train_labels, labels[:10])
   np.testing.assert_array_equal(test_images, images[10:])
@@ -104,33 +105,33 @@ def test_cifar10_corrupt_directory(tmp_path):
                     (bytes(3073), "as many records as data_batch_1.bin has, 2; found 1")):
     path.write_bytes(raw)
     with raises(ValueError, path, text):
-      formats.read_cifar10(tmp_path)
+      cifar.read_cifar10(tmp_path)
   path.unlink()
   with raises(FileNotFoundError, path, "no such file"):
-    formats.read_cifar10(tmp_path)
+    cifar.read_cifar10(tmp_path)
 
 
 def test_cifar10_corrupt_archive(tmp_path):
   path = tmp_path / "cifar-10-binary.tar.gz"
   with raises(FileNotFoundError, path, "no such file"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   batches, _, _ = cifar10_batches()
   write_cifar10_archive(path, batches)
   whole = path.read_bytes()
   path.write_bytes(whole[:len(whole) // 2])
   with raises(ValueError, path, "expected a tar.gz archive; found"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   path.write_bytes(b"<html>")
   with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
   for i in range(1, 9):  # The checksum and the size, which lie behind all members.
     path.write_bytes(whole[:-i] + bytes([whole[-i] ^ 1]) + whole[len(whole) - i + 1:])
     with raises(ValueError, path, "expected a tar.gz archive; found BadGzipFile"):
-      formats.read_cifar10(path)
+      cifar.read_cifar10(path)
   del batches["data_batch_2.bin"]
   write_cifar10_archive(path, batches)
   with raises(ValueError, path, "expected cifar-10-batches-bin/data_batch_2.bin in the archive"):
-    formats.read_cifar10(path)
+    cifar.read_cifar10(path)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -294,6 +295,46 @@ def test_npz_corrupt(tmp_path):
     path.write_bytes(raw)
     with raises(ValueError, path, "expected a npz file of plain arrays; found"):
       formats.read_npz(path)
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 1), np.uint8), np.eye(4, 14, dtype=np.uint8)])
+def test_npz_of_medmnist(tmp_path, labels):
+  """The validation split belongs to training; labels come as they are stored."""
+  arrays = {}
+  for i, split in enumerate(("train", "val", "test")):
+    arrays |= {f"{split}_images": random_bytes((4, 3, 3), i), f"{split}_labels": labels + i}
+  np.savez(tmp_path / "a.npz", **arrays)
+  train_images, train_labels, test_images, test_labels = formats.read_npz(tmp_path / "a.npz")
+  np.testing.assert_array_equal(train_images, np.concatenate([arrays["train_images"],
+                                                              arrays["val_images"]]))
+  np.testing.assert_array_equal(train_labels, np.concatenate([labels, labels + 1]))
+  np.testing.assert_array_equal(test_images, arrays["test_images"])
+  np.testing.assert_array_equal(test_labels, labels + 2)
+
+
+def test_npz_of_text_labels_with_validation(tmp_path):
+  validation = {"val_images": random_bytes((1, 3, 3, 1)), "val_labels": np.array(["other"])}
+  np.savez(tmp_path / "a.npz", **npz_arrays() | validation | {"train_labels": np.array(4 * ["a"])})
+  assert formats.read_npz(tmp_path / "a.npz")[1].tolist() == [*4 * ["a"], "other"]
+
+
+@pytest.mark.parametrize("validation, text", [
+    ({"val_images": random_bytes((1, 3, 3, 1))},
+     "expected the arrays train_images, train_labels, test_images, test_labels, and val_images and "
+     "val_labels or neither; found test_images, test_labels, train_images, train_labels, val_imag"),
+    ({"val_images": random_bytes((1, 3, 4, 1)), "val_labels": np.array([1])},
+     "expected val_images like train_images, uint8 [3, 3, 1] for an example; found uint8 "
+     "[3, 4, 1]"),
+    ({"val_images": np.zeros((1, 3, 3, 1)), "val_labels": np.array([1])},
+     "expected val_images like train_images, uint8 [3, 3, 1] for an example; found float64 "
+     "[3, 3, 1]"),
+    ({"val_images": random_bytes((1, 3, 3, 1)), "val_labels": np.array("a")},
+     "expected val_labels like train_labels, int64 [] for an example; found <U1 []"),
+])
+def test_npz_of_another_validation_split(tmp_path, validation, text):
+  np.savez(tmp_path / "a.npz", **npz_arrays() | validation)
+  with raises(ValueError, tmp_path / "a.npz", text):
+    formats.read_npz(tmp_path / "a.npz")
 
 
 class Trap:

@@ -165,6 +165,60 @@ def test_from_arrays_takes_any_integer_labels_and_absent_test_classes():
   assert datasets.from_arrays(**arrays).train_labels.tolist() == 2 * list(range(10))
 
 
+@pytest.mark.parametrize("relabelled, names", [
+    (lambda x: x, ()),
+    (lambda x: x[:, None], ()),
+    (lambda x: x.astype(float), ()),
+    (lambda x: np.eye(10, dtype=np.uint8)[x], ()),
+    (lambda x: x + 1, tuple("123456789") + ("10",)),
+    (lambda x: np.array(list("abcdefghij"))[x], tuple("abcdefghij")),
+    (lambda x: np.where(x == 9, 40, x).tolist(), (*"012345678", "40")),
+])
+def test_from_arrays_makes_classes_of_labels_and_keeps_their_names(relabelled, names):
+  arrays = tiny((2, 2, 1))
+  changed = {name: relabelled(array) if "labels" in name else array
+             for name, array in arrays.items()}
+  dataset = datasets.from_arrays(**changed)
+  assert_holds(dataset, arrays)
+  assert dataset.train_labels.dtype == dataset.test_labels.dtype == np.int32
+  assert (dataset.num_classes, dataset.class_names) == (10, names)
+
+
+def test_from_arrays_takes_names_of_classes():
+  names = tuple("abcdefghij")
+  dataset = datasets.from_arrays(**tiny((2, 2)), class_names=list(names))
+  assert (dataset.num_classes, dataset.class_names) == (10, names)
+  for wrong, text in ((names[:9], "class_names must be of num_classes=10 classes; got 9"),
+                      ((*names[:9], "a"), "class_names must be different strings; got ('a', "),
+                      (range(10), "class_names must be different strings; got (0, 1")):
+    with raises(ValueError, text):
+      datasets.from_arrays(**tiny((2, 2)), num_classes=10, class_names=wrong)
+
+
+def test_from_arrays_of_16_bits():
+  arrays = tiny((5, 4, 3))
+  for split in ("train_images", "test_images"):
+    arrays[split] = arrays[split].astype(np.uint16) * 16  # 12 bits of them.
+  dataset = datasets.from_arrays(**arrays)
+  assert dataset.train_images.dtype == np.uint16
+  assert_holds(dataset, arrays)
+  pixels = arrays["train_images"] / 65535
+  np.testing.assert_allclose(dataset.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(dataset.std, pixels.std((0, 1, 2)), rtol=1e-12)
+  assert dataset.pixel_range == (pixels.min(), pixels.max())
+  normal = datasets.normalize(arrays["train_images"], dataset.mean, dataset.std)
+  np.testing.assert_allclose(normal, (pixels - dataset.mean) / dataset.std, atol=1e-5)
+  shown = datasets.pictures(normal, dataset.mean, dataset.std, pixel_range=dataset.pixel_range)
+  np.testing.assert_allclose(
+      shown, (pixels - pixels.min()) / (pixels.max() - pixels.min()), atol=1e-5)
+  swapped = datasets.from_arrays(**{**arrays, "train_images": arrays["train_images"].astype(">u2")})
+  assert swapped.train_images.dtype == np.uint16
+  np.testing.assert_array_equal(swapped.mean, dataset.mean)
+  framed_set = datasets.reframe(dataset._replace(pixel_range=(.5, 1.)), (7, 6, 3))
+  assert not framed_set.train_images[:, 0].any()
+  assert datasets.reframe(dataset, (5, 4, 3)) is dataset
+
+
 def replaced(array, index, value):
   array = np.array(array)
   array[index] = value
@@ -177,7 +231,7 @@ def replaced(array, index, value):
     ("test_images", lambda x: x[..., None, None], "test_images must be [n, H, W, C] or [n, H, W]; "
                                                   "got shape (10, 4, 3, 1, 1)"),
     ("train_images", lambda x: x.astype(int),
-     "train_images must be uint8 or floating point; got int64"),
+     "train_images must be uint8, uint16 or floating point; got int64"),
     ("train_images", lambda x: x[:0], "train_images must hold at least one image of at least one "
                                       "pixel; got shape (0, 4, 3)"),
     ("test_images", lambda x: x[:, :0], "test_images must hold at least one image of at least one "
@@ -395,9 +449,11 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def test_unknown_name():
   with raises(ValueError, "name must be one of digits, mnist, fashion_mnist, kmnist, usps, "
-                          "svhn_cropped, svhn_small, cifar10, voc, cub200, the path of a .npz "
-                          "file, or that of a prepared tensorflow-datasets directory "
-                          "nowhere/NAME/VERSION; got 'imagenet'"):
+                          "svhn_cropped, svhn_small, cifar10, cifar100, cifar100_coarse, stl10, "
+                          "tiny_imagenet, emnist_balanced, emnist_byclass, emnist_bymerge, "
+                          "emnist_digits, emnist_letters, emnist_mnist, voc, cub200, the path of "
+                          "one's own files (a folder here is ./NAME), or the name of a prepared "
+                          "tensorflow-datasets directory nowhere/NAME/VERSION; got 'imagenet'"):
     datasets.load("imagenet", "nowhere")
 
 
@@ -412,7 +468,8 @@ def test_own_npz(tmp_path, monkeypatch):
   with raises(FileNotFoundError, f"{tmp_path / 'other.npz'}: no such file"):
     datasets.load(str(tmp_path / "other.npz"))
   np.savez(tmp_path / "mine.npz", **arrays | {"train_labels": np.zeros(20, int)})
-  with raises(ValueError, f"{tmp_path / 'mine.npz'}: train_labels must hold every class"):
+  with raises(ValueError, f"{tmp_path / 'mine.npz'}: test_labels must be labels that training "
+                          "examples have; got 1 at index 1"):
     datasets.load(tmp_path / "mine.npz")
 
 
@@ -421,7 +478,8 @@ def test_own_npz(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_nothing_found(tmp_path, name):
-  with raises(FileNotFoundError, f"{name}: nothing found in {tmp_path / name} or {tmp_path}; "
+  folder = {"cifar100_coarse": "cifar100"}.get(name, re.sub("emnist_.*", "emnist", name))
+  with raises(FileNotFoundError, f"{name}: nothing found in {tmp_path / folder} or {tmp_path}; "
                                  "any of these will do: "):
     datasets.load(name, tmp_path)
   assert not list(tmp_path.iterdir())
@@ -437,6 +495,15 @@ def test_nothing_found(tmp_path, name):
     ("svhn_cropped", "train_32x32.mat + test_32x32.mat; download=True fetches it"),
     ("svhn_small", "do: svhn_small.npz, svhn_subset.npz; it cannot be downloaded"),
     ("cifar10", "cifar-10-binary.tar.gz, cifar-10-batches-bin, cifar10.npz; download=True"),
+    ("cifar100", "do: a prepared tensorflow-datasets directory cifar100/VERSION, "
+                 "cifar-100-binary.tar.gz, cifar-100-binary; download=True fetches it"),
+    ("cifar100_coarse", "do: cifar-100-binary.tar.gz, cifar-100-binary; download=True fetches it"),
+    ("stl10", "do: stl10_binary; it cannot be downloaded"),
+    ("tiny_imagenet", "do: tiny-imagenet-200; it cannot be downloaded"),
+    ("emnist_letters", "do: emnist-letters-train-images-idx3-ubyte.gz + "
+                       "emnist-letters-train-labels-idx1-ubyte.gz + "
+                       "emnist-letters-test-images-idx3-ubyte.gz + "
+                       "emnist-letters-test-labels-idx1-ubyte.gz, gzip/emnist-letters-train-"),
     ("voc", "do: VOCdevkit/VOC2007, VOCdevkit/VOC2012; it cannot be downloaded"),
     ("cub200", "do: CUB_200_2011; it cannot be downloaded"),
 ])
@@ -810,6 +877,7 @@ def test_download_once(tmp_path, manager, name, host):
 
 @pytest.mark.parametrize("name, files", [
     ("cifar10", ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]),
+    ("cifar100", ["https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"]),
     ("svhn_cropped", ["http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
                       "http://ufldl.stanford.edu/housenumbers/test_32x32.mat"]),
 ])

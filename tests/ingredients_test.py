@@ -51,8 +51,7 @@ def test_every_ingredient_runs_and_leaves_a_file_that_holds_it(tmp_path, name):
   # The images of the file train the networks of the test to the reported accuracy.
   programs = make_programs(problem.make_problem(config), num_steps=6, seed=0,
                            settings=problem.make_settings(config))
-  again = programs.test(jax.tree.map(np.asarray, distilled), programs.inits.test.state,
-                        *programs.data["test"])
+  again = programs.test(jax.tree.map(np.asarray, distilled))
   np.testing.assert_allclose(np.mean(again.after.accuracy), result["accuracy_mean"], atol=2e-3)
   numbers = sum(leaf.size for leaf in jax.tree.leaves(programs.state.trainable))
   assert result["learned_bytes"] == 4 * numbers

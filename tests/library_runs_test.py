@@ -83,7 +83,7 @@ def test_a_run_gives_what_lies_in_its_directory(finished):
 def test_a_library_s_network_is_known_to_its_file(tmp_path):
   problem = runs.make_problem(datasets.from_arrays(*_arrays()), models.mlp, num_epochs=2)
   result = runs.distill(problem, tmp_path, num_steps=2, settings=_SETTINGS)
-  images, labels = problem.data.test
+  images, labels = runs.prepared(problem.data, problem.data.test)
   params = dd_jax.train_on(result.artifact)
   logits = dd_jax.network(result.artifact).apply(params, images)
   np.testing.assert_allclose(np.mean(np.argmax(logits, -1) == labels),

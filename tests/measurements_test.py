@@ -11,10 +11,13 @@ import jax
 import numpy as np
 import pytest
 
+from dd_jax import datasets
+from experiments.configs import digits_fixed_init
 from experiments.measurements import bench
 from experiments.measurements import jax_side
 from experiments.measurements import linear
 from experiments.measurements import memory
+from experiments.measurements import storage
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
@@ -100,6 +103,26 @@ def test_memory_writes_rows_and_a_plot(tmp_path):
   assert [row["T"] for row in report["rows"]] == [100, 400]
   assert report["exponents"]["nested, reverse"] < .6  # 2 sqrt(T) sets of weights and a constant.
   assert out.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optax_promotion")
+def test_storages_take_turns_to_the_same_state():
+  config = digits_fixed_init.get_config("smoke")
+  config.update_from_flattened_dict({"model.name": "mlp", "log_every": 2})
+  rows = storage.measure(config, rounds=2)
+  assert [row["storage"] for row in rows] == ["device", "host", "stream"]
+  for row in rows:
+    assert row["outer_steps_per_second"] == pytest.approx(2 / np.median(row["samples"]))
+
+
+def test_the_large_set_is_one_that_is_read_from_its_files(tmp_path):
+  number = storage.write_large(tmp_path / "large", .03)
+  assert number == 2441
+  dataset = datasets.load(tmp_path / "large", reading=datasets.Reading(in_files=True))
+  assert isinstance(dataset.train_images, datasets.Rows) and dataset.num_classes == 2
+  bright = dataset.train_images.read(np.arange(10))[:, :32].mean((1, 2, 3)) > 110
+  np.testing.assert_array_equal(bright, dataset.train_labels[:10])
 
 
 def test_the_exponent_is_the_slope_of_the_logarithms():

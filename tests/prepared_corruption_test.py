@@ -12,6 +12,7 @@ import pytest
 from dd_jax import datasets
 from dd_jax.datasets import directories
 from dd_jax.datasets import formats
+from dd_jax.datasets import rows
 from dd_jax.datasets import tfds_source
 from tests import damage
 from tests import dataset_files
@@ -211,8 +212,12 @@ def prepared(request, tmp_path_factory):
   if request.param == "tfrecord":
     prepared_sets.to_tfrecord(directory)
   files = {path: path.read_bytes() for path in sorted(directory.iterdir())}
-  arrays = tfds_source.read_prepared(directory)
+  arrays = _read_prepared(directory)
   return lambda: (files, arrays)  # Hypothesis prints a function in one line.
+
+
+def _read_prepared(directory):
+  return tuple(map(rows.in_memory, tfds_source.read_prepared(directory)))
 
 
 @damage.examples(60)
@@ -224,6 +229,6 @@ def test_prepared(prepared, data):
     path.write_bytes(raw)
   path = data.draw(st.sampled_from(sorted(files)), "file")
   path.write_bytes(damage.damaged(data, files[path]))
-  found = damage.outcome(tfds_source.read_prepared, path.parent)
+  found = damage.outcome(_read_prepared, path.parent)
   if found:
     damage.assert_equal(found, arrays)

@@ -58,6 +58,18 @@ def _result(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("storage", ["host", "stream"])
+def test_processes_that_read_their_shares_get_the_same_arrays(pair, tmp_path, storage):
+  statuses, _, errors = _finish(_start_pair(tmp_path, f"--config.data.storage={storage}"))
+  assert statuses == [0, 0], errors
+  with np.load(tmp_path / "distilled.npz") as actual, \
+      np.load(pair[0] / "distilled.npz") as expected:
+    for name in ("images", "labels", "step_sizes"):
+      np.testing.assert_array_equal(actual[name], expected[name])
+  assert _result(tmp_path)["accuracy_mean"] == _result(pair[0])["accuracy_mean"]
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one(pair, tmp_path):
   """The same four devices; and one device up to rounding, which Adam enlarges step by step."""
   workdir, outputs = pair

@@ -33,11 +33,9 @@ def test_training_warm_starts_and_evaluation_have_the_precision_of_the_settings(
       settings=small_runs.SETTINGS._replace(precision=precision))
   assert begun_in == [precision]
   distilled = programs.decode(programs.state.trainable)
-  for program, first, init, split in (
-      (programs.run, programs.state, programs.inits.train, "train"),
-      (programs.validate, distilled, programs.inits.validation, "validation"),
-      (programs.test, distilled, programs.inits.test, "test")):
-    text = program.lower(first, init.state, *programs.data[split]).as_text()
+  for program, first in ((programs.steps, programs.state), (programs.validate, distilled),
+                         (programs.test, distilled)):
+    text = program.lower(first).as_text()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     found = {re.search(r"precision = \[(\w+, \w+)\]", product)[1] for product in products}
     assert len(products) >= 4 and found == {f"{precision.upper()}, {precision.upper()}"}
@@ -73,8 +71,7 @@ def test_a_program_of_pmap_compiles_in_stages_as_others_do():
   states = []
   for layout in (layouts.one_device(), layouts.pmap_over_devices(1)):
     built = make_programs(problem, **options, layout=layout)
-    arguments = built.state, built.inits.train.state, *built.data["train"]
-    compiled = built.run.lower(*arguments).compile()
+    compiled = built.steps.lower(built.state).compile()
     assert machine.program_bytes(compiled) > 0
-    states.append(layouts.to_host(compiled(*arguments)[0]))
+    states.append(layouts.to_host(compiled(built.state)[0]))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)

@@ -66,10 +66,11 @@ def test_float_images_of_any_range_look_as_those_of_uint8(tmp_path):
   for name, scale in (("bytes", lambda pixels: pixels), ("wide", np.float32),
                       ("signed", lambda pixels: pixels / 127.5 - 1)):
     data = small_runs.data(scale)
+    images, labels = runs.prepared(data, data.train)
     (tmp_path / name).mkdir()
     shown[name] = snapshots.save_images(
         tmp_path / name, 0, data.pixels, dd_jax.DistilledData(
-            data.train[0][None], data.train[1][None], np.ones((1, 1)))).astype(int)
+            images[None], labels[None], np.ones((1, 1)))).astype(int)
   assert shown["bytes"].min() == 0 and shown["bytes"].max() == 255
   for name in ("wide", "signed"):
     assert np.abs(shown[name] - shown["bytes"]).max() <= 1

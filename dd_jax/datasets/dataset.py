@@ -3,6 +3,7 @@
 Letters: n images, H W C height, width and channels, K classes.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 import warnings
 
@@ -10,38 +11,48 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dd_jax.datasets import normalization
+from dd_jax.datasets import rows
+from dd_jax.datasets.labels import as_classes
+from dd_jax.datasets.rows import Rows
 
 
 class Dataset(NamedTuple):
-  """A labelled image set. Statistics are in units of pixels / 255 for uint8 images."""
+  """A labelled image set. Statistics are of pixels / 255 for uint8, and / 65535 for uint16."""
 
   name: str
-  train_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
+  train_images: np.ndarray | Rows  # [n, H, W, C] uint8, uint16, float32 or float64
   train_labels: np.ndarray  # [n] int32, 0..K-1
-  test_images: np.ndarray  # [n, H, W, C] uint8, float32 or float64
+  test_images: np.ndarray | Rows  # [n, H, W, C] uint8, uint16, float32 or float64
   test_labels: np.ndarray  # [n] int32, 0..K-1
   num_classes: int  # K
   mean: np.ndarray  # [C] float64
   std: np.ndarray  # [C] float64, positive
   pixel_range: tuple[float, float] = (0., 1.)  # Of the training images: black and white.
+  class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
 
 
-def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: ArrayLike,
+def from_arrays(train_images: ArrayLike | Rows, train_labels: ArrayLike,
+                test_images: ArrayLike | Rows,
                 test_labels: ArrayLike, *, num_classes: int | None = None, name: str = "arrays",
-                mean: ArrayLike | None = None, std: ArrayLike | None = None) -> Dataset:
+                mean: ArrayLike | None = None, std: ArrayLike | None = None,
+                class_names: Sequence[str] | None = None) -> Dataset:
   """Checks the user's arrays and makes a `Dataset` of them.
 
   Args:
-    train_images: `[n, H, W, C]` or `[n, H, W]`, uint8 or floating point. float64 stays so until it
-      is normalised: large offsets, as of time stamps, leave no digits to float32.
-    train_labels: `[n]` integers in 0..K-1; every class occurs.
+    train_images: `[n, H, W, C]` or `[n, H, W]`, uint8, uint16 or floating point. float64 stays so
+      until it is normalised: large offsets, as of time stamps, leave no digits to float32. Or rows
+      that stay in their files, which are read once here.
+    train_labels: `[n]` integers in 0..K-1, of which every class occurs; without `num_classes` and
+      `class_names` anything that `labels.as_classes` takes, as strings.
     test_images: as `train_images`, with the same `H W C` and the same kind of pixels.
     test_labels: as `train_labels`, though a class may be absent.
-    num_classes: K; one more than the largest label when None.
+    num_classes: K; the number of different training labels when None.
     name: what the set is called.
     mean: `[C]`, for `normalize`; of the training images when None.
     std: `[C]`, for `normalize`; of the training images when None (1 for a constant channel, with
       a UserWarning that names it).
+    class_names: K strings, of the labels 0..K-1; those of the labels, where they are other than
+      0..K-1, when None.
 
   Raises:
     ValueError: an array breaks one of these rules, or is beyond float32 once normalised.
@@ -54,10 +65,16 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
   if test_images.dtype != train_images.dtype:
     raise ValueError(f"test_images must have the dtype of train_images, "
                      f"{train_images.dtype}; got {test_images.dtype}")
-  train_labels = _check_labels("train_labels", train_labels, "train_images", len(train_images))
-  test_labels = _check_labels("test_labels", test_labels, "test_images", len(test_images))
+  if class_names is not None:
+    class_names = _check_names(class_names, num_classes)
+    num_classes = len(class_names)
+  train_labels, test_labels = (_array("train_labels", train_labels),
+                               _array("test_labels", test_labels))
+  _check_count("train_labels", train_labels, "train_images", train_images.shape[0])
+  _check_count("test_labels", test_labels, "test_images", test_images.shape[0])
   if num_classes is None:
-    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+    train_labels, test_labels, class_names = as_classes(train_labels, test_labels)
+    num_classes = int(train_labels.max()) + 1
   if not isinstance(num_classes, (int, np.integer)):
     raise ValueError(f"num_classes must be an integer; got {type(num_classes).__name__}")
   if num_classes < 2:
@@ -71,31 +88,33 @@ def from_arrays(train_images: ArrayLike, train_labels: ArrayLike, test_images: A
                      f"got none of class {absent}")
 
   channels = train_images.shape[-1]
-  if mean is None or std is None:
-    own_mean, own_std = normalization.mean_std(train_images)
-    mean = own_mean if mean is None else mean
-    if std is None:
-      std = np.where(own_std == 0, 1, own_std)
-      _warn_of_constants(name, np.flatnonzero(own_std == 0), channels)
+  found = {"train_images": _statistics("train_images", train_images)}
+  mean = found["train_images"].mean if mean is None else mean
+  if std is None:
+    std = found["train_images"].std
+    _warn_of_constants(name, np.flatnonzero(std == 0), channels)
+    std = np.where(std == 0, 1, std)
   mean = _check_per_channel("mean", mean, channels)
   std = _check_per_channel("std", std, channels)
   if not (std > 0).all():
     raise ValueError(f"std must be positive; got {std.tolist()}")
   pixel_range = (0., 1.)
-  if train_images.dtype != np.uint8:
-    pixel_range = float(train_images.min()), float(train_images.max())
-    for argument, images in (("train_images", train_images), ("test_images", test_images)):
-      extremes = np.stack([images.min((0, 1, 2)), images.max((0, 1, 2))])
+  if train_images.dtype != np.uint8:  # The 12 bits of a camera leave most of 16 black.
+    pixel_range = (float(found["train_images"].low.min()), float(found["train_images"].high.max()))
+  if train_images.dtype.kind == "f":
+    found["test_images"] = _statistics("test_images", test_images)
+    for argument, of in found.items():
+      extremes = np.stack([of.low, of.high]).astype(train_images.dtype)
       normalization.normalize_named(argument, extremes, mean, std)  # For its check alone.
   return Dataset(name, train_images, train_labels, test_images, test_labels,
-                 int(num_classes), mean, std, pixel_range)
+                 int(num_classes), mean, std, pixel_range, class_names or ())
 
 
 def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
   """Brings a set to another image shape: by a black border, and grey repeated as three channels.
 
-  Black is 0 of uint8, else the least of `pixel_range`. Mean, std and range stay those of the set as
-  it was: a border is not part of its statistics.
+  Black is 0 of integers, else the least of `pixel_range`. Mean, std and range stay those of the set
+  as it was: a border is not part of its statistics.
 
   Args:
     dataset: a `Dataset` of images `[n, H, W, C]`.
@@ -104,6 +123,8 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
   Raises:
     ValueError: `image_shape` breaks one of these rules.
   """
+  if dataset.train_images.shape[1:] == tuple(image_shape):
+    return dataset
   *size, channels = dataset.train_images.shape[1:]
   *new_size, new_channels = image_shape
   borders = [new - old for new, old in zip(new_size, size)]
@@ -112,21 +133,23 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
     raise ValueError(f"image_shape must add an even border to {(*size, channels)} of "
                      f"{dataset.name}, and may turn 1 channel into 3; got {tuple(image_shape)}")
   sides = [(border // 2, border // 2) for border in borders]
+  black = dataset.pixel_range[0] if dataset.train_images.dtype.kind == "f" else 0
 
-  def framed(images):
-    images = np.pad(images, ((0, 0), *sides, (0, 0)), constant_values=dataset.pixel_range[0])
+  def frame(images):
+    images = np.pad(images, ((0, 0), *sides, (0, 0)), constant_values=black)
     return np.repeat(images, new_channels // channels, axis=-1)
 
   def per_channel(values):
     return np.repeat(values, new_channels // channels)
 
   return dataset._replace(
-      train_images=framed(dataset.train_images), test_images=framed(dataset.test_images),
+      train_images=rows.change(dataset.train_images, frame),
+      test_images=rows.change(dataset.test_images, frame),
       mean=per_channel(dataset.mean), std=per_channel(dataset.std))
 
 
 def split_validation(dataset: Dataset, num_validation: int, *, seed: int
-                     ) -> tuple[Dataset, np.ndarray, np.ndarray]:
+                     ) -> tuple[Dataset, np.ndarray | Rows, np.ndarray]:
   """Sets aside a class-stratified share of the training split.
 
   Every class keeps at least one image on either side; `mean`, `std` and the test split stay.
@@ -146,8 +169,9 @@ def split_validation(dataset: Dataset, num_validation: int, *, seed: int
   labels = dataset.train_labels
   chosen = stratified_indices(labels, num_validation, num_classes=dataset.num_classes, seed=seed)
   kept = np.setdiff1d(np.arange(len(labels)), chosen)
-  rest = dataset._replace(train_images=dataset.train_images[kept], train_labels=labels[kept])
-  return rest, dataset.train_images[chosen], labels[chosen]
+  rest = dataset._replace(train_images=rows.choose(dataset.train_images, kept),
+                          train_labels=labels[kept])
+  return rest, rows.choose(dataset.train_images, chosen), labels[chosen]
 
 
 def stratified_indices(labels: np.ndarray, num_validation: int, *, num_classes: int, seed: int
@@ -193,37 +217,55 @@ def _array(argument, values):
 
 
 def _check_images(argument, images):
+  if isinstance(images, Rows):
+    return images  # What reads them has looked at shape and type.
   images = _array(argument, images)
   if images.ndim not in (3, 4):
     raise ValueError(f"{argument} must be [n, H, W, C] or [n, H, W]; got shape {images.shape}")
-  if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-    raise ValueError(f"{argument} must be uint8 or floating point; got {images.dtype}")
+  if images.dtype.name not in ("uint8", "uint16") and images.dtype.kind != "f":
+    raise ValueError(f"{argument} must be uint8, uint16 or floating point; got {images.dtype}")
   if not images.size:
     raise ValueError(f"{argument} must hold at least one image of at least one pixel; "
                      f"got shape {images.shape}")
-  if images.dtype != np.uint8:
+  if images.dtype.kind == "f":
     with np.errstate(over="ignore"):  # longdouble beyond float64 becomes inf, refused below
       images = images.astype(normalization.precision(images))
     finite = np.isfinite(images.reshape(len(images), -1)).all(axis=1)
     if not finite.all():
       raise ValueError(f"{argument} must be finite; got NaN or infinity in image "
                        f"{finite.argmin()}")
+  images = images.astype(images.dtype.newbyteorder("="), copy=False)
   return images if images.ndim == 4 else images[..., None]
 
 
-def _check_labels(argument, labels, images_argument, num_images):
-  labels = _array(argument, labels)
+def _statistics(argument, images):
+  """Of arrays that are finite, and of rows, which are read here first."""
+  found = normalization.statistics(images)
+  if not np.isfinite([found.low, found.high]).all():
+    raise ValueError(f"{argument} must be finite; got NaN or infinity")
+  return found
+
+
+def _check_count(argument, labels, images_argument, num_images):
+  if labels.ndim == 0 or len(labels) != num_images:
+    raise ValueError(f"{argument} must have one label per image of {images_argument}, "
+                     f"{num_images}; got {len(labels) if labels.ndim else 'a single one'}")
+
+
+def _check_names(class_names, num_classes):
+  names = tuple(class_names)
+  if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+    raise ValueError(f"class_names must be different strings; got {names}")
+  if num_classes not in (None, len(names)):
+    raise ValueError(f"class_names must be of num_classes={num_classes} classes; got {len(names)}")
+  return names
+
+
+def _check_range(argument, labels, num_classes):
   if labels.ndim != 1:
     raise ValueError(f"{argument} must be [n]; got shape {labels.shape}")
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f"{argument} must be integers; got {labels.dtype}")
-  if len(labels) != num_images:
-    raise ValueError(f"{argument} must have one label per image of {images_argument}, "
-                     f"{num_images}; got {len(labels)}")
-  return labels
-
-
-def _check_range(argument, labels, num_classes):
   wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
   if wrong.size:
     raise ValueError(f"{argument} must lie in 0..{num_classes - 1} (num_classes={num_classes}); "

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from dd_jax.datasets import rows
 from dd_jax.datasets.dataset import Dataset
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -18,6 +19,7 @@ def digest(dataset: Dataset) -> dict[str, str]:
 
 
 def _fingerprint(array):
-  content = hashlib.blake2b(memoryview(np.ascontiguousarray(array)).cast("B"),
-                            digest_size=16).hexdigest()
-  return f"{array.dtype} {list(array.shape)} {content}"
+  content = hashlib.blake2b(digest_size=16)
+  for block in rows.blocks(array):
+    content.update(memoryview(np.ascontiguousarray(block)).cast("B"))
+  return f"{array.dtype} {list(array.shape)} {content.hexdigest()}"

@@ -1,8 +1,9 @@
-"""Sets that are directories of pictures, PASCAL-VOC and CUB-200-2011: paths in, numpy arrays out.
+"""Sets that are directories of pictures, PASCAL-VOC, CUB-200-2011 and Tiny ImageNet.
 
-Images come out as uint8 `[n, 224, 224, 3]`, resized bilinearly whatever their proportions, and
-labels as int32 `[n]`. Every reader raises FileNotFoundError for a missing file, and ValueError for
-one that is damaged or contradicts another, in one line that names the file.
+Paths in, numpy arrays out: images as uint8 `[n, H, W, 3]`, labels as int32 `[n]`. The first two are
+resized to 224x224, bilinearly and whatever their proportions. Every reader raises FileNotFoundError
+for a missing file, and ValueError for one that is damaged or contradicts another, in one line that
+names the file.
 """
 
 import pathlib
@@ -12,13 +13,18 @@ import numpy as np
 from PIL import Image
 
 from dd_jax.datasets import formats
+from dd_jax.datasets import picture_files
+from dd_jax.datasets.splits import Splits
 
 VOC_DIRECTORIES = ("VOCdevkit/VOC2007", "VOCdevkit/VOC2012")
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
                "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant",
                "sheep", "sofa", "train", "tvmonitor")
 CUB200_DIRECTORY = "CUB_200_2011"
+TINY_IMAGENET_DIRECTORY = "tiny-imagenet-200"
 SIZE = 224
+
+_TINY_SIZE = 64
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -62,9 +68,77 @@ def read_cub200(path):
     chosen = [key for key in names if is_training[key] == split]
     images = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)
     for row, key in zip(images, chosen):
-      row[:] = _resize(_read_picture(path / "images" / names[key]))
+      row[:] = _resize(_read_rgb(path / "images" / names[key]))
     arrays += [images, np.array([classes[key] - 1 for key in chosen], np.int32)]
   return tuple(arrays)
+
+
+def read_tiny_imagenet(path):
+  """Tiny ImageNet, of which the validation pictures are the test split; grey ones become RGB.
+
+  Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip
+
+  Args:
+    path: the directory `tiny-imagenet-200`, with `wnids.txt`, `train/WNID/images` and, for val,
+      `val_annotations.txt` and `images`. The pictures of its test split have no labels.
+
+  Returns:
+    `Splits` of `[n, 64, 64, 3]`, classes in the order of their WordNet ids. They are named by the
+    first word of `words.txt`, or by the id where it has none or another class has the same.
+  """
+  path = pathlib.Path(path)
+  wnids = sorted(_read_text(path / "wnids.txt").split())
+  classes = {wnid: label for label, wnid in enumerate(wnids)}
+  if not classes or len(classes) < len(wnids):
+    raise ValueError(f"{path / 'wnids.txt'}: expected a WordNet id in every line, once; "
+                     f"found {len(classes)} in {len(wnids)} lines")
+  pictures, labels = [], []
+  for wnid, label in classes.items():
+    folder = path / "train" / wnid / "images"
+    found = sorted(folder.glob("*.JPEG"))
+    if not found:
+      raise FileNotFoundError(f"{folder}: no picture *.JPEG")
+    pictures += found
+    labels += len(found) * [label]
+  validation = {path / "val" / "images" / name: classes[wnid]
+                for name, wnid in _tiny_annotations(path / "val" / "val_annotations.txt", classes)}
+  return Splits(_tiny_pictures(pictures), np.array(labels, np.int32),
+                _tiny_pictures(list(validation)), np.array(list(validation.values()), np.int32),
+                _tiny_names(path / "words.txt", wnids))
+
+
+def _tiny_annotations(path, classes):
+  """Yields `(file name, WordNet id)` of the lines `name, id, box`, parted by tabs."""
+  seen = set()
+  for number, line in enumerate(_read_text(path).splitlines(), 1):
+    name, wnid = (line.split("\t") + [""])[:2]
+    if wnid not in classes or name in seen or not name.endswith(".JPEG") or "/" in name:
+      raise ValueError(f"{path}: expected a new picture *.JPEG and an id of wnids.txt in line "
+                       f"{number}; found {line[:80]!r}")
+    seen.add(name)
+    yield name, wnid
+  if not seen:
+    raise ValueError(f"{path}: expected a line for every picture; found none")
+
+
+def _tiny_pictures(paths):
+  images = np.empty((len(paths), _TINY_SIZE, _TINY_SIZE, 3), np.uint8)
+  for row, path in zip(images, paths):
+    picture = _read_rgb(path)
+    if picture.size != (_TINY_SIZE, _TINY_SIZE):
+      raise ValueError(f"{path}: expected a picture of {_TINY_SIZE}x{_TINY_SIZE}; "
+                       f"found {picture.width}x{picture.height}")
+    row[:] = picture
+  return images
+
+
+def _tiny_names(path, wnids):
+  words = {}
+  if path.is_file():
+    words = dict(line.split("\t", 1) for line in _read_text(path).splitlines() if "\t" in line)
+  names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+  return tuple(name if name and names.count(name) == 1 else wnid
+               for name, wnid in zip(names, wnids))
 
 
 def _voc_split(path, split):
@@ -75,7 +149,7 @@ def _voc_split(path, split):
   images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
   rows = iter(images)
   for name, annotation, of_one in zip(names, annotations, objects):
-    picture = _read_picture(path / "JPEGImages" / f"{name}.jpg")
+    picture = _read_rgb(path / "JPEGImages" / f"{name}.jpg")
     for _, (xmin, ymin, xmax, ymax) in of_one:
       if not (1 <= xmin <= xmax <= picture.width and 1 <= ymin <= ymax <= picture.height):
         raise ValueError(f"{annotation}: expected boxes of at least one pixel within "
@@ -147,16 +221,8 @@ def _read_text(path):
     raise ValueError(f"{path}: expected text in UTF-8; found {formats.one_line(error)}") from error
 
 
-def _read_picture(path):
-  formats.require_file(path)
-  try:
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      picture.verify()  # the checksums of PNG, which decoding leaves unread; it ends the reading
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-      return picture.convert("RGB")
-  except Exception as error:  # Pillow meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a whole JPEG picture; "
-                     f"found {formats.one_line(error)}") from error
+def _read_rgb(path):
+  return picture_files.read(path).convert("RGB")
 
 
 def _resize(picture):

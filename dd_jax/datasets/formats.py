@@ -10,7 +10,6 @@ import gzip
 import math
 import os
 import pathlib
-import tarfile
 import zlib
 
 import numpy as np
@@ -18,13 +17,6 @@ import numpy as np
 from dd_jax.datasets import npz
 from dd_jax.datasets import matlab
 
-CIFAR10_DIRECTORY = "cifar-10-batches-bin"
-CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
-
-_CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-_CIFAR10_TEST = "test_batch.bin"
-_CIFAR10_RECORD = 1 + 32 * 32 * 3  # the label, then the red, green and blue planes
-_CIFAR10_MOST = 10_000  # records of a file
 _MOST_BYTES = 2**30  # decompressed: a bz2 file can grow a million times
 
 
@@ -44,30 +36,23 @@ def read_idx(images_path, labels_path):
   return images[..., None], labels.astype(np.int32)
 
 
-def read_cifar10(path):
-  """CIFAR-10, binary version.
+def read_emnist(images_path, labels_path, *, first, num_classes):
+  """The IDX pair of a split of EMNIST, whose images are stored with rows and columns swapped.
 
-  Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+  Source: https://www.nist.gov/itl/products-and-services/emnist-dataset, "How to use".
 
   Args:
-    path: the directory `cifar-10-batches-bin`, or `cifar-10-binary.tar.gz` as downloaded.
+    images_path: `emnist-VARIANT-SPLIT-images-idx3-ubyte.gz`.
+    labels_path: `emnist-VARIANT-SPLIT-labels-idx1-ubyte.gz`.
+    first: the least label, which becomes 0: 1 of letters.
+    num_classes: of the variant.
 
   Returns:
-    `(train_images [n, 32, 32, 3], train_labels [n], test_images, test_labels)`.
+    `(images [n, H, W, 1], labels [n])`.
   """
-  path = pathlib.Path(path)
-  names = (*_CIFAR10_TRAIN, _CIFAR10_TEST)
-  if path.is_dir():
-    contents = {name: read_bytes(path / name) for name in names}
-  else:
-    contents = _tar_members(path, [f"{CIFAR10_DIRECTORY}/{name}" for name in names])
-  parts = [_cifar10_records(path / name, contents[name]) for name in names]
-  for name, (_, labels) in zip(names, parts):
-    if len(labels) != len(parts[0][1]):
-      raise ValueError(f"{path / name}: expected as many records as {names[0]} has, "
-                       f"{len(parts[0][1])}; found {len(labels)}")
-  train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*parts[:-1]))
-  return train_images, train_labels, *parts[-1]
+  images, labels = read_idx(images_path, labels_path)
+  labels = integer_labels(labels_path, labels, first, first + num_classes - 1) - first
+  return np.ascontiguousarray(images.swapaxes(1, 2)), labels
 
 
 def read_svhn(path):
@@ -91,7 +76,7 @@ def read_svhn(path):
                      f"found {images.dtype} {list(images.shape)}")
   if labels.shape != (images.shape[3], 1):
     raise ValueError(f"{path}: expected y as {[images.shape[3], 1]}; found {list(labels.shape)}")
-  labels = _integer_labels(path, labels[:, 0], 1, 10) % 10
+  labels = integer_labels(path, labels[:, 0], 1, 10) % 10
   return np.ascontiguousarray(np.moveaxis(images, 3, 0)), labels
 
 
@@ -124,7 +109,7 @@ def read_usps_libsvm(path):
       raise ValueError(f"{path}: expected ascending indices in line {row + 1}; "
                        f"found {_excerpt(line)}")
     values[row, index - 1] = pixels
-  labels = _integer_labels(path, labels, 1, 10) - 1
+  labels = integer_labels(path, labels, 1, 10) - 1
   return _usps_images(path, values), labels
 
 
@@ -147,23 +132,42 @@ def read_usps_text(path):
                      f"found {one_line(error)}") from error
   if rows.shape[1] != 257:
     raise ValueError(f"{path}: expected 257 numbers in every line; found {rows.shape[1]}")
-  return _usps_images(path, rows[:, 1:]), _integer_labels(path, rows[:, 0], 0, 9)
+  return _usps_images(path, rows[:, 1:]), integer_labels(path, rows[:, 0], 0, 9)
 
 
 def read_npz(path):
-  """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored."""
+  """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored.
+
+  Those of a validation split, `val_images` and `val_labels` as MedMNIST has them, are appended to
+  the training split. Source: https://medmnist.com, "MedMNIST .npz".
+  """
   names = ("train_images", "train_labels", "test_images", "test_labels")
+  validation = ("val_images", "val_labels")
   require_file(path)
   try:
-    arrays = npz.read(path, names)
+    arrays = npz.read(path, names + validation)
   except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a npz file of plain arrays; "
                      f"found {one_line(error)}") from error
-  if len(arrays) < len(names):
+  if not arrays.keys() >= set(names) or len(arrays) == len(names) + 1:
     with np.load(path, allow_pickle=False) as stored:
       found = ", ".join(sorted(stored.files)) or "none"
-    raise ValueError(f"{path}: expected the arrays {', '.join(names)}; found {found}")
+    raise ValueError(f"{path}: expected the arrays {', '.join(names)}, and "
+                     f"{' and '.join(validation)} or neither; found {found}")
+  for train, more in zip(names, validation):
+    if more in arrays:
+      arrays[train] = _joined(path, train, arrays[train], more, arrays[more])
   return tuple(arrays[name] for name in names)
+
+
+def _joined(path, name, array, more_name, more):
+  are_text = array.dtype.kind == more.dtype.kind == "U"
+  if not array.ndim or array.shape[1:] != more.shape[1:] or array.dtype != more.dtype and (
+      not are_text):
+    raise ValueError(f"{path}: expected {more_name} like {name}, {array.dtype} "
+                     f"{list(array.shape[1:])} for an example; found {more.dtype} "
+                     f"{list(more.shape[1:])}")
+  return np.concatenate([array, more])
 
 
 def _idx_array(path, *, rank):
@@ -185,39 +189,6 @@ def _idx_array(path, *, rank):
   return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def _cifar10_records(path, raw):
-  if not raw or len(raw) % _CIFAR10_RECORD:
-    raise ValueError(f"{path}: expected whole records of {_CIFAR10_RECORD} bytes; "
-                     f"found {len(raw)} bytes")
-  records = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR10_RECORD)
-  labels = _integer_labels(path, records[:, 0], 0, 9)
-  planes = records[:, 1:].reshape(-1, 3, 32, 32)
-  return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
-
-
-def _tar_members(path, names):
-  """`{base name: bytes}`; members are read in memory and never extracted to disk."""
-  require_file(path)
-  contents = {}
-  try:
-    with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
-      for member in archive:
-        if member.name in names and member.isfile():
-          name = pathlib.PurePosixPath(member.name).name
-          if name in contents or member.size > _CIFAR10_MOST * _CIFAR10_RECORD:
-            raise ValueError(f"{name} twice or of {member.size} bytes")
-          contents[name] = archive.extractfile(member).read()
-      while unpacked.read(2**20):  # the checksum lies behind what tarfile reads
-        pass
-  except Exception as error:  # tarfile meets a bad byte with nearly any exception
-    raise ValueError(f"{path}: expected a tar.gz archive; found {one_line(error)}") from error
-  missing = [name for name in names if pathlib.PurePosixPath(name).name not in contents]
-  if missing:
-    raise ValueError(f"{path}: expected {missing[0]} in the archive; "
-                     f"found {', '.join(contents) or 'no member of that set'}")
-  return contents
-
-
 def _usps_images(path, values):
   if not (np.abs(values) <= 1).all():  # false for NaN too
     raise ValueError(f"{path}: expected pixels in -1..1; "
@@ -225,7 +196,7 @@ def _usps_images(path, values):
   return np.rint((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, 16, 16, 1)
 
 
-def _integer_labels(path, labels, least, most):
+def integer_labels(path, labels, least, most):
   wrong = np.flatnonzero(~((labels >= least) & (labels <= most) & (labels == np.floor(labels))))
   if not len(labels) or wrong.size:
     found = f"{labels[wrong[0]]} at index {wrong[0]}" if wrong.size else "no line"

@@ -3,15 +3,21 @@
 Letters: n images, H W C height, width and channels.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+from dd_jax.datasets import rows
+from dd_jax.datasets.rows import Rows
 
 
 def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
   """`(pixels - mean) / std`, the space in which images are distilled.
 
   Args:
-    images: `[n, H, W, C]`; uint8 is divided by 255 first. float64 is rounded at the end alone.
+    images: `[n, H, W, C]`; uint8 is divided by 255 and uint16 by 65535 first. float64 is
+      rounded at the end alone.
     mean: `[C]`, of a `Dataset`.
     std: `[C]`, of a `Dataset`.
 
@@ -26,7 +32,7 @@ def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> np.ndarray:
 
 def denormalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike, *, clip: bool = True,
                 pixel_range: tuple[float, float] = (0., 1.)) -> np.ndarray:
-  """Undoes `normalize` -> float64 `[..., H, W, C]`, of uint8 in units of pixels / 255.
+  """Undoes `normalize` -> float64 `[..., H, W, C]`, in units of pixels / `pixel_scale`.
 
   Args:
     images: `[..., H, W, C]` in normalised space.
@@ -61,8 +67,7 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
   images = np.asarray(images)
   dtype = precision(images)
   pixels = images.astype(dtype)
-  if images.dtype == np.uint8:
-    pixels /= 255
+  pixels /= dtype(pixel_scale(images.dtype))
   with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # refused below
     normalized = ((pixels - np.asarray(mean, dtype)) / np.asarray(std, dtype)).astype(
         np.float32, copy=False)
@@ -73,16 +78,52 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
   return normalized
 
 
-def mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Of every channel, `[C]` in float64; std is exactly 0 for a constant channel."""
-  scale = 255 if images.dtype == np.uint8 else 1
-  means, stds = [], []
-  for channel in np.moveaxis(images, -1, 0):  # one at a time: float64 copies are large
-    with np.errstate(over="ignore", invalid="ignore"):  # becomes inf, which is refused later
-      means.append(channel.mean(dtype=np.float64) / scale)
-      constant = channel.min() == channel.max()
-      stds.append(0 if constant else channel.std(dtype=np.float64) / scale)
-  return np.array(means), np.array(stds)
+class Statistics(NamedTuple):
+  """Of every channel `[C]`, float64, in units of pixels / 255 for uint8 images."""
+  mean: np.ndarray
+  std: np.ndarray  # Exactly 0 for a constant channel.
+  low: np.ndarray  # The least pixel.
+  high: np.ndarray  # The largest.
+
+
+def statistics(images: np.ndarray | Rows) -> Statistics:
+  """Of all images, in one pass; the same numbers whether they lie in memory or in files.
+
+  Blocks are joined as by Chan, Golub and LeVeque, 1983: squares are about their own means.
+  """
+  number, mean, squares = 0, np.zeros(images.shape[-1]), 0.
+  low, high = np.inf, -np.inf
+  with np.errstate(over="ignore", invalid="ignore"):  # becomes inf or NaN, which is refused later
+    for block in rows.blocks(images):
+      channels = block.reshape(-1, block.shape[-1])
+      low, high = np.minimum(low, channels.min(0)), np.maximum(high, channels.max(0))
+      count, block_mean, block_squares = _moments(channels)
+      total = number + count
+      difference = block_mean - mean
+      squares = squares + block_squares
+      if number:
+        squares += difference ** 2 * (number * count / total)
+      mean, number = mean + difference * (count / total), total
+  unit = pixel_scale(images.dtype)
+  std = np.where(low == high, 0, np.sqrt(squares / number))
+  return Statistics(*(np.asarray(values, np.float64) / unit for values in (mean, std, low, high)))
+
+
+def _moments(channels):
+  """Number, mean and squared deviations from it of `[n, C]`, one channel after the other."""
+  means, squares = [], []
+  for channel in channels.T:  # float64 copies are large
+    values = channel.astype(np.float64)
+    means.append(values.mean())
+    squares.append(np.sum((values - means[-1]) ** 2))
+  return len(channels), np.array(means), np.array(squares)
+
+
+
+
+def pixel_scale(dtype: np.dtype) -> int:
+  """What pixels are divided by before all else: 255 of uint8, 65535 of uint16, else 1."""
+  return int(np.iinfo(dtype).max) if dtype.name in ("uint8", "uint16") else 1
 
 
 def precision(images: np.ndarray) -> type[np.floating]:

@@ -8,13 +8,14 @@ import pathlib
 import numpy as np
 
 from dd_jax import extras
+from dd_jax.datasets import benchmarks
 from dd_jax.datasets import dataset
-from dd_jax.datasets import directories
 from dd_jax.datasets import formats
+from dd_jax.datasets import own_files
+from dd_jax.datasets import rows
 from dd_jax.datasets import tfds_source
+from dd_jax.datasets.splits import Reading, Splits
 
-_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-              "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # MNIST, Fashion-MNIST and KMNIST share file names; the sha256 of the training labels, as in
 # tensorflow-datasets' url_checksums, tells which of them lies in a folder.
 _IDX_LABELS_SHA256 = {
@@ -22,69 +23,17 @@ _IDX_LABELS_SHA256 = {
     "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845": "fashion_mnist",
     "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17": "kmnist",
 }
-_CIFAR10_PICKLES = ("cifar-10-python.tar.gz", "cifar-10-batches-py")
-
-
-def _by_split(read):
-  """A reader of one split per call, on the files of both splits."""
-  def read_both(*paths):
-    half = len(paths) // 2
-    return *read(*paths[:half]), *read(*paths[half:])
-  return read_both
-
-
-_IDX_LAYOUTS = ((tuple(f"{file}.gz" for file in _IDX_FILES), _by_split(formats.read_idx)),
-                (_IDX_FILES, _by_split(formats.read_idx)))
-# Name -> ((file names, reader), ...): original files that do, the first as downloaded.
-_LAYOUTS = {
-    "mnist": _IDX_LAYOUTS,
-    "fashion_mnist": _IDX_LAYOUTS,
-    "kmnist": _IDX_LAYOUTS,
-    "usps": ((("usps.bz2", "usps.t.bz2"), _by_split(formats.read_usps_libsvm)),
-             (("zip.train.gz", "zip.test.gz"), _by_split(formats.read_usps_text)),
-             (("zip.train", "zip.test"), _by_split(formats.read_usps_text))),
-    "svhn_cropped": ((("train_32x32.mat", "test_32x32.mat"), _by_split(formats.read_svhn)),),
-    "cifar10": (((formats.CIFAR10_ARCHIVE,), formats.read_cifar10),
-                ((formats.CIFAR10_DIRECTORY,), formats.read_cifar10)),
-    "voc": tuple(((directory,), directories.read_voc) for directory in directories.VOC_DIRECTORIES),
-    "cub200": (((directories.CUB200_DIRECTORY,), directories.read_cub200),),
+_PICKLES = {  # Name -> what lies there of the version that is never read.
+    "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+    "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
+    "cifar100_coarse": ("cifar-100-python.tar.gz", "cifar-100-python"),
 }
-_NOT_DOWNLOADED = ("svhn_small", "voc", "cub200")
-_PREPARED = ("mnist", "fashion_mnist", "kmnist", "svhn_cropped", "cifar10")
-_NPZ = {  # svhn_cropped stands for the official crops alone, so that no npz will do
-    "mnist": ("mnist.npz",),
-    "fashion_mnist": ("fashion_mnist.npz",),
-    "kmnist": ("kmnist.npz",),
-    "usps": ("usps.npz",),
-    "svhn_small": ("svhn_small.npz", "svhn_subset.npz"),
-    "cifar10": ("cifar10.npz",),
-}
-# Mean and std of the published recipes; the other sets use those of their training split.
-_MEAN_STD = {
-    "mnist": ((.1307,), (.3081,)),
-    "cifar10": ((.4914, .4822, .4465), (.247, .243, .261)),
-    "svhn_cropped": ((.4379, .4440, .4729), (.1980, .2010, .1970)),
-    "voc": ((.485, .456, .406), (.229, .224, .225)),  # of ImageNet
-    "cub200": ((.4785, .4992, .4022), (.2321, .2277, .2665)),
-}
-_IMAGE_SHAPES = {
-    "mnist": (28, 28, 1),
-    "fashion_mnist": (28, 28, 1),
-    "kmnist": (28, 28, 1),
-    "usps": (28, 28, 1),
-    "svhn_cropped": (32, 32, 3),
-    "svhn_small": (32, 32, 3),
-    "cifar10": (32, 32, 3),
-    "voc": (directories.SIZE, directories.SIZE, 3),
-    "cub200": (directories.SIZE, directories.SIZE, 3),
-}
-_NUM_CLASSES = {"voc": len(directories.VOC_CLASSES), "cub200": 200}  # the other sets have 10
-NAMES = ("digits", *_IMAGE_SHAPES)
+NAMES = ("digits", *benchmarks.BENCHMARKS)
 
 
 def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
-         download: bool = False) -> dataset.Dataset:
-  """Loads a set by its name, or the user's own from a npz file.
+         download: bool = False, reading: Reading = Reading()) -> dataset.Dataset:
+  """Loads a set by its name, or the user's own from files.
 
   `digits` comes with scikit-learn. The other `NAMES` are looked for in this order: a prepared
   tensorflow-datasets directory `data_dir/NAME/VERSION`; the original files in `data_dir/NAME` or
@@ -98,19 +47,24 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
   `voc` and `cub200` are read from directories as their archives unpack, `VOCdevkit/VOC2007` or
   `VOCdevkit/VOC2012` and `CUB_200_2011`. In `voc` every object box, difficult ones too, is one
   image, and trainval is the training split. All are resized to 224x224 and held in memory, 150
-  kB each.
+  kB each. `tiny_imagenet` tests on the pictures of its val, whose test split has no labels; `stl10`
+  has the labelled images alone. The folder of `cifar100_coarse` is `cifar100`, that of all variants
+  of EMNIST `emnist`.
 
   Args:
     name: one of `NAMES`; the name of any other image set that tensorflow-datasets has prepared in
-      `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or the path of a
-      .npz file that holds `train_images`, `train_labels`, `test_images` and `test_labels` (see
-      `from_arrays`; nothing is unpickled).
+      `data_dir/NAME/VERSION`, with `image`, `label` and the splits train and test; or a path: of a
+      .npz file, or a folder of .npy files, that hold `train_images`, `train_labels`, `test_images`
+      and `test_labels` (see `from_arrays`; nothing is unpickled), of a .csv or .parquet file, or a
+      folder of them, or of a folder of pictures with a sub-folder for each class. Text is a path
+      where it has a slash, or ends as such a file does.
     data_dir: where to look; None means the environment variable DD_JAX_DATA, else
       `~/dd_jax_data`.
     download: whether to fetch the original files into `data_dir/NAME` when nothing is found.
+    reading: how files of one's own are read.
 
   Returns:
-    A `Dataset`; the named sets have uint8 images, and K=10 but for `voc` (20) and `cub200` (200).
+    A `Dataset`; the named sets have uint8 images.
 
   Raises:
     ValueError: the name is unknown, or a file is corrupt or holds something else; an address,
@@ -118,100 +72,123 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
     FileNotFoundError: nothing was found, and `download` is False or cannot help.
     ConnectionError: a download failed.
   """
-  name = os.fspath(name)
-  for argument, text in (("name", name), ("data_dir", os.fspath(data_dir or ""))):
+  for argument, text in (("name", os.fspath(name)), ("data_dir", os.fspath(data_dir or ""))):
     if "://" in text:
       raise ValueError(f"{argument} must not be an address, but local; got {text!r}")
-  if name.endswith(".npz"):
-    path = pathlib.Path(name).expanduser()
-    return _checked(path, formats.read_npz(path), name=path.stem)
   if name == "digits":
     return _digits()
   data_dir = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
   data_dir = data_dir.expanduser()
+  # A set of tensorflow-datasets has a slash in its name where it has a config.
+  if own_files.is_path(name) and not tfds_source.prepared_directory(data_dir, name):
+    return _of_splits(pathlib.Path(name).expanduser(), own_files.read(name, reading), reading)
   if name not in NAMES:
-    return _load_prepared(name, data_dir)
+    return _load_prepared(name, data_dir, reading)
+  benchmark = benchmarks.BENCHMARKS[name]
   found = _find(name, data_dir)
-  if found is None and download and name not in _NOT_DOWNLOADED:
-    filenames, _ = _LAYOUTS[name][0]
-    tfds_source.download_files(name, filenames, data_dir / name)
+  if found is None and download and benchmark.downloaded:
+    filenames, _ = benchmark.layouts[0]
+    folder = benchmark.folder or name
+    tfds_source.download_files(folder, filenames, data_dir / folder)
     found = _find(name, data_dir)
   if found is None:
     raise FileNotFoundError(_nothing_found(name, data_dir))
 
   path, reader = found
-  train_images, train_labels, test_images, test_labels = reader()
+  return _checked_benchmark(name, path, Splits(*reader()), reading)
+
+
+def _checked_benchmark(name, path, splits, reading):
+  """The set of that name, if the images are such."""
+  benchmark = benchmarks.BENCHMARKS[name]
+  train_images, train_labels, test_images, test_labels, class_names = splits
   if name == "usps":
     train_images, test_images = _frame_usps(train_images), _frame_usps(test_images)
-  shape = train_images.shape[1:] + (1,) * (train_images.ndim == 3)
-  if shape != _IMAGE_SHAPES[name] or train_images.dtype != np.uint8:
-    raise ValueError(f"{path}: expected uint8 images {_IMAGE_SHAPES[name]} for {name}; "
+  shape = train_images.shape[1:] + (1,) * (len(train_images.shape) == 3)
+  if shape != benchmark.image_shape or train_images.dtype != np.uint8:
+    raise ValueError(f"{path}: expected uint8 images {benchmark.image_shape} for {name}; "
                      f"found {train_images.dtype} {shape}")
-  mean, std = _MEAN_STD.get(name, (None, None))
-  return _checked(path, (train_images, train_labels, test_images, test_labels), name=name,
-                  num_classes=_NUM_CLASSES.get(name, 10), mean=mean, std=std)
+  return _checked(path, (train_images, train_labels, test_images, test_labels), reading, name=name,
+                  num_classes=benchmark.num_classes, mean=benchmark.mean, std=benchmark.std,
+                  class_names=class_names or None)
 
 
-def _load_prepared(name, data_dir):
+def _of_splits(path, splits, reading):
+  return _checked(
+      path, splits[:4], reading, name=path.name if path.is_dir() else path.stem,
+      class_names=splits.class_names or None)
+
+
+def _load_prepared(name, data_dir, reading):
   """A set of tensorflow-datasets that has no entry here."""
   path = tfds_source.prepared_directory(data_dir, name)
   if path is None:
-    raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of a .npz file, or that of "
-                     f"a prepared tensorflow-datasets directory {data_dir}/NAME/VERSION; "
-                     f"got {name!r}")
-  return _checked(path, tfds_source.read_prepared(path), name=name)
+    raise ValueError(f"name must be one of {', '.join(NAMES)}, the path of one's own files (a "
+                     "folder here is ./NAME), or the name of a prepared tensorflow-datasets "
+                     f"directory {data_dir}/NAME/VERSION; got {name!r}")
+  return _checked(path, tfds_source.read_prepared(path), reading, name=name)
 
 
 def _find(name, data_dir):
-  """`(path, function that reads the four arrays)` of the first that lies there, or None."""
-  if name in _PREPARED:
+  """`(path, function that reads the splits)` of the first that lies there, or None."""
+  benchmark = benchmarks.BENCHMARKS[name]
+  if benchmark.prepared:
     prepared = tfds_source.prepared_directory(data_dir, name)
     if prepared:
       return prepared, functools.partial(tfds_source.read_prepared, prepared)
-  directories = (data_dir / name, data_dir)
-  for directory in directories:
-    for filenames, read in _LAYOUTS.get(name, ()):
+  for directory in _folders(name, data_dir):
+    for filenames, read in benchmark.layouts:
       paths = [directory / filename for filename in filenames]
       if all(path.exists() for path in paths) and not _foreign_idx(name, directory):
         return directory, functools.partial(read, *paths)
-  for directory in directories:
-    for filename in _NPZ.get(name, ()):
+  for directory in _folders(name, data_dir):
+    for filename in benchmark.npz:
       path = directory / filename
       if path.exists():
         return path, functools.partial(formats.read_npz, path)
   return None
 
 
+def _folders(name, data_dir):
+  return data_dir / (benchmarks.BENCHMARKS[name].folder or name), data_dir
+
+
 def _foreign_idx(name, directory):
   """The other set that the gzipped IDX files in `directory` are known to be, or None."""
-  labels = directory / f"{_IDX_FILES[1]}.gz"
-  if _LAYOUTS.get(name) is not _IDX_LAYOUTS or not labels.is_file():
+  labels = directory / f"{benchmarks.IDX_FILES[1]}.gz"
+  layouts = benchmarks.BENCHMARKS[name].layouts
+  if layouts is not benchmarks.IDX_LAYOUTS or not labels.is_file():
     return None
   owner = _IDX_LABELS_SHA256.get(hashlib.sha256(labels.read_bytes()).hexdigest())
   return None if owner == name else owner
 
 
 def _nothing_found(name, data_dir):
-  wanted = [f"a prepared tensorflow-datasets directory {name}/VERSION"] * (name in _PREPARED)
-  wanted += [" + ".join(filenames) for filenames, _ in _LAYOUTS.get(name, ())]
-  wanted += _NPZ.get(name, ())
-  message = (f"{name}: nothing found in {data_dir / name} or {data_dir}; "
+  benchmark, folders = benchmarks.BENCHMARKS[name], _folders(name, data_dir)
+  wanted = [f"a prepared tensorflow-datasets directory {name}/VERSION"] * benchmark.prepared
+  wanted += [" + ".join(filenames) for filenames, _ in benchmark.layouts]
+  wanted += benchmark.npz
+  message = (f"{name}: nothing found in {folders[0]} or {folders[1]}; "
              f"any of these will do: {', '.join(wanted)}")
-  message += ("; it cannot be downloaded" if name in _NOT_DOWNLOADED
-              else "; download=True fetches it")
-  for directory in (data_dir / name, data_dir):
+  message += ("; download=True fetches it" if benchmark.downloaded
+              else "; it cannot be downloaded")
+  for directory in folders:
     if owner := _foreign_idx(name, directory):
       message += f"; the IDX files in {directory} are those of {owner}"
-    for pickle in _CIFAR10_PICKLES:
-      if name == "cifar10" and (directory / pickle).exists():
+    for pickle in _PICKLES.get(name, ()):
+      if (directory / pickle).exists():
         message += (f"; {directory / pickle} is a pickle, which is never read: take the binary "
-                    f"version, {formats.CIFAR10_ARCHIVE}")
+                    f"version, {benchmark.layouts[0][0][0]}")
   return message
 
 
-def _checked(path, arrays, **options):
+def _checked(path, arrays, reading, **options):
+  """The set of four arrays, or of rows that stay in their files where they may."""
+  train_images, train_labels, test_images, test_labels = arrays
+  if not reading.in_files:
+    train_images, test_images = rows.in_memory(train_images), rows.in_memory(test_images)
   try:
-    return dataset.from_arrays(*arrays, **options)
+    return dataset.from_arrays(train_images, train_labels, test_images, test_labels, **options)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 

@@ -4,6 +4,7 @@ tensorflow-datasets is slow to import, so that the functions import it when they
 `download_files` reaches for the network.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import pathlib
 import re
 import struct
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,8 @@ def read_prepared(directory):
   Decoding the stored PNG images needs Pillow (or OpenCV).
 
   Returns:
-    `(train_images [n, H, W, C], train_labels [n], test_images, test_labels)`.
+    `(train_images [n, H, W, C], train_labels [n], test_images, test_labels)`; of array_record the
+    images are `PreparedRows`, of tfrecord they are in memory.
 
   Raises:
     ValueError: the directory is incomplete or corrupt, or has another file format.
@@ -43,32 +46,57 @@ def read_prepared(directory):
   """
   import tensorflow_datasets as tfds
 
-  try:
+  with _named_errors(directory):
     file_format = json.loads((directory / "dataset_info.json").read_text()).get("fileFormat")
     builder = tfds.builder_from_directory(directory)
-    arrays = []
+    found = []
     for split in ("train", "test"):
       if file_format == "array_record":
-        examples = builder.as_data_source(split)
+        only_labels = {"image": tfds.decode.SkipDecoding()}
+        labels = [example["label"] for example in builder.as_data_source(
+            split, decoders=only_labels)]
+        images = PreparedRows(directory, builder.as_data_source(split))
       elif file_format == "tfrecord":
-        examples = (builder.info.features.deserialize_example_np(record)
-                    for path in builder.info.splits[split].filepaths
-                    for record in read_tfrecord(path))
+        pairs = [(example["image"], example["label"])
+                 for path in builder.info.splits[split].filepaths
+                 for example in map(builder.info.features.deserialize_example_np,
+                                    read_tfrecord(path))]
+        images, labels = np.stack([image for image, _ in pairs]), [label for _, label in pairs]
       else:
         raise ValueError(f"expected array_record or tfrecord; found {file_format}")
-      pairs = [(example["image"], example["label"]) for example in examples]
       expected = builder.info.splits[split].num_examples
-      if len(pairs) != expected:
-        raise ValueError(f"expected {expected} examples of {split}; found {len(pairs)}")
-      arrays += [np.stack([image for image, _ in pairs]),
-                 np.array([label for _, label in pairs], np.int32)]
-  except Exception as error:  # its readers meet a bad byte with nearly any exception
+      if len(labels) != expected:
+        raise ValueError(f"expected {expected} examples of {split}; found {len(labels)}")
+      found += [images, np.array(labels, np.int32)]
+  return tuple(found)
+
+
+class PreparedRows:
+  """Images of a prepared split in array_record, decoded as they are read."""
+
+  def __init__(self, directory: pathlib.Path, source: Any):
+    """`source` is a data source of tensorflow-datasets, of at least one example."""
+    self._directory, self._source = directory, source
+    first = source[0]["image"]
+    self.shape, self.dtype = (len(source), *first.shape), first.dtype
+
+  def read(self, places: np.ndarray) -> np.ndarray:
+    """As of `Rows`."""
+    with _named_errors(self._directory):
+      return np.stack([example["image"] for example in self._source.__getitems__(places.tolist())])
+
+
+@contextlib.contextmanager
+def _named_errors(directory):
+  """Whatever its readers meet a bad byte with becomes a ValueError of one line."""
+  try:
+    yield
+  except Exception as error:
     # TensorFlow is asked for types that numpy does not know, which only a corrupt file names.
     if isinstance(error, ImportError) and error.name != "tensorflow":
       raise
     raise ValueError(f"{directory}: expected a prepared tensorflow-datasets directory; "
                      f"found {_one_line(error)}") from error
-  return tuple(arrays)
 
 
 def read_tfrecord(path):

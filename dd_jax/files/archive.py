@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+import jax
 import numpy as np
 
 from dd_jax.datasets import npz
@@ -101,6 +102,23 @@ def decode_metadata(path: str | os.PathLike, text: str) -> dict[str, Any]:
     raise ValueError(f"{path} has format version {version}; this package reads up to "
                      f"{FORMAT_VERSION}: install a newer dd_jax")
   return _renamed(metadata) if version == 1 else metadata
+
+
+def canonical(where: str, array: np.ndarray) -> np.ndarray:
+  """`array` in the type that JAX holds it in, which is 32-bit unless it is told otherwise.
+
+  Raises:
+    ValueError: a value is lost in it; `where` begins the message.
+  """
+  dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+  if array.dtype == dtype:
+    return array
+  with np.errstate(over="ignore"):  # Becomes inf, which is refused below.
+    narrow = array.astype(dtype)
+  lost = np.isfinite(array) & (~np.isfinite(narrow) if dtype.kind == "f" else narrow != array)
+  if lost.any():
+    raise ValueError(f"{where} must fit {dtype}, or jax_enable_x64 be set; got {array[lost][0]}")
+  return narrow
 
 
 def _renamed(metadata):

@@ -67,8 +67,8 @@ class Artifact(NamedTuple):
     """Real images, in the space of the distilled ones: what a network trained on them takes.
 
     Args:
-      images: `[n, H, W, C]` as in the dataset: uint8 in 0..255, or the same as floats in 0..1;
-        floats of the dataset's own range where it was not of uint8 (`pixel_scale` 1).
+      images: `[n, H, W, C]` as in the dataset: uint8 or uint16, or the same as floats in 0..1;
+        floats of the dataset's own range where it was of floats (`pixel_scale` 1).
 
     Returns:
       float32 `[n, H, W, C]`, normalised and, where the distilled images are, whitened.
@@ -81,12 +81,13 @@ class Artifact(NamedTuple):
     if images.shape[1:] != shape:
       raise ValueError(f"images must be [n, H, W, C] with (H, W, C) = {shape}; "
                        f"got {list(images.shape)}")
-    is_bytes, of_bytes = images.dtype == np.uint8, self.field("pixel_scale") == 255
-    if not (is_bytes and of_bytes or images.dtype.kind == "f"):
-      raise ValueError(f"images must be {'uint8 or ' if of_bytes else ''}floating point, as the "
+    integers = [name for name in ("uint8", "uint16")
+                if self.field("pixel_scale") == np.iinfo(name).max]
+    if images.dtype.name not in integers and images.dtype.kind != "f":
+      raise ValueError(f"images must be {' or '.join([*integers, 'floating point'])}, as the "
                        f"dataset was; got {images.dtype}")
-    if of_bytes and not is_bytes and not (0 <= images.min(initial=0)
-                                          and images.max(initial=0) <= 1):
+    if integers and images.dtype.kind == "f" and not (0 <= images.min(initial=0)
+                                                      and images.max(initial=0) <= 1):
       raise ValueError("images must lie in 0..1 where they are floating point; "
                        f"got {images.min()}..{images.max()}")
     images = normalize(images, self.field("mean"), self.field("std"))
@@ -95,7 +96,7 @@ class Artifact(NamedTuple):
   def pixels(self, *, clip: bool = True) -> np.ndarray:
     """The distilled images as pixels, float64 `[S, B, H, W, C]`.
 
-    They are in the units of the dataset's own pixels; of uint8, in those of pixels / 255.
+    They are in the units of the dataset's own pixels; of integers, of pixels / `pixel_scale`.
 
     Args:
       clip: to `pixel_range`, which nothing keeps distilled images in.
@@ -127,6 +128,21 @@ class Artifact(NamedTuple):
       raise ValueError("pixel_range of the metadata must be two finite numbers, the lower first; "
                        f"got {found!r}")
     return low, high
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Names of the classes 0..K-1; none of a file without them.
+
+    Raises:
+      ValueError: metadata with anything else.
+    """
+    found, size = self.metadata.get("class_names"), self.metadata.get("num_classes")
+    if found is not None and not (
+        isinstance(found, list) and all(isinstance(name, str) for name in found)
+        and len({*found}) == len(found) == size):
+      raise ValueError(f"class_names of the metadata must be {size} different strings, as "
+                       f"num_classes; got {found!r}")
+    return tuple(found or ())
 
   def _unwhitened(self):
     images = self.images.astype(np.float32)
@@ -190,7 +206,7 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   Raises:
     ValueError: arrays that are missing, or that do not belong together.
   """
-  arrays = {name: _canonical(f"{path}: {name}", array) for name, array in arrays.items()}
+  arrays = {name: archive.canonical(f"{path}: {name}", array) for name, array in arrays.items()}
   inputs, hyper, params = (trees.unflatten(arrays, name, path)
                            for name in ("inputs", "hyper", "init"))
   archive.check_present(path, arrays, (*(("images",) if inputs is None else ()),
@@ -271,16 +287,3 @@ def _check_raw_step_sizes(path, arrays):
 
 def _is_finite(array):
   return array.dtype.kind == "f" and np.isfinite(array).all()
-
-
-def _canonical(where, array):
-  """`array` in the type that JAX holds it in, which is 32-bit unless it is told otherwise."""
-  dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-  if array.dtype == dtype:
-    return array
-  with np.errstate(over="ignore"):  # Becomes inf, which is refused below.
-    narrow = array.astype(dtype)
-  lost = np.isfinite(array) & (~np.isfinite(narrow) if dtype.kind == "f" else narrow != array)
-  if lost.any():
-    raise ValueError(f"{where} must fit {dtype}, or jax_enable_x64 be set; got {array[lost][0]}")
-  return narrow

@@ -6,8 +6,10 @@ directory. Needs `pip install dd_jax[runs]`.
 
 from dd_jax.runs.data import Data
 from dd_jax.runs.comparison import compare_baselines
+from dd_jax.runs.data import examples_at
 from dd_jax.runs.data import from_dataset
 from dd_jax.runs.data import input_shapes
+from dd_jax.runs.data import prepared
 from dd_jax.runs.interruptions import Interrupted
 from dd_jax.runs.pools import PoolSettings
 from dd_jax.runs.pools import pretrain_pools
@@ -21,6 +23,6 @@ from dd_jax.runs.settings import Settings
 
 __all__ = [
     "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
-    "compare_baselines", "distill", "from_dataset", "input_shapes", "make_problem",
-    "pretrain_pools", "pretrained_inits",
+    "compare_baselines", "distill", "examples_at", "from_dataset", "input_shapes", "make_problem",
+    "prepared", "pretrain_pools", "pretrained_inits",
 ]

@@ -11,6 +11,7 @@ import dd_jax
 from dd_jax import datasets
 from dd_jax import init_distributions
 from dd_jax import models
+from dd_jax.datasets.rows import in_memory
 from dd_jax.evaluation import Plan
 from dd_jax.files import pools
 from dd_jax.files import reuse
@@ -94,7 +95,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def _test_images(artifact, dataset):
   dataset = fitted(artifact, dataset)
-  return artifact.normalize(dataset.test_images), dataset.test_labels
+  return artifact.normalize(in_memory(dataset.test_images)), dataset.test_labels
 
 
 def _make_init(artifact, model, init):

@@ -19,6 +19,7 @@ from dd_jax.inner_loop import unroll
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import workdirs
+from dd_jax.runs.data import prepared
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.settings import Settings, check_seed
@@ -86,8 +87,9 @@ class _Comparison:
     for attacked, target in read_as.items():
       labels = np.where(labels == attacked, target, labels).astype(np.int32)
     self.labels = labels
-    self._validation, self._test = (jax.tree.map(jax.numpy.asarray, split) for split in (
-        problem.data.validation, problem.data.test))
+    self._train, validation, test = (prepared(problem.data, split) for split in (
+        problem.data.train, problem.data.validation, problem.data.test))
+    self._validation, self._test = jax.tree.map(jax.numpy.asarray, (validation, test))
 
   def measure(self, workdir, seed):
     """The figures of every baseline; a row that lies in the directory is taken from there."""
@@ -120,7 +122,7 @@ class _Comparison:
 
   def _sets(self, name, seed, score, rows):
     """The sets `[S, B, H, W, C]` of one baseline and its step size, given those before it."""
-    images, labels = map(np.asarray, self._problem.data.train)
+    images, labels = self._train
     if name == "optimized_real":
       step_size = rows["random_real"]["step_size"]
       sets, _ = baselines.optimized_real(
@@ -143,7 +145,7 @@ class _Comparison:
     values = {"accuracy": np.asarray(metrics.accuracy, np.float64), **more}
     if not more:
       values["nearest_neighbor"] = np.array([baselines.nearest_neighbors(
-          images, self.labels, *self._problem.data.test, num_neighbors=1,
+          images, self.labels, *self._test, num_neighbors=1,
           num_classes=self._problem.data.num_classes) for images in sets])
     return {f"{name}_{suffix}": statistic(value) for name, value in values.items()
             for suffix, statistic in (("mean", np.mean), ("std", accuracies.std))}

@@ -1,15 +1,20 @@
-"""The data of a run: splits as networks take them, and the way back to pictures."""
+"""The data of a run: splits as they are stored, what networks take of them, and pictures again."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import datasets
 from dd_jax import whitening as zca
+from dd_jax.datasets import normalization
+from dd_jax.datasets import rows
 from dd_jax.types import Array
 
-Examples = tuple[Any, Array]  # Inputs, any pytree of [n, ...], and labels [n].
+# Inputs, any pytree of arrays [n, ...] or of `datasets.Rows`, and labels [n].
+Examples = tuple[Any, Array]
 
 
 class Pixels(NamedTuple):
@@ -17,7 +22,7 @@ class Pixels(NamedTuple):
   mean: np.ndarray
   std: np.ndarray
   range: tuple[float, float]
-  scale: int  # 255 of uint8, whose pixels are divided by it; else 1.
+  scale: int  # 255 of uint8, 65535 of uint16, whose pixels are divided by it; else 1.
   whitening: zca.Whitening | None = None
   regularization: float | None = None  # Of the whitening.
 
@@ -29,6 +34,12 @@ class Pixels(NamedTuple):
     return datasets.pictures(images, self.mean, self.std, pixel_range=self.range)
 
 
+class Preparation(NamedTuple):
+  """What networks take of stored inputs, made anew of every minibatch on the device."""
+  state: Any = ()  # Arrays.
+  apply: Callable[[Any, Any], Any] = lambda state, inputs: inputs  # (state, inputs) -> inputs.
+
+
 class Data(NamedTuple):
   """What networks are trained, chosen and tested on."""
   train: Examples  # What is distilled.
@@ -38,12 +49,17 @@ class Data(NamedTuple):
   name: str = "arrays"
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.
+  class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
+  preparation: Preparation = Preparation()
 
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
                  whitening: float | None = None,
                  image_shape: tuple[int, int, int] | None = None) -> Data:
-  """The data of an image set: validation images set aside, all normalised.
+  """The data of an image set, with validation images set aside.
+
+  Pixels that are integers stay so, and are normalised where they are used; floating point is
+  normalised once, in its own precision.
 
   Args:
     dataset: of `datasets.load` or `datasets.from_arrays`.
@@ -60,25 +76,71 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
     dataset = datasets.reframe(dataset, image_shape)
   dataset, validation_images, validation_labels = datasets.split_validation(
       dataset, num_validation, seed=seed)
+  dtype = dataset.train_images.dtype
 
   def normalized(images):
     return datasets.normalize(images, dataset.mean, dataset.std)
 
-  fitted = whitening and zca.fit(normalized(dataset.train_images), regularization=whitening)
+  fitted = None
+  if whitening is not None:
+    fitted = zca.fit(normalized(rows.in_memory(dataset.train_images)), regularization=whitening)
 
   def examples(images, labels):
-    images = normalized(images)
-    return np.asarray(zca.whiten(fitted, images) if fitted else images), np.asarray(labels)
+    return images if dtype.kind == "u" else rows.change(images, normalized), np.asarray(labels)
 
   return Data(
       examples(dataset.train_images, dataset.train_labels),
       examples(validation_images, validation_labels),
       examples(dataset.test_images, dataset.test_labels),
       dataset.num_classes, dataset.name, digest,
-      Pixels(dataset.mean, dataset.std, dataset.pixel_range,
-             255 if dataset.train_images.dtype == np.uint8 else 1, fitted or None, whitening))
+      Pixels(dataset.mean, dataset.std, dataset.pixel_range, normalization.pixel_scale(dtype),
+             fitted, whitening),
+      dataset.class_names,
+      Preparation({
+          **(_normalization(dataset) if dtype.kind == "u" else {}),
+          **({} if fitted is None else {"whitening": zca.as_product(fitted)})}, _prepare))
 
 
 def input_shapes(data: Data) -> Any:
-  """The shapes of one example's inputs; `(H, W, C)` of images."""
-  return jax.tree.map(lambda x: tuple(x.shape[1:]), data.train[0])
+  """The shapes of one example's inputs as networks take them; `(H, W, C)` of images."""
+  one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data.train[0])
+  prepared = jax.eval_shape(data.preparation.apply, data.preparation.state, one)
+  return jax.tree.map(lambda x: tuple(x.shape[1:]), prepared)
+
+
+def in_memory(examples: Examples) -> Examples:
+  """The examples as NumPy arrays, as they are stored."""
+  return jax.tree.map(lambda x: rows.in_memory(x) if isinstance(x, datasets.Rows) else
+                      np.asarray(x), examples)
+
+
+def examples_at(data: Data, examples: Examples, places: np.ndarray) -> Examples:
+  """Those of the examples at the places `[n]`, as networks take them, as NumPy arrays."""
+  inputs, labels = jax.tree.map(lambda x: rows.read(x, places), examples)
+  return jax.tree.map(np.asarray, jax.jit(data.preparation.apply)(
+      data.preparation.state, inputs)), labels
+
+
+def prepared(data: Data, examples: Examples, *, batch_size: int = 1000) -> Examples:
+  """All of the examples as networks take them; `batch_size` at once on the device."""
+  size = len(examples[1])
+  parts = [examples_at(data, examples, np.arange(start, min(start + batch_size, size)))
+           for start in range(0, size, batch_size)]
+  return jax.tree.map(lambda *blocks: np.concatenate(blocks), *parts)
+
+
+def _normalization(dataset):
+  """What `_prepare` needs to give what `datasets.normalize` does, but for rounding."""
+  def per_channel(values):
+    return np.asarray(values, np.float32).reshape(1, 1, 1, -1)
+
+  return {"scale": np.float32(normalization.pixel_scale(dataset.train_images.dtype)),
+          "mean": per_channel(dataset.mean), "std": per_channel(dataset.std)}
+
+
+def _prepare(state, images):
+  if "scale" in state:
+    images = (images.astype(jnp.float32) / state["scale"] - state["mean"]) / state["std"]
+  if "whitening" in state:
+    images = zca.apply_product(state["whitening"], images)
+  return images

@@ -13,10 +13,12 @@ from dd_jax.datasets import npz
 from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
+_MAX_LETTERS = 7  # Of a name above an image that is not turned.
 
 
 def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
-                     step_sizes: np.ndarray, title: str) -> None:
+                     step_sizes: np.ndarray, title: str, class_names: tuple[str, ...] = ()
+                     ) -> None:
   """One band per distill step, the step sizes of every epoch beside it.
 
   Args:
@@ -25,6 +27,7 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
     labels: `[S, B]` hard labels, or `[S, B, K]`.
     step_sizes: `[E, S]`.
     title: above the picture.
+    class_names: of the labels, or empty.
   """
   num_steps, batch = pixels.shape[:2]
   columns = min(batch, _MAX_COLUMNS)
@@ -48,7 +51,9 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
   top = axes[0, 0]
   if rows == 1:
     width = pixels.shape[3] + 1
-    top.set_xticks([width * (i + .5) for i in range(columns)], classes[0], fontsize=8)
+    names = [class_name(label, class_names) for label in classes[0]]
+    top.set_xticks([width * (i + .5) for i in range(columns)], names, fontsize=8,
+                   rotation=90 if max(map(len, names)) > _MAX_LETTERS else 0)
     top.xaxis.tick_top()
     top.tick_params(length=0)
   epochs = "epoch 0" if len(step_sizes) == 1 else f"epochs 0 to {len(step_sizes) - 1}"
@@ -96,6 +101,11 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   axis.grid(alpha=.3)
   figure.legend(loc="outside lower center", ncols=3)
   _save(figure, path)
+
+
+def class_name(label: int, names: tuple[str, ...]) -> str:
+  """What a class is called where classes have `names` or, where there are none, numbers."""
+  return names[label] if label < len(names) else str(label)
 
 
 def read_metrics(path: pathlib.Path, last_step: int | None = None) -> list[dict]:

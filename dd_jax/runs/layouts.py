@@ -12,6 +12,12 @@ from dd_jax import parallel
 from dd_jax.init_distributions import InitDistribution, is_pool
 
 
+class Share(NamedTuple):
+  """Real examples of minibatches `[n, R, ...]` among the processes."""
+  chosen: np.ndarray  # Which of R this process reads.
+  put: Callable[[Any], Any]  # Those, leaves [n, len(chosen), ...], to the devices of all.
+
+
 class Layout(NamedTuple):
   """One way to lay a run out; every way draws the same networks and real examples."""
   place: Callable[[Any], Any]  # Puts what every process holds alike on every device.
@@ -19,7 +25,10 @@ class Layout(NamedTuple):
   place_test_init: Callable[[InitDistribution], InitDistribution]
   split: parallel.Split  # Of `make_outer_loss`.
   spread: Callable | None  # Of an evaluation's `Plan`.
-  compile_run: Callable[[Callable], Any]  # Of run(state, init_state, inputs, labels).
+  compile_run: Callable[[Callable], Any]  # Of run(state, *arguments), whose state it takes.
+  compile: Callable[[Callable], Any]  # Of what gives the same on every device.
+  share: Callable[[int], Share]  # Of minibatches of R.
+  whole: Callable[[Any], Any]  # In a program: what was shared, on every device.
 
 
 def of_devices(kind: str, num_inits: int) -> Layout:
@@ -36,7 +45,8 @@ def one_device() -> Layout:
 
   place_init = _place_init(place, place)
   return Layout(place, place_init, place_init, parallel.Split(), None,
-                functools.partial(jax.jit, donate_argnums=0))
+                functools.partial(jax.jit, donate_argnums=0), jax.jit,
+                lambda size: Share(np.arange(size), place), lambda tree: tree)
 
 
 def jit_over_mesh(num_inits: int, devices: list | None = None) -> Layout:
@@ -47,7 +57,26 @@ def jit_over_mesh(num_inits: int, devices: list | None = None) -> Layout:
   place_init = _place_init(place, functools.partial(parallel.shard_pool, mesh=mesh))
   return Layout(place, place_init, place_init, parallel.split_over_mesh(mesh),
                 functools.partial(parallel.map_over_mesh, mesh=mesh),
-                functools.partial(jax.jit, donate_argnums=0, out_shardings=replicated))
+                functools.partial(jax.jit, donate_argnums=0, out_shardings=replicated),
+                functools.partial(jax.jit, out_shardings=replicated),
+                functools.partial(_share_over_mesh, mesh, place),
+                functools.partial(jax.lax.with_sharding_constraint, shardings=replicated))
+
+
+def _share_over_mesh(mesh, place, size):
+  """Every device gets as many examples; all of them where the devices do not divide R."""
+  if size % mesh.size:
+    return Share(np.arange(size), place)
+  sharding = jax.sharding.NamedSharding(
+      mesh, parallel.Spec(None, (parallel.INITS, parallel.EXAMPLES)))
+  here = sharding.addressable_devices_indices_map((1, size)).values()
+  chosen = np.unique(np.concatenate([np.arange(size)[of_examples] for _, of_examples in here]))
+
+  def put(tree):
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
+        sharding, np.asarray(x), (len(x), size, *x.shape[2:])), tree)
+
+  return Share(chosen, put)
 
 
 def pmap_over_devices(num_inits: int) -> Layout:

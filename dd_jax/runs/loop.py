@@ -67,7 +67,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
         with steps_watchdog.watching(f"the outer steps from {step} on"):
-          state, infos = outer_steps(state, programs.inits.train.state, *programs.data["train"])
+          state, infos = outer_steps(state)
           infos = layouts.to_host(infos)
         before, step = step, int(layouts.to_host(state.step))
         if step < min(before + settings.log_every, num_steps):
@@ -175,8 +175,7 @@ def _validation_figures(run, validate, state):
   """What a line of metrics.jsonl says of validation examples: means over networks."""
   programs = run.programs
   metrics = layouts.to_host(validate(
-      programs.layout.place(programs.decode(layouts.to_host(state.trainable))),
-      programs.inits.validation.state, *programs.data["validation"]).after)
+      programs.layout.place(programs.decode(layouts.to_host(state.trainable)))).after)
   return {f"validation_{name}": float(values.mean()) for name, values in
           {"accuracy": metrics.accuracy, **run.problem.figures(metrics)}.items()}
 
@@ -188,18 +187,13 @@ def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:
     ValueError: the outer steps need more memory than is free; it names the modes that fit.
   """
   programs = run.programs
-  outer_steps = _compile_outer_steps(programs, state)
+  outer_steps = programs.steps.lower(state).compile()
   free, needed = machine.free_bytes(), machine.program_bytes(outer_steps)
   if free is not None and needed > free:
     raise ValueError(_too_large(run, state, needed, free))
   validate = programs.validate.lower(
-      programs.layout.place(programs.decode(layouts.to_host(state.trainable))),
-      programs.inits.validation.state, *programs.data["validation"]).compile()
+      programs.layout.place(programs.decode(layouts.to_host(state.trainable)))).compile()
   return outer_steps, validate
-
-
-def _compile_outer_steps(programs, state):
-  return programs.run.lower(state, programs.inits.train.state, *programs.data["train"]).compile()
 
 
 def _too_large(run, state, needed, free):
@@ -210,8 +204,9 @@ def _too_large(run, state, needed, free):
       for gradient in GRADIENT_MODES:
         other = run.problem._replace(
             train=dataclasses.replace(used, memory=memory, gradient=gradient))
-        size = machine.program_bytes(_compile_outer_steps(make_programs(
-            other, num_steps=run.num_steps, seed=run.seed, settings=run.settings), state))
+        size = machine.program_bytes(make_programs(
+            other, num_steps=run.num_steps, seed=run.seed, settings=run.settings
+        ).steps.lower(state).compile())
         if size <= free:
           fitting.append(f"{memory} with {gradient} ({size / 1e9:.3g} GB)")
   named = (f"memory={used.memory!r} with gradient={used.gradient!r}" if isinstance(used, Unroll)

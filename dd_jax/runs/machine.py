@@ -3,6 +3,7 @@
 import ctypes
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
@@ -43,13 +44,16 @@ def free_bytes() -> int | None:
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
-  if device.platform != "cpu":
-    return None
+  return free_host_bytes() if device.platform == "cpu" else None
+
+
+def free_host_bytes() -> int | None:
+  """Main memory that this process may still take; None where nothing tells."""
   limits = [_available_bytes(), _cgroup_bytes()]
   return min((limit for limit in limits if limit is not None), default=None)
 
 
-def program_bytes(compiled: jax.stages.Compiled) -> int:
+def program_bytes(compiled: Any) -> int:
   """What a compiled program takes beyond its arguments; 0 where the backend does not tell."""
   analysis = compiled.memory_analysis()
   if analysis is None:

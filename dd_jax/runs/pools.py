@@ -1,6 +1,7 @@
 """Pools of pre-trained networks: trained into a directory, and drawn from there."""
 
 from collections.abc import Callable
+import functools
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from dd_jax.runs import fingerprints
 from dd_jax.runs import paths
 from dd_jax.runs import workdirs
 from dd_jax.runs.accuracies import std
-from dd_jax.runs.data import Data
+from dd_jax.runs.data import Data, in_memory, input_shapes
 from dd_jax.runs.problem import Inits
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.settings import check_positive, check_seed
@@ -71,7 +72,8 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
   check_seed("seed", seed)
   metadata = {"dataset": data.name, "data": data.digest, "num_classes": data.num_classes,
               "whitening": None if data.pixels is None else data.pixels.regularization,
-              "image_shape": jax.tree.map(lambda x: list(x.shape[1:]), data.train[0]),
+              "image_shape": jax.tree.map(list, input_shapes(data),
+                                          is_leaf=lambda x: isinstance(x, tuple)),
               **(metadata or {})}
   if config is None:
     numbers = {name: value for name, value in settings._asdict().items() if name != "optimizer"}
@@ -186,18 +188,25 @@ def _make_train_block(data, model, init, loss, settings):
   side_by_side = num_parallel(settings.num_parallel, on_accelerator=settings.block)
 
   @jax.jit
-  def train_block(key, init_state, train, test):
+  def train_block(key, init_state, prepared_by, train, test):
     init_key, train_key = jax.random.split(key)
     params = init._replace(state=init_state).sample(init_key, settings.block)
+    prepare = functools.partial(data.preparation.apply, prepared_by)
+
+    @functools.wraps(loss)
+    def loss_of_stored(params, inputs, labels, **key):
+      return loss(params, prepare(inputs), labels, **key)
+
     with jax.default_matmul_precision(settings.precision):
-      params = pretrain(train_key, params, loss, *train, optimizer=settings.optimizer,
+      params = pretrain(train_key, params, loss_of_stored, *train, optimizer=settings.optimizer,
                         num_epochs=settings.num_epochs, batch_size=settings.batch_size,
                         num_parallel=side_by_side)
       accuracy = jax.lax.map(lambda params: evaluation.measure(
-          model.apply, params, *test, batch_size=250).accuracy, params)
+          model.apply, params, *test, batch_size=250, prepare=prepare).accuracy, params)
     return params, accuracy
 
-  arguments = jax.tree.map(jax.numpy.asarray, (init.state, data.train, data.test))
+  arguments = jax.tree.map(jax.numpy.asarray, (
+      init.state, data.preparation.state, *map(in_memory, (data.train, data.test))))
   jax.eval_shape(train_block, jax.random.key(0), *arguments)
   return lambda key: train_block(key, *arguments)
 

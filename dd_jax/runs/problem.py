@@ -19,7 +19,7 @@ from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
 from dd_jax.parametrization import Parametrization
 from dd_jax.runs import accuracies
-from dd_jax.runs.data import Data, from_dataset
+from dd_jax.runs.data import Data, from_dataset, input_shapes
 from dd_jax.truncation import WarmStart
 from dd_jax.types import Train
 
@@ -85,7 +85,7 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
   if isinstance(data, datasets.Dataset):
     data = from_dataset(data, num_validation=max(
         data.num_classes, len(data.train_labels) // _VALIDATION_SHARE), seed=seed)
-  shape = data.train[0].shape[1:]
+  shape = input_shapes(data)
   network = model if isinstance(model, models.Model) else model(
       num_classes=data.num_classes, image_shape=shape)
   labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
@@ -118,12 +118,13 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
 def describe(data: Data, **parts: Any) -> dict[str, Any]:
   """The metadata of distilled.npz that follow from the data, and these."""
   images = {} if data.pixels is None else {
-      "image_shape": list(data.train[0].shape[1:]), "pixel_scale": data.pixels.scale,
+      "image_shape": list(input_shapes(data)), "pixel_scale": data.pixels.scale,
       "mean": data.pixels.mean.tolist(), "std": data.pixels.std.tolist(),
       "pixel_range": list(data.pixels.range), "whitening": data.pixels.regularization}
   return {"dataset": data.name, "data": data.digest, "num_train": len(data.train[1]),
           "num_validation": len(data.validation[1]), "num_test": len(data.test[1]),
-          "num_classes": data.num_classes, **images,
+          "num_classes": data.num_classes,
+          **({"class_names": list(data.class_names)} if data.class_names else {}), **images,
           "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
 
 

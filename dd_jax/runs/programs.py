@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from dd_jax.distillation import make_outer_loop, run_outer_steps
-from dd_jax.evaluation import Plan, evaluate
+from dd_jax.distillation import make_outer_loop, run_on_minibatches, run_outer_steps
+from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate, train_networks
 from dd_jax.hypergradient import make_outer_loss
+from dd_jax.runs import feeds
 from dd_jax.runs import layouts
+from dd_jax.runs import storage
+from dd_jax.runs.bound import Bound, FedEvaluation, FedSteps
+from dd_jax.runs.data import in_memory
 from dd_jax.runs.layouts import Layout
-from dd_jax.runs.problem import Inits, Problem
+from dd_jax.runs.problem import Problem
 from dd_jax.runs.settings import Settings
 from dd_jax.types import DistilledData, OuterState
 
@@ -20,15 +24,13 @@ _KEYS = ("init", "images", "outer", "validation", "test", "warm")
 
 
 class Programs(NamedTuple):
-  """What a run calls; everything lies on its devices."""
+  """What a run calls, each with the data that it goes through."""
   layout: Layout
-  inits: Inits
-  data: dict[str, Any]  # Split -> (inputs, labels).
   state: OuterState  # Before the first outer step.
   decode: Callable[[Any], DistilledData]
-  run: Any  # run(state, inits.train.state, *train) -> (state, infos [log_every])
-  validate: Any  # validate(distilled, inits.validation.state, *validation) -> EvalResult
-  test: Any  # test(distilled, inits.test.state, *test) -> EvalResult
+  steps: Bound  # steps(state) -> (state, infos [log_every]).
+  validate: Bound | FedEvaluation  # validate(distilled) -> EvalResult.
+  test: Bound | FedEvaluation  # test(distilled) -> EvalResult.
 
 
 def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Settings,
@@ -39,65 +41,139 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
     ValueError: whatever of the problem, the settings or the devices does not fit.
   """
   settings.check(num_steps, seed)
+  storage.check_fits(problem.data, settings.storage)
   keys = make_keys(seed)
   layout = layouts.of_devices(settings.parallel, problem.num_inits) if layout is None else layout
-  inits = Inits(layout.place_train_init(problem.inits.train),
-                *map(layout.place_test_init, problem.inits[1:]))
-  data = {split: layout.place(getattr(problem.data, split))
-          for split in ("train", "validation", "test")}
-  outer_init, outer_train = inits.train, problem.outer_train or problem.train
-  if problem.warm is not None:
-    outer_init, outer_train = problem.warm.init, problem.warm.train
-  outer_loss = make_outer_loss(
-      problem.learned.decode, outer_init, outer_train, problem.real_loss,
-      num_inits=problem.num_inits, chunk_size=problem.chunk_size, split=layout.split,
-      num_parallel=num_parallel(problem.num_parallel, on_accelerator=None))
-  # The scale is a part of the state, so that a run which has halved it continues with it.
-  scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
+  building = _Building(problem, settings, num_steps, keys, layout)
+  init = layout.place_train_init(problem.inits.train)
+  loop = building.loop(init)
+  state = layout.place(building.precise(building.begin)(loop, init.state))
+  programs = Programs(
+      layout, state, problem.learned.decode, building.steps(loop, init.state),
+      building.evaluation("validation", problem.num_validation_inits),
+      building.evaluation("test", problem.num_test_inits))
+  # Tracing meets every rule of the library before anything is written.
+  distilled = programs.decode(state.trainable)
+  programs.steps.trace(state)
+  programs.validate.trace(distilled)
+  programs.test.trace(distilled)
+  return programs
 
-  def carry_on(key, pool, init_state, trainable):
-    return problem.warm.carry_on(key, pool, init_state, problem.learned.decode(trainable))
 
-  optimizer = (problem.optimizer(num_steps) if callable(problem.optimizer) else
-               problem.optimizer)
-  loop = make_outer_loop(outer_loss, optax.chain(optimizer, scale), augment=problem.augment,
-                         carry_on=None if problem.warm is None else carry_on)
-  precise = functools.partial(_with_precision, precision=settings.precision)
+class _Building(NamedTuple):
+  """What the programs of one run have in common."""
+  problem: Problem
+  settings: Settings
+  num_steps: int
+  keys: dict[str, jax.Array]
+  layout: Layout
 
-  @precise
-  def begin():
-    trainable = problem.learned.init(keys["images"])
+  def precise(self, function):
+    """One rule for training, warm starts and evaluation alike."""
+    @functools.wraps(function)
+    def in_precision(*args):
+      with jax.default_matmul_precision(self.settings.precision):
+        return function(*args)
+
+    return in_precision
+
+  def loop(self, init):
+    """The outer loop, with networks of the init."""
+    problem = self.problem
+    outer_init, outer_train = init, problem.outer_train or problem.train
+    if problem.warm is not None:
+      outer_init, outer_train = problem.warm.init, problem.warm.train
+    outer_loss = make_outer_loss(
+        problem.learned.decode, outer_init, outer_train, problem.real_loss,
+        num_inits=problem.num_inits, chunk_size=problem.chunk_size, split=self.layout.split,
+        num_parallel=num_parallel(problem.num_parallel, on_accelerator=None))
+    # The scale is a part of the state, so that a run which has halved it continues with it.
+    scale = optax.inject_hyperparams(lambda rate_scale: optax.scale(rate_scale))(rate_scale=1.0)
+    optimizer = (problem.optimizer(self.num_steps) if callable(problem.optimizer) else
+                 problem.optimizer)
+
+    def carry_on(key, pool, init_state, trainable):
+      return problem.warm.carry_on(key, pool, init_state, problem.learned.decode(trainable))
+
+    return make_outer_loop(outer_loss, optax.chain(optimizer, scale), augment=problem.augment,
+                           carry_on=None if problem.warm is None else carry_on)
+
+  def begin(self, loop, init_state):
+    """The state before the first outer step."""
+    problem = self.problem
+    trainable = problem.learned.init(self.keys["images"])
     carry = () if problem.warm is None else problem.warm.begin(
-        keys["warm"], inits.train.state, problem.learned.decode(trainable))
+        self.keys["warm"], init_state, problem.learned.decode(trainable))
     return loop.init(trainable, carry)
 
-  @precise
-  def run(state, init_state, inputs, labels):
-    return run_outer_steps(loop.step, keys["outer"], state, init_state, inputs, labels,
-                           batch_size=problem.batch_size, num_steps=settings.log_every,
-                           stop=num_steps)
+  def steps(self, loop, init_state):
+    """`log_every` outer steps, on data that lie where the settings say."""
+    settings, layout, batch_size = self.settings, self.layout, self.problem.batch_size
+    preparation, examples = self.problem.data.preparation, self.problem.data.train
+    arguments = init_state, layout.place(preparation.state)
+    options = {"stop": self.num_steps}
 
-  def test_on(key, init, num_inits):
-    @precise
-    def test(distilled, init_state, inputs, labels):
-      return evaluate(
-          key, distilled, init._replace(state=init_state), problem.train, problem.apply, inputs,
-          labels, num_inits=num_inits, plan=Plan(
-              num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size,
-              layout.spread))
-    return jax.jit(test)
+    def step_with(prepared_by):
+      def step(key, state, init_state, inputs, labels):
+        inputs, labels = layout.whole((inputs, labels))
+        return loop.step(key, state, init_state, preparation.apply(prepared_by, inputs), labels)
 
-  programs = Programs(
-      layout, inits, data, layout.place(begin()), problem.learned.decode,
-      run=layout.compile_run(run),
-      validate=test_on(keys["validation"], inits.validation, problem.num_validation_inits),
-      test=test_on(keys["test"], inits.test, problem.num_test_inits))
-  # Tracing meets every rule of the library before anything is written.
-  distilled = programs.decode(programs.state.trainable)
-  jax.eval_shape(programs.run, programs.state, inits.train.state, *data["train"])
-  jax.eval_shape(programs.validate, distilled, inits.validation.state, *data["validation"])
-  jax.eval_shape(programs.test, distilled, inits.test.state, *data["test"])
-  return programs
+      return step
+
+    def run(state, init_state, prepared_by, inputs, labels):
+      return run_outer_steps(step_with(prepared_by), self.keys["outer"], state, init_state, inputs,
+                             labels, batch_size=batch_size, num_steps=settings.log_every, **options)
+
+    def run_on(state, init_state, prepared_by, numbers, inputs, labels):
+      return run_on_minibatches(step_with(prepared_by), self.keys["outer"], state, init_state,
+                                numbers, inputs, labels, **options)
+
+    if settings.storage == "device":
+      return Bound(layout.compile_run(self.precise(run)),
+                   (*arguments, *layout.place(in_memory(examples))))
+    share, size = layout.share(batch_size), feeds.steps_per_piece(
+        examples, batch_size, settings.log_every)
+    pieces = feeds.Pieces(examples, self.keys["outer"], batch_size=batch_size, size=size,
+                          num_steps=self.num_steps, chosen=share.chosen,
+                          stream=settings.storage == "stream")
+    return FedSteps(layout.compile_run(self.precise(run_on)), arguments, pieces, share.put,
+                    settings.log_every // size)
+
+  def evaluation(self, split, num_inits):
+    """`distilled -> EvalResult` of the split's networks on its examples."""
+    problem, settings, layout, key = self.problem, self.settings, self.layout, self.keys[split]
+    init, examples = getattr(problem.inits, split), getattr(problem.data, split)
+    init = layout.place_test_init(init)
+    given = init.state, layout.place(problem.data.preparation.state)
+
+    def of(init_state, prepared_by):
+      return init._replace(state=init_state), Plan(
+          num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size,
+          layout.spread, functools.partial(problem.data.preparation.apply, prepared_by))
+
+    def evaluate_all(distilled, init_state, prepared_by, inputs, labels):
+      init, plan = of(init_state, prepared_by)
+      return evaluate(key, distilled, init, problem.train, problem.apply, inputs, labels,
+                      num_inits=num_inits, plan=plan)
+
+    if settings.storage == "device":
+      return Bound(jax.jit(self.precise(evaluate_all)),
+                   (*given, *layout.place(in_memory(examples))))
+
+    def draw(given):
+      return draw_networks(key, of(*given)[0], num_inits)
+
+    def train(distilled, given, networks):
+      init, plan = of(*given)
+      return train_networks(key, distilled, init, problem.train, networks, plan=plan)
+
+    def count_both(both, given, inputs, labels):
+      return count_networks(problem.apply, both, inputs, labels, num_examples=len(examples[1]),
+                            plan=of(*given)[1])
+
+    return FedEvaluation(
+        *(layout.compile(self.precise(function)) for function in (draw, train, count_both)),
+        given, examples, layout.place, settings.batch_size, settings.storage == "stream")
 
 
 def make_keys(seed: int) -> dict[str, jax.Array]:
@@ -108,13 +184,3 @@ def make_keys(seed: int) -> dict[str, jax.Array]:
 def num_parallel(given: int | None, *, on_accelerator: int | None) -> int | None:
   """Networks side by side: as given, else one on a CPU."""
   return given or (1 if jax.default_backend() == "cpu" else on_accelerator)
-
-
-def _with_precision(function, precision):
-  """One rule for training, warm starts and evaluation alike."""
-  @functools.wraps(function)
-  def precise(*args):
-    with jax.default_matmul_precision(precision):
-      return function(*args)
-
-  return precise

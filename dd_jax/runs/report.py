@@ -91,6 +91,7 @@ def write(path: pathlib.Path, runs: list[Run], usual: dict[str, Any]) -> None:
 def _view(run, usual):
   """What the template shows of one run."""
   result = run.result
+  names = run.artifact.class_names
   validated = [line for line in run.metrics if "validation_accuracy" in line]
   charts = [
       line_chart("Outer loss", "on real training images",
@@ -103,13 +104,13 @@ def _view(run, usual):
   return {
       "name": run.name, "title": title(run.artifact.metadata), "result": result,
       "accuracy": _mean_std(result, "accuracy"), "measures": _measures(run),
-      "steps": _distilled_steps(run), "hidden": _num_images(run) - _MAX_IMAGES,
+      "steps": _distilled_steps(run, names), "hidden": _num_images(run) - _MAX_IMAGES,
       "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
       "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
                    else histogram(run.evaluation),
       "source": run.artifact.metadata.get("init", {}).get("source"),
-      "confusion": _confusion(run), "facts": _facts(run), "changed": _changed(run.config, usual),
-      "config": json.dumps(run.config, indent=2)}
+      "confusion": _confusion(run, names), "facts": _facts(run),
+      "changed": _changed(run.config, usual), "config": json.dumps(run.config, indent=2)}
 
 
 def title(metadata: dict[str, Any]) -> str:
@@ -172,7 +173,7 @@ def _has_pictures(run):
   return "mean" in run.artifact.metadata and run.artifact.distilled.inputs.shape[-1] in (1, 3)
 
 
-def _distilled_steps(run):
+def _distilled_steps(run, names):
   """Of each distill step: its step sizes by epoch, and its images with their labels."""
   if not _has_pictures(run):
     return []
@@ -185,16 +186,18 @@ def _distilled_steps(run):
     if len(batch):
       steps.append({
           "sizes": [f"{size:.3g}" for size in np.asarray(run.artifact.distilled.step_sizes)[:, s]],
-          "images": [(_png(image), *_label(label)) for image, label in zip(batch, batch_labels)]})
+          "images": [(_png(image), *_label(label, names))
+                     for image, label in zip(batch, batch_labels)]})
   return steps
 
 
-def _label(label):
+def _label(label, names):
   """Its class, and all of a soft label in words."""
   if label.ndim == 0:
-    return str(label), f"class {label}"
+    return figures.class_name(label, names), f"class {figures.class_name(label, names)}"
   order = np.argsort(-label)[:3]
-  return str(order[0]), "soft label, largest: " + ", ".join(f"{k} ({label[k]:.2f})" for k in order)
+  return figures.class_name(order[0], names), "soft label, largest: " + ", ".join(
+      f"{figures.class_name(k, names)} ({label[k]:.2f})" for k in order)
 
 
 def _evolution(run):
@@ -216,12 +219,15 @@ def _png(pixels):
   return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _confusion(run):
-  """Mean share of each true class by predicted class, in %, over the networks tested."""
+def _confusion(run, names):
+  """`[(class, [share, ...]), ...]`: of each true class by predicted class, in %, mean over the
+  networks tested.
+  """
   if run.evaluation is None or run.evaluation["after_confusion"].shape[-1] > _MAX_CLASSES:
     return None
   counts = run.evaluation["after_confusion"].sum(0)
-  return (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
+  shares = (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
+  return [(figures.class_name(label, names), row) for label, row in enumerate(shares)]
 
 
 def _comparison(runs):

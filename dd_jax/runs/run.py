@@ -22,6 +22,7 @@ from dd_jax.runs import machine
 from dd_jax.runs import processes
 from dd_jax.runs import report
 from dd_jax.runs import snapshots
+from dd_jax.runs import storage
 from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
 from dd_jax.runs.loop import Run, run_outer_loop
@@ -81,11 +82,12 @@ def _run(run, started):
     print(f"{run.workdir} holds a finished run of this config; its result:", file=sys.stderr)
     return Result(artifacts.load(run.workdir / "distilled.npz"), result, run.workdir)
 
+  if processes.is_first():
+    print(storage.describe(run.problem.data, run.settings.storage), file=sys.stderr)
   state, metrics, timing = run_outer_loop(run)
   programs = run.programs
   evaluated = layouts.to_host(jax.block_until_ready(programs.test(
-      programs.layout.place(programs.decode(state.trainable)), programs.inits.test.state,
-      *programs.data["test"])))
+      programs.layout.place(programs.decode(state.trainable)))))
   result = _summarize(run, state, evaluated, metrics, timing,
                       wall_seconds=timing["earlier_seconds"] + time.time() - started)
   artifact = _artifact(run, state, result)
@@ -139,7 +141,7 @@ def _artifact(run, state, result):
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
                                          "outer_steps")}}
-  params = layouts.to_host(run.programs.inits.test.state) if problem.keeps_network else None
+  params = layouts.to_host(problem.inits.test.state) if problem.keeps_network else None
   whitening = None if problem.data.pixels is None else problem.data.pixels.whitening
   return artifacts.Artifact(run.programs.decode(state.trainable), params, metadata, whitening)
 
@@ -166,7 +168,7 @@ def _write(run, artifact, evaluated, metrics, result):
         workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{report.title(artifact.metadata)}: test accuracy {accuracy} % after "
-        f"{distilled.step_sizes.size} steps of gradient descent")
+        f"{distilled.step_sizes.size} steps of gradient descent", artifact.class_names)
   figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
   snapshots.save_evaluation(workdir, evaluated)
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)

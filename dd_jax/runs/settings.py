@@ -6,6 +6,7 @@ from typing import NamedTuple
 PRECISIONS = ("highest", "high", "default")
 SELECTIONS = {"final": "final images; test data chose nothing",
               "best": "best images by validation accuracy; test data chose nothing"}
+STORAGES = ("device", "host", "stream")
 ON_NONFINITE = ("stop", "halve")
 
 
@@ -21,6 +22,9 @@ class Settings(NamedTuple):
   num_parallel: int | None = None  # Networks tested side by side; None: one on a CPU, else 10.
   parallel: str = "jit"  # Several devices share the run as sharded arrays; or pmap.
   precision: str = "highest"  # Of float32 products on an accelerator: highest, high, default.
+  # Where the real examples lie: on the devices, in main memory, or in their files, from which
+  # they are read as the run goes: device, host, stream.
+  storage: str = "device"
   tensorboard: bool = False  # Whether curves and images are written for TensorBoard too.
 
   def check(self, num_steps: int, seed: int) -> None:
@@ -34,8 +38,11 @@ class Settings(NamedTuple):
       if value < 1 or value % self.log_every:
         raise ValueError(f"{name} must be a multiple of log_every={self.log_every}; got {value}")
     for name, choices in (("on_nonfinite", ON_NONFINITE), ("selection", tuple(SELECTIONS)),
-                          ("precision", PRECISIONS), ("parallel", ("jit", "pmap"))):
+                          ("precision", PRECISIONS), ("parallel", ("jit", "pmap")),
+                          ("storage", STORAGES)):
       check_choice(name, getattr(self, name), choices)
+    if self.parallel == "pmap" and self.storage != "device":
+      raise ValueError(f"storage must be 'device' for parallel='pmap'; got {self.storage!r}")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -17,6 +17,7 @@ import dd_jax
 from dd_jax import baselines
 from dd_jax import datasets
 from dd_jax import losses
+from dd_jax.datasets.rows import in_memory
 from dd_jax.evaluation import Plan, evaluate
 from dd_jax.init_distributions import random_init
 from dd_jax.pretraining import minibatches
@@ -67,7 +68,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   config = workdirs.as_json(
       {"seed": seed, "networks": list(networks)} if config is None else config)
   sets = _training_sets(artifact, dataset, seed)
-  test = artifact.normalize(dataset.test_images), dataset.test_labels
+  test = artifact.normalize(in_memory(dataset.test_images)), dataset.test_labels
   programs = {}
   for (name, model), (set_name, distilled) in itertools.product(networks.items(), sets.items()):
     programs[name, set_name] = _make_evaluate(model, training, settings, distilled)
@@ -110,7 +111,7 @@ def _training_sets(artifact, dataset, seed):
   real_bytes = 4 * dataset.num_classes * int(np.prod(inputs.shape[2:]))
   per_class = artifact.metadata["learned_bytes"] // real_bytes
   if per_class:
-    arguments = artifact.normalize(dataset.train_images), dataset.train_labels
+    arguments = artifact.normalize(in_memory(dataset.train_images)), dataset.train_labels
     options = {"num_classes": dataset.num_classes, "num_steps": 1, "images_per_class": per_class}
     classes = jnp.repeat(jnp.arange(dataset.num_classes), per_class)[None]
     for name, choice in (("random real", baselines.random_real), ("k-means", baselines.kmeans)):

@@ -17,10 +17,16 @@ def get_config() -> ConfigDict:
   config.seed = 0
 
   config.data = data = ConfigDict()
-  data.name = "digits"  # One of dd_jax.datasets.NAMES, or the path of a .npz file.
+  data.name = "digits"  # One of dd_jax.datasets.NAMES, or the path of files as in docs/data.md.
   data.dir = ""  # Where its files lie; empty: $DD_JAX_DATA, or ~/dd_jax_data.
   data.download = False  # Whether the network may be used to fetch them.
   data.image_shape = config_dict.placeholder(tuple)  # None: its own; larger: a border, grey to RGB.
+  # Of pictures in files, which become of that shape as they are read: border, or stretch, or crop.
+  data.resize = "border"
+  data.label = "label"  # Of tables in files: the column of labels.
+  data.test_fraction = 1 / 6  # Of every class, where files of one's own have no test split.
+  # Where they lie: device; host, main memory; or stream: read from their files as the run goes.
+  data.storage = "device"
   data.num_validation = 5000  # Training images set aside for the progress bar.
   data.whitening = config_dict.placeholder(float)  # ZCA with this regularization; None: none.
 

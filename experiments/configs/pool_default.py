@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     del config[section]
   for field in ("log_every", "checkpoint_every"):
     del config[field]
+  del config.data["storage"]
   for field in ("name", "pool", "num_validation", "checkpoint", "source"):
     del config.init[field]
 

@@ -46,18 +46,17 @@ def measure(config: ConfigDict, rounds: int) -> list[dict]:
               layouts.jit_over_mesh(config.outer.num_inits, devices[:count]))
     built = programs.make_programs(described, num_steps=config.outer.num_steps, seed=config.seed,
                                    settings=settings, layout=layout)
-    arguments = built.inits.train.state, *built.data["train"]
-    program = built.run.lower(built.state, *arguments).compile()
-    state, _ = program(built.state, *arguments)
-    runs.append((program, state, arguments))
+    program = built.steps.lower(built.state).compile()
+    state, _ = program(built.state)
+    runs.append((program, state))
     rows.append({"devices": count, "communicated": communicated(program.as_text())})
   seconds = [[] for _ in runs]
   for _ in range(rounds):
-    for index, (program, state, arguments) in enumerate(runs):
+    for index, (program, state) in enumerate(runs):
       start = time.perf_counter()
-      state, _ = jax.block_until_ready(program(state, *arguments))
+      state, _ = jax.block_until_ready(program(state))
       seconds[index].append(time.perf_counter() - start)
-      runs[index] = program, state, arguments
+      runs[index] = program, state
   for row, measured in zip(rows, seconds):
     row["outer_steps_per_second"] = config.log_every / statistics.median(measured)
   return rows

@@ -5,12 +5,14 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 import optax
 
 from dd_jax import augmentation
 from dd_jax import datasets
 from dd_jax import runs
+from dd_jax.datasets import own_files
 from dd_jax.files import artifacts
 from dd_jax.files import reuse
 from dd_jax.runs import application
@@ -85,17 +87,34 @@ def apply(path: str, *, network: str | None = None, data: str | None = None,
 
 
 def _dataset_of(artifact, name, data_dir, field, *, download):
-  """The dataset that is named, else that of the file; a file of one's own is in `data_dir` too.
+  """The dataset that is named, else that of the file, which is looked for in `data_dir` too.
 
   Raises:
     ValueError: the file names a function of the user's own, which it may not import.
   """
+  reading = _reading(artifact)
   if name:
-    return parts.dataset(name, data_dir, field, download=download)
+    return parts.dataset(name, data_dir, field, download=download, reading=reading)
   name = artifact.field("dataset")
   if parts.is_own(name):
     raise ValueError(f"{field} must be given: the dataset of the file is {name!r}, and a file "
                      f"never causes an import; where you trust it, use {field}={name}")
-  if name.endswith(".npz") and data_dir:
-    name = str(pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name)
-  return datasets.load(name, data_dir or None, download=download)
+  if own_files.is_path(name) and data_dir:
+    moved = pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name
+    name = moved if moved.exists() else name
+  return datasets.load(name, data_dir or None, download=download, reading=reading)
+
+
+def _reading(artifact):
+  """How the run read files of one's own; pictures become of the shape of the distilled ones.
+
+  Raises:
+    ValueError: metadata with anything else.
+  """
+  inputs, found = artifact.distilled.inputs, artifact.metadata.get("reading", {})
+  shape = tuple(inputs.shape[2:]) if isinstance(inputs, jax.Array) and inputs.ndim == 5 else None
+  try:
+    return datasets.Reading(**found)._replace(image_shape=shape, in_files=False)
+  except TypeError as error:
+    raise ValueError(f"reading of the metadata must hold {datasets.Reading._fields} alone; "
+                     f"got {found!r}") from error

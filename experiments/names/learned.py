@@ -30,8 +30,8 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
   """
   distill, num_classes = config.distill, data.num_classes
   hard = hard_labels(distill, num_classes)
-  images_shape = (*hard.shape[:2], *data.train[0].shape[1:])
-  start = _make_start(config, data.train, hard, num_classes)
+  images_shape = (*hard.shape[:2], *runs.input_shapes(data))
+  start = _make_start(config, data, hard, images_shape)
   learned = parametrization.join(
       _make_inputs(distill, images_shape, start.images),
       parts.choose({
@@ -81,22 +81,24 @@ class _Start(NamedTuple):
   step_sizes: float | np.ndarray
 
 
-def _make_start(config, train, hard, num_classes):
+def _make_start(config, data, hard, images_shape):
   """What `config.distill.start` names; `hard` are the config's own labels."""
   distill = config.distill
   if distill.start != "noise" and distill.images != "pixels":
     raise ValueError(f"distill.images must be 'pixels' for distill.start={distill.start!r}; "
                      f"got {distill.images!r}")
   if distill.start.endswith(".npz"):
-    return _start_from_file(config, num_classes, (*hard.shape[:2], *train[0].shape[1:]))
+    return _start_from_file(config, data.num_classes, images_shape)
 
   def real():
     if hard.ndim == 3:
       raise ValueError("distill.start must be 'noise' where distill.few_images is given; "
                        "got 'real'")
-    return baselines.random_real(
-        config.seed, *map(np.asarray, train), num_classes=int(hard.max()) + 1,
+    places = baselines.random_places(
+        config.seed, data.train[1], num_classes=int(hard.max()) + 1,
         num_steps=distill.num_steps, images_per_class=distill.images_per_class)
+    chosen, _ = runs.examples_at(data, data.train, places.reshape(-1))
+    return np.reshape(chosen, images_shape)
 
   if distill.start not in ("noise", "real"):
     raise ValueError("distill.start must be 'noise', 'real' or the path of a distilled.npz; "

@@ -6,17 +6,19 @@ import inspect
 from typing import Any
 
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from dd_jax import augmentation
 from dd_jax import datasets
 from dd_jax import models
 from dd_jax import runs
+from dd_jax.datasets import own_files
 from dd_jax.runs.settings import check_choice
 
 
 def is_own(name: str) -> bool:
   """Whether it names something of the user's own."""
-  return ":" in name and "=" not in name and "://" not in name and not name.endswith(".npz")
+  return ":" in name and "=" not in name and "://" not in name and not own_files.is_path(name)
 
 
 def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
@@ -99,15 +101,15 @@ def network(text: str, num_classes: int, image_shape: Any, field: str) -> models
                      f"{tuple(image_shape)}; got {text!r} ({error})") from error
 
 
-def dataset(name: str, data_dir: str | None, field: str, *, download: bool = False
-            ) -> datasets.Dataset | runs.Data:
+def dataset(name: str, data_dir: str | None, field: str, *, download: bool = False,
+            reading: datasets.Reading = datasets.Reading()) -> datasets.Dataset | runs.Data:
   """The data of a name; one's own function gives a Dataset, runs.Data, or the four arrays.
 
   Raises:
     ValueError, OSError: as of `datasets.load`, or a function that gives something else.
   """
   if not is_own(name):
-    return datasets.load(name, data_dir or None, download=download)
+    return datasets.load(name, data_dir or None, download=download, reading=reading)
   found = make_own(name, field, object)
   if isinstance(found, datasets.Dataset | runs.Data):
     return found._replace(name=name)
@@ -116,6 +118,13 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
   raise ValueError(f"{field} must give a dd_jax.datasets.Dataset, dd_jax.runs.Data or the arrays "
                    "(train_images, train_labels, test_images, test_labels); "
                    f"{name!r} gives {type(found).__name__}")
+
+
+def reading(config: ConfigDict) -> datasets.Reading:
+  """How files of one's own are read, by the fields of `config.data`."""
+  data = config.data
+  return datasets.Reading(data.image_shape and tuple(data.image_shape), data.resize, data.label,
+                          data.test_fraction, data.get("storage") == "stream")
 
 
 def loss(name: str, apply: Callable, choices: Mapping[str, Callable], field: str) -> Callable:
