@@ -42,7 +42,14 @@ def random_real(seed: int, images: Array, labels: Array, *, num_classes: int, nu
 
 def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
                   images_per_class: int) -> np.ndarray:
-  """Where the images of `random_real` are among all: indices `[S, B]`; the rest as there."""
+  """Where the images of `random_real` are among all: indices `[S, B]`.
+
+  Args:
+    seed, labels, num_classes, num_steps, images_per_class: as in `random_real`.
+
+  Raises:
+    ValueError: as there.
+  """
   rng = _generator(seed)
   members = _members(np.asarray(labels), num_classes, num_steps, images_per_class)
   return _draw(rng, members, num_steps, images_per_class)

@@ -131,7 +131,13 @@ def run_on_minibatches(step: Callable, root_key: Array, state: OuterState, init_
 
 
 def epoch_order(root_key: Array, epoch: Array | int, num_examples: int) -> Array:
-  """The order `[n]` of the real examples in an epoch; step t takes the t-th R of them."""
+  """The order `[n]` of the real examples in an epoch; step t of it takes the t-th R of them.
+
+  Args:
+    root_key: the run's key.
+    epoch: its number; may be traced.
+    num_examples: n.
+  """
   data_root = jax.random.split(root_key, 3)[1]
   return jax.random.permutation(jax.random.fold_in(data_root, epoch), num_examples)
 

@@ -166,7 +166,11 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
 
 
 def draw_networks(key: Array, init: InitDistribution, num_inits: int) -> tuple[Array, Array]:
-  """The networks that `evaluate` trains: their tokens `[N]`, and their numbers `[N]`."""
+  """The networks that `evaluate` trains: their tokens `[N]`, and their numbers `[N]`.
+
+  Args:
+    key, init, num_inits: as of `evaluate`.
+  """
   return init.draw(init.state, key, num_inits), jnp.arange(num_inits)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # Where it is not a process of its own that a test runs it in.
-_IN_PROCESS = {"results.tables": "tables.main("}
+_IN_PROCESS = {"results.tables": "tables.main(", "measurements.storage": "storage.measure("}
 
 
 def _commands():

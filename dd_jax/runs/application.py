@@ -17,7 +17,7 @@ from dd_jax.files import pools
 from dd_jax.files import reuse
 from dd_jax.runs import accuracies
 from dd_jax.runs import paths
-from dd_jax.runs.data import Data
+from dd_jax.runs.data import Data, prepared
 from dd_jax.runs.programs import make_keys
 from dd_jax.runs.settings import check_positive, check_seed
 
@@ -59,7 +59,8 @@ def apply_distilled(artifact: dd_jax.Artifact, data: datasets.Dataset | Data, *,
     num_networks = min(largest, max(_NUM_NETWORKS, artifact.metadata.get("num_eval_inits", 1)))
   check_positive("--num_networks", num_networks)
   seed = artifact.metadata.get("seed", 0) if seed is None else seed
-  inputs, labels = data.test if isinstance(data, Data) else _test_images(artifact, data)
+  inputs, labels = (prepared(data, data.test) if isinstance(data, Data) else
+                    _test_images(artifact, data))
   plan = Plan(1 if jax.default_backend() == "cpu" else 10, batch_size)
 
   @jax.jit

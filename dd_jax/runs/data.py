@@ -50,7 +50,7 @@ class Data(NamedTuple):
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.
   class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
-  preparation: Preparation = Preparation()
+  preparation: Preparation = Preparation()  # From what is stored to what networks take.
 
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
@@ -115,14 +115,26 @@ def in_memory(examples: Examples) -> Examples:
 
 
 def examples_at(data: Data, examples: Examples, places: np.ndarray) -> Examples:
-  """Those of the examples at the places `[n]`, as networks take them, as NumPy arrays."""
+  """Some examples as networks take them, as NumPy arrays.
+
+  Args:
+    data: whose preparation it is.
+    examples: of one of its splits.
+    places: which of them, `[n]`.
+  """
   inputs, labels = jax.tree.map(lambda x: rows.read(x, places), examples)
   return jax.tree.map(np.asarray, jax.jit(data.preparation.apply)(
       data.preparation.state, inputs)), labels
 
 
 def prepared(data: Data, examples: Examples, *, batch_size: int = 1000) -> Examples:
-  """All of the examples as networks take them; `batch_size` at once on the device."""
+  """All examples as networks take them, as NumPy arrays.
+
+  Args:
+    data: whose preparation it is.
+    examples: of one of its splits.
+    batch_size: examples on the device at once.
+  """
   size = len(examples[1])
   parts = [examples_at(data, examples, np.arange(start, min(start + batch_size, size)))
            for start in range(0, size, batch_size)]
