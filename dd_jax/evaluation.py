@@ -147,7 +147,8 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
     init: where the networks come from; held-out ones for a pool.
     train: the inner algorithm, or `pretraining.minibatches`, the protocol of later work.
     apply: `(params, inputs) -> logits [n, K]`.
-    inputs, labels: real `[n, ...]`, images in normalised space, and `[n]`.
+    inputs, labels: real `[n, ...]`, in normalised space or what `plan.prepare` brings there, and
+      `[n]`.
     num_inits: N.
     plan: how much is computed at once, and on which devices.
 
@@ -195,8 +196,9 @@ def count_networks(apply: Callable, params: Any, inputs: Any, labels: Array, *, 
     params: a tuple of weights of n networks, leaves `[n, ...]`.
     inputs, labels: one of the batches that all `num_examples` are cut into.
   """
+  prepared = inputs if plan.prepare is None else plan.prepare(inputs)
+
   def of_one(params):
-    prepared = inputs if plan.prepare is None else plan.prepare(inputs)
     check_batches(apply, params[0], jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (num_examples, *x.shape[1:]), x.dtype), prepared), batch_size=plan.batch_size)
     return tuple(count(apply, p, prepared, labels) for p in params)

@@ -25,7 +25,7 @@ from dd_jax.runs import paths
 from dd_jax.runs import pools
 from dd_jax.runs.problem import describe, one_network
 from dd_jax.runs.programs import make_keys
-from dd_jax.runs.settings import check_choice, check_positive, check_seed
+from dd_jax.runs.settings import STORAGES, check_choice, check_positive, check_seed
 from experiments.names import learned
 from experiments.names import parts
 from experiments.configs import default
@@ -81,6 +81,7 @@ def make_settings(config: ConfigDict) -> runs.Settings:
                        ("validation.every", config.validation.every)):
     if value < 1 or value % config.log_every:
       raise ValueError(f"{field} must be a multiple of log_every={config.log_every}; got {value}")
+  check_choice("data.storage", config.data.storage, STORAGES)
   check_choice("outer.on_nonfinite", config.outer.on_nonfinite, ("stop", "halve"))
   check_choice("validation.selection", config.validation.selection, ("final", "best"))
   return runs.Settings(

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from dd_jax import datasets
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import npy_files
 from dd_jax.datasets import own_files
 from dd_jax.datasets import picture_files
@@ -337,7 +338,8 @@ def test_npy_files(tmp_path, dtype, shape):
   splits = own_files.read(tmp_path, Reading())
   images = splits.train_images
   assert isinstance(images, rows.Rows) and images.shape == (12, 5, 4, shape[2] if shape[2:] else 1)
-  assert images.dtype == np.dtype(dtype).newbyteorder("=") and images.dtype.isnative
+  held = "f4" if dtype == "<f2" else np.dtype(dtype).newbyteorder("=")
+  assert images.dtype == held and images.dtype.isnative
   expected = arrays["train_images"].reshape(images.shape)
   for places in ([3], [11, 0, 0, 5], []):
     found = images.read(np.array(places, int))
@@ -428,3 +430,33 @@ def test_npy_rows_of_a_file_that_shrank(tmp_path):
   path.unlink()
   with raises(FileNotFoundError, path):
     images.read(np.array([0]))
+
+
+def test_labels_of_another_number_than_the_images_are_refused(tmp_path):
+  np.save(tmp_path / "train_images.npy", random_bytes((12, 3, 3)))
+  for number in (9, 15):
+    np.save(tmp_path / "train_labels.npy", np.arange(number) % 3)
+    with raises(ValueError, f"{tmp_path}: expected one label for each of the 12 images; found "
+                            f"{number}"):
+      datasets.load(tmp_path)
+
+
+def test_images_of_half_precision_in_files_are_those_in_memory(tmp_path):
+  images = random_bytes((12, 3, 3)).astype(np.float16)
+  np.save(tmp_path / "train_images.npy", images)
+  np.save(tmp_path / "train_labels.npy", np.array([b"a", b"b", b"c"] * 4))
+  stays, read = (load(tmp_path, in_files=in_files) for in_files in (True, False))
+  assert stays.train_images.dtype == read.train_images.dtype == np.float32
+  np.testing.assert_array_equal(rows.in_memory(stays.train_images), read.train_images)
+  assert read.class_names == ("a", "b", "c")
+  assert datasets.digest(stays) == datasets.digest(read)
+
+
+def test_what_memory_has_no_room_for_is_refused(tmp_path, monkeypatch):
+  np.save(tmp_path / "train_images.npy", random_bytes((12, 3, 3)))
+  np.save(tmp_path / "train_labels.npy", LABELS)
+  monkeypatch.setattr(host_memory, "free_bytes", lambda: 107)
+  with raises(ValueError, f"{tmp_path}: 1.08e-07 GB of images and 1.07e-07 GB of memory are free: "
+                          "data.storage='stream' (Reading(in_files=True)) leaves them there"):
+    datasets.load(tmp_path)
+  load(tmp_path, in_files=True)

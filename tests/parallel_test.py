@@ -43,7 +43,8 @@ def two_processes(tmp_path_factory):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     coordinator = f"localhost:{free.getsockname()[1]}"
-  processes = [_start(2, path, ",".join(many_devices.OF_PROCESSES), coordinator, index) for index in (0, 1)]
+  names = ",".join(many_devices.OF_PROCESSES)
+  processes = [_start(2, path, names, coordinator, index) for index in (0, 1)]
   try:
     assert [process.wait(timeout=500) for process in processes] == [0, 0]
   finally:

@@ -9,16 +9,7 @@ from dd_jax.datasets import rows
 from dd_jax.datasets import tfds_source
 from tests import dataset_files
 from tests import prepared_sets
-
-
-class InFile:
-  """Rows of an array."""
-
-  def __init__(self, images):
-    self._images, self.shape, self.dtype = images, images.shape, images.dtype
-
-  def read(self, places):
-    return self._images[places]
+from tests.dataset_files import InFile
 
 
 def _images(dtype, n=50):

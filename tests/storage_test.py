@@ -8,22 +8,14 @@ from dd_jax import datasets
 from dd_jax import distillation
 from dd_jax import models
 from dd_jax import runs
+from dd_jax.datasets import host_memory
 from dd_jax.runs import feeds
 from dd_jax.runs import machine
 from dd_jax.runs import storage
 from tests import small_runs
+from tests.dataset_files import InFile
 
 pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_runs")
-
-
-class InFile:
-  """Rows of an array."""
-
-  def __init__(self, images):
-    self._images, self.shape, self.dtype = images, images.shape, images.dtype
-
-  def read(self, places):
-    return self._images[places]
 
 
 def make_dataset(wrap=lambda images: images, dtype=np.uint8):
@@ -113,26 +105,27 @@ def test_an_error_of_a_reader_reaches_the_run(stream):
 
   taken = []
   with pytest.raises(ValueError, match="a/b.png: expected a whole PNG"):
-    for value in feeds.ahead(read, 9, stream=stream):
+    for value in feeds.ahead(read, 9, size=4, stream=stream):
       taken.append(int(value))
   assert taken == [0, 1, 2]
 
 
 def test_what_has_no_room_is_said_with_what_has(monkeypatch):
-  data = make_problem().data
+  data = make_problem(InFile).data
   size = storage.num_bytes(data.train) + storage.num_bytes(data.validation) + storage.num_bytes(
       data.test)
   assert size == 330 * (24 + 4)
   monkeypatch.setattr(machine, "free_bytes", lambda: size - 1)
-  monkeypatch.setattr(machine, "free_host_bytes", lambda: size)
+  monkeypatch.setattr(host_memory, "free_bytes", lambda: size)
   with pytest.raises(ValueError, match=r"storage='device' needs 9.24e-06 GB for the real examples "
                      r"and .* GB are free; there is room with 'host' or 'stream'$"):
     storage.check_fits(data, "device")
   storage.check_fits(data, "host")
-  monkeypatch.setattr(machine, "free_host_bytes", lambda: size - 1)
+  monkeypatch.setattr(host_memory, "free_bytes", lambda: 0)
   with pytest.raises(ValueError, match="there is room with 'stream'$"):
     storage.check_fits(data, "host")
   storage.check_fits(data, "stream")
+  storage.check_fits(make_problem().data, "host")  # Where it is already.
 
 
 def test_the_data_of_a_run_are_described_in_one_line(monkeypatch):

@@ -44,6 +44,8 @@ def _column(argument, labels):
   labels = np.asarray(labels)
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
+  if labels.dtype.kind == "S":
+    labels = np.char.decode(labels, "utf-8", "replace")
   if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
     labels = labels.astype(str)
   if labels.dtype.kind == "b" and labels.ndim == 1:

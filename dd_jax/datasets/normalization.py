@@ -110,15 +110,17 @@ def statistics(images: np.ndarray | Rows) -> Statistics:
 
 
 def _moments(channels):
-  """Number, mean and squared deviations from it of `[n, C]`, one channel after the other."""
-  means, squares = [], []
-  for channel in channels.T:  # float64 copies are large
+  """Number, mean and squared deviations from it of `[n, C]`."""
+  if channels.shape[1] > 64:
+    values = channels.astype(np.float64)
+    mean = values.mean(0)
+    return len(values), mean, np.sum((values - mean) ** 2, 0)
+  means, squares = [], []  # NumPy is slow along a short last axis.
+  for channel in channels.T:
     values = channel.astype(np.float64)
     means.append(values.mean())
     squares.append(np.sum((values - means[-1]) ** 2))
   return len(channels), np.array(means), np.array(squares)
-
-
 
 
 def pixel_scale(dtype: np.dtype) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dd_jax.datasets import formats
+from dd_jax.datasets import normalization
 from dd_jax.datasets.splits import Splits
 
 TRAIN_IMAGES = "train_images.npy"
@@ -42,15 +43,17 @@ class NpyRows:
     if stored.newbyteorder("=") not in (np.uint8, np.uint16) and stored.kind != "f":
       raise ValueError(f"{path}: expected uint8, uint16 or floating point; found {stored}")
     self.shape = shape if len(shape) == 4 else (*shape, 1)
-    self.dtype = stored.newbyteorder("=")
+    self.dtype = np.dtype(stored.newbyteorder("=") if stored.kind == "u" else
+                          normalization.precision(np.empty(0, stored)))
 
   def read(self, places: np.ndarray) -> np.ndarray:
     """As of `Rows`."""
     images = np.empty((len(places), *self.shape[1:]), self.dtype)
-    size = math.prod(self.shape[1:]) * self.dtype.itemsize
+    size = math.prod(self.shape[1:]) * self._header.dtype.itemsize
     with open(self._path, "rb") as file:
       for image, place in zip(images, places):
-        raw = os.pread(file.fileno(), size, self._header.start + int(place) * size)
+        file.seek(self._header.start + int(place) * size)
+        raw = file.read(size)
         if len(raw) < size:
           raise ValueError(f"{self._path}: expected {size} bytes of image {place}; "
                            f"found {len(raw)}")

@@ -62,6 +62,9 @@ def _with_test(path, splits, reading):
     classes, _, names = as_classes(labels, labels)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+  if len(classes) != images.shape[0]:
+    raise ValueError(f"{path}: expected one label for each of the {images.shape[0]} images; "
+                     f"found {len(classes)}")
   names = splits.class_names or names or range(len(classes))
   counts = np.bincount(classes)
   if counts.min() < 2:

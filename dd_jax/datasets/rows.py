@@ -11,6 +11,7 @@ import numpy as np
 
 _BLOCK_NUMBERS = 2 ** 22
 
+
 @runtime_checkable
 class Rows(Protocol):
   """Images of one shape and type, in files; any number of threads may read them at once."""
@@ -60,23 +61,23 @@ class Changed:
 
 def choose(images: np.ndarray | Rows, places: np.ndarray) -> np.ndarray | Rows:
   """The images at these places: an array of an array, and of rows what still lies in its files."""
-  return images[places] if isinstance(images, np.ndarray) else Chosen(images, places)
+  return Chosen(images, places) if isinstance(images, Rows) else images[places]
 
 
 def change(images: np.ndarray | Rows, function: Callable[[np.ndarray], np.ndarray]
            ) -> np.ndarray | Rows:
   """`function(images)`, `[n, H, W, C]` to `[n, H', W', C']`; of rows as they are read."""
-  return function(images) if isinstance(images, np.ndarray) else Changed(images, function)
+  return Changed(images, function) if isinstance(images, Rows) else function(images)
 
 
 def read(images: np.ndarray | Rows, places: np.ndarray) -> np.ndarray:
   """The images at these places, in memory."""
-  return images[places] if isinstance(images, np.ndarray) else images.read(places)
+  return images.read(places) if isinstance(images, Rows) else images[places]
 
 
 def in_memory(images: np.ndarray | Rows) -> np.ndarray:
   """The array `[n, H, W, C]` of all rows."""
-  if isinstance(images, np.ndarray):
+  if not isinstance(images, Rows):
     return images
   found = np.empty(images.shape, images.dtype)
   start = 0
@@ -97,5 +98,5 @@ def blocks(images: np.ndarray | Rows, size: int | None = None) -> Iterator[np.nd
     size = max(1, _BLOCK_NUMBERS // max(1, math.prod(images.shape[1:])))
   for start in range(0, images.shape[0], size):
     stop = min(start + size, images.shape[0])
-    yield (images[start:stop] if isinstance(images, np.ndarray) else
-           images.read(np.arange(start, stop)))
+    yield (images.read(np.arange(start, stop)) if isinstance(images, Rows) else
+           images[start:stop])

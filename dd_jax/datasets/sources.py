@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 import pathlib
 
@@ -11,6 +12,7 @@ from dd_jax import extras
 from dd_jax.datasets import benchmarks
 from dd_jax.datasets import dataset
 from dd_jax.datasets import formats
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import own_files
 from dd_jax.datasets import rows
 from dd_jax.datasets import tfds_source
@@ -114,9 +116,11 @@ def _checked_benchmark(name, path, splits, reading):
 
 
 def _of_splits(path, splits, reading):
+  name = path.resolve().name
+  if not path.is_dir():
+    name = pathlib.Path(name.removesuffix(".gz")).stem
   return _checked(
-      path, splits[:4], reading, name=path.name if path.is_dir() else path.stem,
-      class_names=splits.class_names or None)
+      path, splits[:4], reading, name=name, class_names=splits.class_names or None)
 
 
 def _load_prepared(name, data_dir, reading):
@@ -182,10 +186,21 @@ def _nothing_found(name, data_dir):
   return message
 
 
+def _check_fits(path, *images):
+  """Refuses to bring rows into memory that has no room for them."""
+  needed = sum(of_split.dtype.itemsize * math.prod(of_split.shape) for of_split in images
+               if isinstance(of_split, rows.Rows))
+  free = host_memory.free_bytes()
+  if free is not None and needed > free:
+    raise ValueError(f"{path}: {needed / 1e9:.3g} GB of images and {free / 1e9:.3g} GB of memory "
+                     "are free: data.storage='stream' (Reading(in_files=True)) leaves them there")
+
+
 def _checked(path, arrays, reading, **options):
   """The set of four arrays, or of rows that stay in their files where they may."""
   train_images, train_labels, test_images, test_labels = arrays
   if not reading.in_files:
+    _check_fits(path, train_images, test_images)
     train_images, test_images = rows.in_memory(train_images), rows.in_memory(test_images)
   try:
     return dataset.from_arrays(train_images, train_labels, test_images, test_labels, **options)
@@ -213,8 +228,8 @@ def _frame_usps(images):
 def _frame(images):
   """MNIST's framing: `[n, H, W, 1]` in 0..255 resized to 20x20, padded by 4, as uint8."""
   _, height, width, _ = images.shape
-  rows, columns = _bilinear(height, 20), _bilinear(width, 20)
-  resized = np.einsum("ih,nhw,jw->nij", rows, images[..., 0], columns, optimize=True)
+  vertical, horizontal = _bilinear(height, 20), _bilinear(width, 20)
+  resized = np.einsum("ih,nhw,jw->nij", vertical, images[..., 0], horizontal, optimize=True)
   padded = np.pad(np.rint(resized).astype(np.uint8), ((0, 0), (4, 4), (4, 4)))
   return padded[..., None]
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from dd_jax.datasets import formats
+
 _CRC_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 _CRC_BLOCK = 1024  # bytes taken at once
 _USPS_URL = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
@@ -53,8 +55,8 @@ def read_prepared(directory):
     for split in ("train", "test"):
       if file_format == "array_record":
         only_labels = {"image": tfds.decode.SkipDecoding()}
-        labels = [example["label"] for example in builder.as_data_source(
-            split, decoders=only_labels)]
+        labels = np.fromiter((example["label"] for example in builder.as_data_source(
+            split, decoders=only_labels)), np.int32)
         images = PreparedRows(directory, builder.as_data_source(split))
       elif file_format == "tfrecord":
         pairs = [(example["image"], example["label"])
@@ -96,7 +98,7 @@ def _named_errors(directory):
     if isinstance(error, ImportError) and error.name != "tensorflow":
       raise
     raise ValueError(f"{directory}: expected a prepared tensorflow-datasets directory; "
-                     f"found {_one_line(error)}") from error
+                     f"found {formats.one_line(error)}") from error
 
 
 def read_tfrecord(path):
@@ -191,16 +193,13 @@ def download_files(name, filenames, directory):
       try:
         path = pathlib.Path(manager.download(url))
       except NonMatchingChecksumError as error:
-        raise ValueError(f"{directory / filename}: {_one_line(error)}") from error
+        raise ValueError(f"{directory / filename}: {formats.one_line(error)}") from error
       except (tfds.download.DownloadError, OSError) as error:
         raise ConnectionError(f"{url}: could not be fetched (put {filename} into {directory} by "
-                              f"hand); {_one_line(error)}") from error
+                              f"hand); {formats.one_line(error)}") from error
       if name == "usps":
         found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         if found != _USPS_MD5[filename]:
           raise ValueError(f"{url}: expected a file with md5 {_USPS_MD5[filename]}; found {found}")
       path.replace(directory / filename)
 
-
-def _one_line(error):
-  return " ".join(f"{type(error).__name__}: {error}".split())

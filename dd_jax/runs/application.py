@@ -1,7 +1,6 @@
 """A file of distilled data applied to networks: test accuracy before and after."""
 
 from collections.abc import Callable
-import os
 from typing import Any
 
 import jax

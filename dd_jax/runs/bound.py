@@ -65,6 +65,7 @@ class FedSteps(Bound):
     infos = []
     for piece in self.pieces.following(int(layouts.to_host(x.step)), self.pieces_per_call):
       x, info = self.program(x, *self.arguments, *self._placed(piece))
+      jax.block_until_ready(infos[-1:])  # Else pieces wait on the device, too.
       infos.append(info)
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *infos)
 
@@ -122,8 +123,10 @@ class FedEvaluation:
     both = self.train(distilled, self.given, networks)
     batches = -(-len(self.examples[1]) // self.batch_size)
     total = None
-    for batch in feeds.ahead(self._read, batches, stream=self.stream):
+    for batch in feeds.ahead(self._read, batches, stream=self.stream,
+                             size=feeds.batch_bytes(self.examples, self.batch_size)):
       counts = self.count(both, self.given, *self.place(batch))
+      jax.block_until_ready(total)
       total = counts if total is None else jax.tree.map(jnp.add, total, counts)
     return EvalResult(*map(evaluation.to_metrics, layouts.to_host(total)))
 

@@ -38,6 +38,7 @@ class Preparation(NamedTuple):
   """What networks take of stored inputs, made anew of every minibatch on the device."""
   state: Any = ()  # Arrays.
   apply: Callable[[Any, Any], Any] = lambda state, inputs: inputs  # (state, inputs) -> inputs.
+  costly: bool = False  # An evaluation on a device prepares all examples once, for all networks.
 
 
 class Data(NamedTuple):
@@ -98,7 +99,8 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
       dataset.class_names,
       Preparation({
           **(_normalization(dataset) if dtype.kind == "u" else {}),
-          **({} if fitted is None else {"whitening": zca.as_product(fitted)})}, _prepare))
+          **({} if fitted is None else {"whitening": zca.as_product(fitted)})}, _prepare,
+                  costly=fitted is not None))
 
 
 def input_shapes(data: Data) -> Any:
@@ -108,10 +110,15 @@ def input_shapes(data: Data) -> Any:
   return jax.tree.map(lambda x: tuple(x.shape[1:]), prepared)
 
 
-def in_memory(examples: Examples) -> Examples:
+def read_all(examples: Examples) -> Examples:
   """The examples as NumPy arrays, as they are stored."""
   return jax.tree.map(lambda x: rows.in_memory(x) if isinstance(x, datasets.Rows) else
                       np.asarray(x), examples)
+
+
+def on_host(examples: Examples) -> Examples:
+  """The examples as NumPy arrays, but for what lies in files and stays there."""
+  return jax.tree.map(lambda x: x if isinstance(x, datasets.Rows) else np.asarray(x), examples)
 
 
 def examples_at(data: Data, examples: Examples, places: np.ndarray) -> Examples:
@@ -123,8 +130,9 @@ def examples_at(data: Data, examples: Examples, places: np.ndarray) -> Examples:
     places: which of them, `[n]`.
   """
   inputs, labels = jax.tree.map(lambda x: rows.read(x, places), examples)
-  return jax.tree.map(np.asarray, jax.jit(data.preparation.apply)(
-      data.preparation.state, inputs)), labels
+  with jax.default_matmul_precision("highest"):  # Of a whitening, as NumPy would.
+    found = jax.jit(data.preparation.apply)(data.preparation.state, inputs)
+  return jax.tree.map(np.asarray, found), labels
 
 
 def prepared(data: Data, examples: Examples, *, batch_size: int = 1000) -> Examples:

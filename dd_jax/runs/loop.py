@@ -181,7 +181,7 @@ def _validation_figures(run, validate, state):
 
 
 def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:
-  """The outer steps and the validation compiled for the state.
+  """The outer steps and the validation compiled for the state; that of fed data when it is called.
 
   Raises:
     ValueError: the outer steps need more memory than is free; it names the modes that fit.

@@ -1,11 +1,12 @@
 """What a process asks of the machine it runs on."""
 
 import ctypes
-import pathlib
 import platform
 from typing import Any
 
 import jax
+
+from dd_jax.datasets import host_memory
 
 
 def keep_freed_memory() -> None:
@@ -44,13 +45,7 @@ def free_bytes() -> int | None:
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
-  return free_host_bytes() if device.platform == "cpu" else None
-
-
-def free_host_bytes() -> int | None:
-  """Main memory that this process may still take; None where nothing tells."""
-  limits = [_available_bytes(), _cgroup_bytes()]
-  return min((limit for limit in limits if limit is not None), default=None)
+  return host_memory.free_bytes() if device.platform == "cpu" else None
 
 
 def program_bytes(compiled: Any) -> int:
@@ -60,22 +55,3 @@ def program_bytes(compiled: Any) -> int:
     return 0
   return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes
           - analysis.alias_size_in_bytes)
-
-
-def _available_bytes():
-  """Of the whole host, as Linux tells it."""
-  for line in _read("/proc/meminfo").splitlines():
-    if line.startswith("MemAvailable:"):
-      return 1024 * int(line.split()[1])
-  return None
-
-
-def _cgroup_bytes():
-  """Of a container, as version 2 of control groups tells it."""
-  limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-  return int(limit) - int(used) if limit.strip().isdigit() and used else None
-
-
-def _read(path):
-  path = pathlib.Path(path)
-  return path.read_text() if path.exists() else ""

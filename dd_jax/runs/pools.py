@@ -24,7 +24,7 @@ from dd_jax.runs import fingerprints
 from dd_jax.runs import paths
 from dd_jax.runs import workdirs
 from dd_jax.runs.accuracies import std
-from dd_jax.runs.data import Data, in_memory, input_shapes
+from dd_jax.runs.data import Data, read_all, input_shapes
 from dd_jax.runs.problem import Inits
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.settings import check_positive, check_seed
@@ -206,7 +206,7 @@ def _make_train_block(data, model, init, loss, settings):
     return params, accuracy
 
   arguments = jax.tree.map(jax.numpy.asarray, (
-      init.state, data.preparation.state, *map(in_memory, (data.train, data.test))))
+      init.state, data.preparation.state, *map(read_all, (data.train, data.test))))
   jax.eval_shape(train_block, jax.random.key(0), *arguments)
   return lambda key: train_block(key, *arguments)
 

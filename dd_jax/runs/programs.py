@@ -12,9 +12,8 @@ from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate, tra
 from dd_jax.hypergradient import make_outer_loss
 from dd_jax.runs import feeds
 from dd_jax.runs import layouts
-from dd_jax.runs import storage
 from dd_jax.runs.bound import Bound, FedEvaluation, FedSteps
-from dd_jax.runs.data import in_memory
+from dd_jax.runs.data import read_all, on_host
 from dd_jax.runs.layouts import Layout
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.settings import Settings
@@ -41,7 +40,6 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
     ValueError: whatever of the problem, the settings or the devices does not fit.
   """
   settings.check(num_steps, seed)
-  storage.check_fits(problem.data, settings.storage)
   keys = make_keys(seed)
   layout = layouts.of_devices(settings.parallel, problem.num_inits) if layout is None else layout
   building = _Building(problem, settings, num_steps, keys, layout)
@@ -106,10 +104,15 @@ class _Building(NamedTuple):
         self.keys["warm"], init_state, problem.learned.decode(trainable))
     return loop.init(trainable, carry)
 
+  def examples(self, split):
+    """Those of a split on the host, in memory unless they are streamed."""
+    stays = self.settings.storage == "stream"
+    return (on_host if stays else read_all)(getattr(self.problem.data, split))
+
   def steps(self, loop, init_state):
     """`log_every` outer steps, on data that lie where the settings say."""
     settings, layout, batch_size = self.settings, self.layout, self.problem.batch_size
-    preparation, examples = self.problem.data.preparation, self.problem.data.train
+    preparation, examples = self.problem.data.preparation, self.examples("train")
     arguments = init_state, layout.place(preparation.state)
     options = {"stop": self.num_steps}
 
@@ -130,7 +133,7 @@ class _Building(NamedTuple):
 
     if settings.storage == "device":
       return Bound(layout.compile_run(self.precise(run)),
-                   (*arguments, *layout.place(in_memory(examples))))
+                   (*arguments, *layout.place(examples)))
     share, size = layout.share(batch_size), feeds.steps_per_piece(
         examples, batch_size, settings.log_every)
     pieces = feeds.Pieces(examples, self.keys["outer"], batch_size=batch_size, size=size,
@@ -142,8 +145,7 @@ class _Building(NamedTuple):
   def evaluation(self, split, num_inits):
     """`distilled -> EvalResult` of the split's networks on its examples."""
     problem, settings, layout, key = self.problem, self.settings, self.layout, self.keys[split]
-    init, examples = getattr(problem.inits, split), getattr(problem.data, split)
-    init = layout.place_test_init(init)
+    init, examples = layout.place_test_init(getattr(problem.inits, split)), self.examples(split)
     given = init.state, layout.place(problem.data.preparation.state)
 
     def of(init_state, prepared_by):
@@ -153,12 +155,14 @@ class _Building(NamedTuple):
 
     def evaluate_all(distilled, init_state, prepared_by, inputs, labels):
       init, plan = of(init_state, prepared_by)
+      if problem.data.preparation.costly:
+        inputs, plan = plan.prepare(inputs), plan._replace(prepare=None)
       return evaluate(key, distilled, init, problem.train, problem.apply, inputs, labels,
                       num_inits=num_inits, plan=plan)
 
     if settings.storage == "device":
       return Bound(jax.jit(self.precise(evaluate_all)),
-                   (*given, *layout.place(in_memory(examples))))
+                   (*given, *layout.place(examples)))
 
     def draw(given):
       return draw_networks(key, of(*given)[0], num_inits)

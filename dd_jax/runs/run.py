@@ -16,6 +16,7 @@ from dd_jax.inner_loop import Unroll
 from dd_jax.optimizers import INNER_OPTIMIZERS
 from dd_jax.runs import accuracies
 from dd_jax.runs import figures
+from dd_jax.runs import feeds
 from dd_jax.runs import fingerprints
 from dd_jax.runs import layouts
 from dd_jax.runs import machine
@@ -61,6 +62,9 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
   """
   started = time.time()
   tensorboard.check(settings.tensorboard)
+  settings.check(num_steps, seed)
+  feeds.check(settings.storage)
+  storage.check_fits(problem.data, settings.storage)
   config = workdirs.as_json(
       _config(problem, num_steps, seed, settings) if config is None else config)
   programs = make_programs(problem, num_steps=num_steps, seed=seed, settings=settings)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from dd_jax import datasets
+from dd_jax.datasets import host_memory
 from dd_jax.runs import machine
 from dd_jax.runs.data import Data, Examples
 
@@ -14,8 +15,11 @@ _SPLITS = ("train", "validation", "test")
 
 def num_bytes(examples: Examples) -> int:
   """Of all examples, as they are stored."""
-  return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-             for leaf in jax.tree.leaves(examples))
+  return sum(map(_leaf_bytes, jax.tree.leaves(examples)))
+
+
+def _leaf_bytes(leaf):
+  return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
 
 
 def check_fits(data: Data, storage: str) -> None:
@@ -24,13 +28,16 @@ def check_fits(data: Data, storage: str) -> None:
   Raises:
     ValueError: it names what they take, what is free, and which storage has room.
   """
-  needed = sum(num_bytes(getattr(data, split)) for split in _SPLITS)
-  known = {"device": machine.free_bytes(), "host": machine.free_host_bytes()}
-  free = {place: known.get(place) or math.inf for place in ("device", "host", "stream")}
-  if needed > free[storage]:
-    others = [repr(other) for other in ("host", "stream") if needed <= free[other]]
-    raise ValueError(f"storage={storage!r} needs {needed / 1e9:.3g} GB for the real examples and "
-                     f"{free[storage] / 1e9:.3g} GB are free; there is room with "
+  examples = [getattr(data, split) for split in _SPLITS]
+  in_files = [leaf for leaf in jax.tree.leaves(examples) if isinstance(leaf, datasets.Rows)]
+  needed = {"device": sum(map(num_bytes, examples)), "host": sum(map(_leaf_bytes, in_files)),
+            "stream": 0}
+  known = {"device": machine.free_bytes(), "host": host_memory.free_bytes()}
+  free = {place: math.inf if known.get(place) is None else known[place] for place in needed}
+  if needed[storage] > free[storage]:
+    others = [repr(other) for other in ("host", "stream") if needed[other] <= free[other]]
+    raise ValueError(f"storage={storage!r} needs {needed[storage] / 1e9:.3g} GB for the real "
+                     f"examples and {free[storage] / 1e9:.3g} GB are free; there is room with "
                      f"{' or '.join(others)}")
 
 

@@ -114,7 +114,7 @@ def _reading(artifact):
   inputs, found = artifact.distilled.inputs, artifact.metadata.get("reading", {})
   shape = tuple(inputs.shape[2:]) if isinstance(inputs, jax.Array) and inputs.ndim == 5 else None
   try:
-    return datasets.Reading(**found)._replace(image_shape=shape, in_files=False)
+    return datasets.Reading(**found)._replace(image_shape=shape, in_files=True)
   except TypeError as error:
     raise ValueError(f"reading of the metadata must hold {datasets.Reading._fields} alone; "
                      f"got {found!r}") from error
