@@ -62,7 +62,7 @@ class FedSteps(Bound):
   pieces_per_call: int
 
   def __call__(self, x: Any) -> Any:
-    infos = []
+    infos: list[Any] = []
     for piece in self.pieces.following(int(layouts.to_host(x.step)), self.pieces_per_call):
       x, info = self.program(x, *self.arguments, *self._placed(piece))
       jax.block_until_ready(infos[-1:])  # Else pieces wait on the device, too.

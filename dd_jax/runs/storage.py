@@ -33,7 +33,8 @@ def check_fits(data: Data, storage: str) -> None:
   needed = {"device": sum(map(num_bytes, examples)), "host": sum(map(_leaf_bytes, in_files)),
             "stream": 0}
   known = {"device": machine.free_bytes(), "host": host_memory.free_bytes()}
-  free = {place: math.inf if known.get(place) is None else known[place] for place in needed}
+  free = {place: math.inf if size is None else float(size) for place, size in known.items()}
+  free["stream"] = math.inf
   if needed[storage] > free[storage]:
     others = [repr(other) for other in ("host", "stream") if needed[other] <= free[other]]
     raise ValueError(f"storage={storage!r} needs {needed[storage] / 1e9:.3g} GB for the real "
