@@ -111,12 +111,13 @@ def stream_large(workdir: pathlib.Path, gigabytes: float) -> dict:
 def _run(config, workdir):
   from dd_jax.runs import workdirs
   with workdirs.held(workdir) as workdir:
-    report = {"rows": measure(config, _ROUNDS.value), "rounds": _ROUNDS.value}
+    report = {"rows": measure(config, _ROUNDS.value), "rounds": _ROUNDS.value,
+              "cpu_cores": os.cpu_count(),
+              **workdirs.provenance(json.loads(config.to_json()), config.seed)}
+    workdirs.write_json(workdir / "storage.json", report)
     if _GIGABYTES.value:
       report["large"] = stream_large(workdir, _GIGABYTES.value)
-    report |= {"cpu_cores": os.cpu_count(),
-               **workdirs.provenance(json.loads(config.to_json()), config.seed)}
-    workdirs.write_json(workdir / "storage.json", report)
+      workdirs.write_json(workdir / "storage.json", report)
   return report
 
 
