@@ -3,6 +3,7 @@
 Letters: n pictures, H W C height, width and channels.
 """
 
+import concurrent.futures
 import os
 import pathlib
 
@@ -25,10 +26,14 @@ class Pictures:
 
   def read(self, places: np.ndarray) -> np.ndarray:
     """As of `Rows`."""
-    images = np.empty((len(places), *self._frame.shape), self.dtype)
-    for image, place in zip(images, places):
+    def decoded(place):
       path = self._paths[place]
-      image[:] = picture_files.framed(path, picture_files.read(path), self._frame)
+      return picture_files.framed(path, picture_files.read(path), self._frame)
+
+    images = np.empty((len(places), *self._frame.shape), self.dtype)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as decoders:
+      for image, found in zip(images, decoders.map(decoded, places)):
+        image[:] = found
     return images
 
 

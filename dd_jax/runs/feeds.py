@@ -18,8 +18,8 @@ from dd_jax.types import Array
 
 _AHEAD = 2  # Pieces of data in memory that wait for the devices.
 _READERS = 16  # The most threads that read pieces from files, and the most pieces that wait.
-_AHEAD_BYTES = 2 ** 28  # What the waiting ones may take.
-_PIECE_BYTES = 2 ** 25
+_AHEAD_BYTES = 2 ** 27  # What the waiting ones may take, and those being read once more.
+_PIECE_BYTES = 2 ** 23
 
 
 def check(storage: str) -> None:
