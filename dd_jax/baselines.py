@@ -51,6 +51,7 @@ def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
     ValueError: as there.
   """
   rng = _generator(seed)
+  class_labels(num_steps, num_classes, images_per_class)
   members = _members(np.asarray(labels), num_classes, num_steps, images_per_class)
   return _draw(rng, members, num_steps, images_per_class)
 
@@ -186,12 +187,12 @@ def _labelled(images, labels, num_classes, prefix=""):
 
 def _by_class(images, labels, num_classes, num_steps, images_per_class, needed=None):
   """The images as numpy, and the indices of each class: at least M, or `needed`, of them."""
+  class_labels(num_steps, num_classes, images_per_class)  # Refuses counts that make no layout.
   images, labels = _labelled(images, labels, num_classes)
   return images, _members(labels, num_classes, num_steps, images_per_class, needed)
 
 
 def _members(labels, num_classes, num_steps, images_per_class, needed=None):
-  class_labels(num_steps, num_classes, images_per_class)  # Refuses counts that make no layout.
   needed = needed or num_steps * images_per_class
   members = [np.flatnonzero(labels == label) for label in range(num_classes)]
   for label, chosen in enumerate(members):

@@ -110,7 +110,7 @@ def test_memory_writes_rows_and_a_plot(tmp_path):
 def test_storages_take_turns_to_the_same_state():
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({"model.name": "mlp", "log_every": 2})
-  rows = storage.measure(config, rounds=2)
+  rows = storage.measure(config, turns=2)
   assert [row["storage"] for row in rows] == ["device", "host", "stream"]
   for row in rows:
     assert row["outer_steps_per_second"] == pytest.approx(2 / np.median(row["samples"]))

@@ -26,7 +26,7 @@ import numpy as np
 from experiments import launcher
 from experiments.configs import default
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each storage takes.", lower_bound=1)
+_TURNS = flags.DEFINE_integer("turns", 5, "Of each storage.", lower_bound=1)
 _GIGABYTES = flags.DEFINE_float("gigabytes", 0., "Of the set that is streamed; 0: none.",
                                 lower_bound=0.)
 
@@ -34,8 +34,8 @@ _LARGE_SHAPE = (64, 64, 3)
 _NUM_TEST = 1000
 
 
-def measure(config: ml_collections.ConfigDict, rounds: int) -> list[dict]:
-  """A row for each storage, of `rounds` dispatches of `config.log_every` outer steps."""
+def measure(config: ml_collections.ConfigDict, turns: int) -> list[dict]:
+  """A row for each storage, of `turns` dispatches of `config.log_every` outer steps."""
   import jax
 
   from dd_jax.runs import layouts
@@ -47,13 +47,13 @@ def measure(config: ml_collections.ConfigDict, rounds: int) -> list[dict]:
     config = config.copy_and_resolve_references()
     config.data.storage = storage
     built = programs.make_programs(
-        problem.make_problem(config), num_steps=(rounds + 1) * config.log_every, seed=config.seed,
+        problem.make_problem(config), num_steps=(turns + 1) * config.log_every, seed=config.seed,
         settings=problem.make_settings(config))
     steps = built.steps.lower(built.state).compile()
     runs.append(steps)
     states.append(jax.block_until_ready(steps(built.state))[0])
   seconds = [[] for _ in runs]
-  for _ in range(rounds):
+  for _ in range(turns):
     for i, steps in enumerate(runs):
       start = time.perf_counter()
       states[i], _ = jax.block_until_ready(steps(states[i]))
@@ -111,7 +111,7 @@ def stream_large(workdir: pathlib.Path, gigabytes: float) -> dict:
 def _run(config, workdir):
   from dd_jax.runs import workdirs
   with workdirs.held(workdir) as workdir:
-    report = {"rows": measure(config, _ROUNDS.value), "rounds": _ROUNDS.value,
+    report = {"rows": measure(config, _TURNS.value), "turns": _TURNS.value,
               "cpu_cores": os.cpu_count(),
               **workdirs.provenance(json.loads(config.to_json()), config.seed)}
     workdirs.write_json(workdir / "storage.json", report)
