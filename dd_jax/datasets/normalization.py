@@ -117,9 +117,12 @@ def _moments(channels):
     return len(values), mean, np.sum((values - mean) ** 2, 0)
   means, squares = [], []  # NumPy is slow along a short last axis.
   for channel in channels.T:
-    values = channel.astype(np.float64)
-    means.append(values.mean())
-    squares.append(np.sum((values - means[-1]) ** 2))
+    values, counts = channel.astype(np.float64), 1
+    if channel.dtype.kind == "u":
+      counts = np.bincount(channel)
+      values = np.arange(len(counts), dtype=np.float64)
+    means.append(np.sum(values * counts) / len(channel))
+    squares.append(np.sum((values - means[-1]) ** 2 * counts))
   return len(channels), np.array(means), np.array(squares)
 
 

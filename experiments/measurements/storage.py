@@ -93,9 +93,9 @@ def stream_large(workdir: pathlib.Path, gigabytes: float) -> dict:
         [sys.executable, "-m", "experiments.main", f"--workdir={workdir / 'run'}",
          "--config=experiments/configs/digits_fixed_init.py:smoke",
          f"--config.data.name={folder}", "--config.data.storage=stream",
-         "--config.data.num_validation=500", "--config.model.name=convnet",
-         "--config.outer.num_steps=10", "--config.outer.batch_size=256",
-         "--config.outer.chunk_size=16", "--config.eval.batch_size=50"],
+         "--config.data.num_validation=500", "--config.outer.num_steps=10",
+         "--config.outer.batch_size=256", "--config.outer.chunk_size=16",
+         "--config.eval.batch_size=50"],
         capture_output=True, text=True, check=False)
     if process.returncode:
       raise ValueError(f"the run of the large set failed: {process.stderr[-300:]}")
