@@ -5,7 +5,7 @@
 
 FOLDER holds the set as .npy files, so that it can be read as a run goes. Every storage takes the
 same outer steps in turn; the median counts, and all must lead to the same state. With --gigabytes
-a set of that size is written into DIR, random 64x64 RGB images, and a run of a few steps streams
+a set of that size is written into DIR, random 32x32 RGB images, and a run of a few steps streams
 it; its row is the peak memory of that process.
 """
 
@@ -30,7 +30,7 @@ _TURNS = flags.DEFINE_integer("turns", 5, "Of each storage.", lower_bound=1)
 _GIGABYTES = flags.DEFINE_float("gigabytes", 0., "Of the set that is streamed; 0: none.",
                                 lower_bound=0.)
 
-_LARGE_SHAPE = (64, 64, 3)
+_LARGE_SHAPE = (32, 32, 3)
 _NUM_TEST = 1000
 
 
@@ -79,7 +79,7 @@ def write_large(folder: pathlib.Path, gigabytes: float) -> int:
           "descr": "|u1", "fortran_order": False, "shape": (size, *_LARGE_SHAPE)})
       for start in range(0, size, 1000):
         block = draw.integers(0, 200, (len(labels[start:start + 1000]), *_LARGE_SHAPE), np.uint8)
-        block[:, :32] += (50 * labels[start:start + 1000]).astype(np.uint8)[:, None, None, None]
+        block[:, :16] += (50 * labels[start:start + 1000]).astype(np.uint8)[:, None, None, None]
         file.write(block.tobytes())
   return number
 
