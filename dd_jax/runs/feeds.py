@@ -17,7 +17,7 @@ from dd_jax.runs.data import Examples
 from dd_jax.types import Array
 
 _AHEAD = 2  # Pieces of data in memory that wait for the devices.
-_READERS = 16  # The most threads that read pieces from files, and the most pieces that wait.
+_READERS = 4  # The most threads that read pieces from files, and the most pieces that wait.
 _AHEAD_BYTES = 2 ** 27  # What the waiting ones may take, and those being read once more.
 _PIECE_BYTES = 2 ** 23
 
