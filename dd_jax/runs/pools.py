@@ -24,7 +24,7 @@ from dd_jax.runs import fingerprints
 from dd_jax.runs import paths
 from dd_jax.runs import workdirs
 from dd_jax.runs.accuracies import std
-from dd_jax.runs.data import Data, read_all, input_shapes
+from dd_jax.runs.data import Data, input_shapes, read_all
 from dd_jax.runs.problem import Inits
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.settings import check_positive, check_seed
