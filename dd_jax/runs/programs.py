@@ -13,7 +13,7 @@ from dd_jax.hypergradient import make_outer_loss
 from dd_jax.runs import feeds
 from dd_jax.runs import layouts
 from dd_jax.runs.bound import Bound, FedEvaluation, FedSteps
-from dd_jax.runs.data import read_all, on_host
+from dd_jax.runs.data import on_host, read_all
 from dd_jax.runs.layouts import Layout
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.settings import Settings
