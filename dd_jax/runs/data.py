@@ -112,8 +112,7 @@ def input_shapes(data: Data) -> Any:
 
 def read_all(examples: Examples) -> Examples:
   """The examples as NumPy arrays, as they are stored."""
-  return jax.tree.map(lambda x: rows.in_memory(x) if isinstance(x, datasets.Rows) else
-                      np.asarray(x), examples)
+  return jax.tree.map(lambda x: np.asarray(rows.in_memory(x)), examples)
 
 
 def on_host(examples: Examples) -> Examples:
