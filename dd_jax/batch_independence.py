@@ -67,8 +67,12 @@ def _of_rows(apply, params, inputs):
 
 
 def _compiled(function):
-  compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-  return lambda *args: np.asarray(compiled(*args))
+  """Compiled apart from the program that is traced around it, and run at once."""
+  def run(*args):
+    program = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}).lower(*args)
+    return np.asarray(program.compile()(*args))
+
+  return run
 
 
 def _row(examples, i):
@@ -87,7 +91,7 @@ def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: t
                 ) -> bool:
   """Whether the two sides differ by more than rounding; compiled once for a function."""
   del x64  # A part of the cache's key.
-  with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+  with jax.default_matmul_precision("highest"):
     arguments = structure.unflatten([_made_up(i, x) for i, x in enumerate(shapes)])
     try:
       together, alone = compare(function, *arguments)

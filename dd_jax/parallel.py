@@ -70,7 +70,8 @@ def in_chunks(loss: Callable, chunk_size: int) -> Callable:
   """The mean over chunks of `chunk_size` examples, one after the other; the last may be short.
 
   Whatever is differentiated, the variable, the examples or the constants, its gradient comes from
-  the same pass; forward mode and derivatives of derivatives work as without chunks.
+  the same pass, and can be differentiated again, in either mode. Forward mode alone (`jax.jvp` of
+  the mean) is refused by JAX.
   """
   def mean(function, examples):
     num_examples = jax.tree.leaves(examples)[0].shape[0]
@@ -137,8 +138,8 @@ def over_pmap(loss: Callable) -> Callable:
     shared, own = function(jax.tree.map(lambda x: x[lax.axis_index(INITS)], parts))
     return lax.pmean(shared, INITS), own
 
-  def check(tangents):
-    if any(map(_is_perturbed, jax.tree.leaves(tangents[1:]))):
+  def check(perturbed):
+    if any(jax.tree.leaves(perturbed[1:])):
       raise ValueError("under pmap the loss must be differentiated by the distilled data alone; "
                        "got initial weights or real examples, for which over_mesh is right")
 
@@ -191,26 +192,27 @@ class _OverDevices(NamedTuple):
     return self.program.memory_analysis()
 
 
-def _differentiated_in_its_pass(loss, mean, check=lambda tangents: None):
-  """`mean` of `loss`, whose derivative is the mean of the gradients that the same pass computes.
+def _differentiated_in_its_pass(loss, mean, check=lambda perturbed: None):
+  """`mean` of `loss`, whose gradient is the mean of the gradients that the same pass computes.
 
   `mean(function, examples)` averages the first tree that `function(chunk)` returns, and joins the
-  second, which has an entry for each example. `check(tangents)` refuses what it must.
+  second, which has an entry for each example. `check(perturbed)` refuses what it must.
   """
-  @jax.custom_jvp
+  # Not custom_jvp: where JAX linearizes its rule it moves what a loop's body has constant, such as
+  # the zeros of a ReLU's gradient, out into arrays that every turn reads (a third of a step).
+  @jax.custom_vjp
   def mean_loss(variable, examples, *constants):
     return mean(lambda chunk: (loss(variable, chunk, *constants), ()), examples)[0]
 
-  def jvp(primals, tangents):
+  def forward(*arguments):
+    variable, examples, *constants = jax.tree.map(lambda x: x.value, arguments)
     # What is differentiated, of the arguments that all chunks share and of the examples.
-    (variable, examples, *constants), (_, example_tangents, *_) = primals, tangents
-    shared, shared_tangents, join_shared = _split_off_perturbed(
-        (variable, *constants), (tangents[0], *tangents[2:]))
-    own_tangents = _split_off_perturbed(examples, example_tangents)[1]
-    check(tangents)
+    perturbed = jax.tree.map(_is_perturbed, arguments)
+    check(perturbed)
+    shared, join_shared = _split_off((variable, *constants), (perturbed[0], *perturbed[2:]))
 
     def of_chunk(chunk):
-      own, _, join_own = _split_off_perturbed(chunk, example_tangents)
+      own, join_own = _split_off(chunk, perturbed[1])
 
       def of_perturbed(shared, own):
         variable, *constants = join_shared(shared)
@@ -219,35 +221,25 @@ def _differentiated_in_its_pass(loss, mean, check=lambda tangents: None):
       value, (by_shared, by_own) = jax.value_and_grad(of_perturbed, (0, 1))(shared, own)
       return (value, by_shared), by_own
 
-    (value, by_shared), by_own = mean(of_chunk, examples)
-    # Sums of products and no dot products, whose transpose an accelerator might round.
-    return value, sum(
-        (jnp.sum(gradient * tangent).astype(value.dtype) for gradient, tangent in
-         zip((*by_shared, *by_own), (*shared_tangents, *own_tangents), strict=True)),
-        jnp.zeros_like(value))
+    (value, (by_variable, *by_constants)), by_examples = mean(of_chunk, examples)
+    return value, (by_variable, by_examples, *by_constants)
 
-  mean_loss.defjvp(jvp, symbolic_zeros=True)
+  def backward(gradients, cotangent):
+    return jax.tree.map(lambda gradient: cotangent.astype(gradient.dtype) * gradient, gradients)
+
+  mean_loss.defvjp(forward, backward, symbolic_zeros=True)
   return mean_loss
 
 
-def _split_off_perturbed(tree, tangents):
-  """The leaves that are differentiated, their tangents, and `join(leaves) -> tree`."""
-  leaves, structure = jax.tree.flatten(tree)
-  tangents = structure.flatten_up_to(tangents)
-  places = [i for i, tangent in enumerate(tangents) if _is_perturbed(tangent)]
-
-  def join(perturbed):
-    joined = list(leaves)
-    for place, leaf in zip(places, perturbed, strict=True):
-      joined[place] = leaf
-    return structure.unflatten(joined)
-
-  return [leaves[i] for i in places], [tangents[i] for i in places], join
+def _split_off(tree, chosen):
+  """The tree with None for the leaves that are not chosen, and `join(such a tree) -> tree`."""
+  some = jax.tree.map(lambda x, chosen: x if chosen else None, tree, chosen)
+  return some, lambda some: jax.tree.map(
+      lambda x, other: x if other is None else other, tree, some)
 
 
-def _is_perturbed(tangent):
-  return (not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-          and tangent.dtype != jax.dtypes.float0)
+def _is_perturbed(argument):
+  return argument.perturbed and jnp.issubdtype(argument.value.dtype, jnp.inexact)
 
 
 def _spread(function, mesh, axis):

@@ -207,24 +207,35 @@ def test_pieces_change_no_derivative_of_anything(x64, name):
   problems.assert_close(alone, expected[1][place], 1e-12)
 
 
-def _forward_and_second(loss):
-  def derivatives(moved):
-    direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), moved)
-    return (jax.jvp(loss, (moved,), (direction,))[1],
-            jax.jvp(jax.grad(loss), (moved,), (direction,))[1])
+def _second(outer):
+  """A Hessian-vector product, by the mode that `outer` differentiates the gradient in."""
+  def of_loss(loss):
+    def derivatives(moved):
+      direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), moved)
+      return outer(jax.grad(loss), moved, direction)
 
-  return derivatives
+    return derivatives
+
+  return of_loss
+
+
+_SECOND = {"forward": _second(lambda grad, at, d: jax.jvp(grad, (at,), (d,))[1]),
+           "reverse": _second(lambda grad, at, d: jax.vjp(grad, at)[1](d)[0])}
 
 
 @pytest.mark.slow
-def test_pieces_leave_forward_mode_and_second_derivatives(x64):
+@pytest.mark.parametrize("outer", _SECOND)
+def test_pieces_leave_second_derivatives(x64, outer):
   outer_loss, moved = _everything(num_parallel=2, chunk_size=3)
-  problems.assert_close(jax.jit(_forward_and_second(outer_loss))(moved),
-                        _in_one_piece(_forward_and_second), 1e-11)
+  problems.assert_close(jax.jit(_SECOND[outer](outer_loss))(moved),
+                        _in_one_piece(_SECOND["forward"]), 1e-11)
 
 
-def test_forward_mode_of_forward_over_reverse_is_refused_in_one_line():
-  loss, moved = _everything(("remat", "forward_over_reverse"))
+@pytest.mark.parametrize("mode, options", [
+    (("remat", "forward_over_reverse"), {}), (("plain", "reverse"), {"chunk_size": 3}),
+    (("plain", "reverse"), {"num_parallel": 1})])
+def test_forward_mode_that_cannot_be_had_is_refused_in_one_line(mode, options):
+  loss, moved = _everything(mode, **options)
   with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
     jax.jvp(loss, (moved,), (moved,))
 
