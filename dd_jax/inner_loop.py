@@ -12,6 +12,8 @@ import numpy as np
 import optax
 
 from dd_jax import adapters
+from dd_jax import checkpointing
+from dd_jax.leaves import split_off_floating
 from dd_jax.optimizers import check_differentiable
 from dd_jax.types import Array, DistilledData, Params
 
@@ -56,7 +58,7 @@ def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation
   return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, state), loss
 
 
-def unroll(loss: Callable, optimizer: Any = None, *, memory: str = "remat",
+def unroll(loss: Callable, optimizer: Any = None, *, memory: str | int = "remat",
            gradient: str = "reverse") -> "Unroll":
   """Trains step by step, and is differentiated through every step (section 3.1, eq. 6).
 
@@ -67,7 +69,8 @@ def unroll(loss: Callable, optimizer: Any = None, *, memory: str = "remat",
     optimizer: optax transformation whose update the step size scales, or `hyper ->
       transformation` of the hyper-parameters of the distilled data. None: gradient descent.
     memory: what the backward pass keeps. "plain": every step's activations; "remat": the weights
-      of every step; "nested": about 2 sqrt(T) sets of weights.
+      of every step; "nested": about 2 sqrt(T) sets of weights; a number from 2 to T: so many,
+      by binomial checkpointing (`dd_jax.checkpointing`), where second derivatives are an error.
     gradient: "reverse" differentiates the inner gradient in reverse; "forward_over_reverse" takes
       the same product from one forward derivative, which less than halves what "plain" keeps and
       saves nothing in the others; forward mode (`jvp`, `jacfwd`) through it is an error.
@@ -79,8 +82,10 @@ def unroll(loss: Callable, optimizer: Any = None, *, memory: str = "remat",
   Raises:
     ValueError: an unknown mode; when called, distilled data whose shapes do not fit.
   """
-  if memory not in MEMORY_MODES:
-    raise ValueError(f"memory must be one of {list(MEMORY_MODES)}; got {memory!r}")
+  if memory not in MEMORY_MODES and not (
+      isinstance(memory, (int, np.integer)) and not isinstance(memory, bool) and memory >= 2):
+    raise ValueError(f"memory must be one of {list(MEMORY_MODES)}, or a number of states from 2 "
+                     f"on; got {memory!r}")
   if gradient not in GRADIENT_MODES:
     raise ValueError(f"gradient must be one of {list(GRADIENT_MODES)}; got {gradient!r}")
   return Unroll(loss, optimizer, memory, gradient)
@@ -91,7 +96,7 @@ class Unroll:
   """What `unroll` makes: a whole trajectory when called, and its stretches."""
   loss: Callable
   optimizer: Any
-  memory: str
+  memory: str | int
   gradient: str
 
   def __call__(self, key: Array, params: Params, distilled: DistilledData
@@ -102,7 +107,7 @@ class Unroll:
 
   def begin(self, params: Params, distilled: DistilledData) -> InnerState:
     """The state before the first step."""
-    return InnerState(params, self._transformation(distilled).init(params))
+    return InnerState(params, self._transformation(distilled.hyper).init(params))
 
   def stretch(self, key: Array, state: InnerState, distilled: DistilledData, start: Array | int,
               length: int) -> tuple[InnerState, Array]:
@@ -112,17 +117,22 @@ class Unroll:
       ValueError: a stretch that does not fit into the trajectory, or distilled data that are none.
     """
     check_stretch(start, length, distilled.step_sizes.size)
-    step, inputs = self._steps(key, distilled)
-    return _scan(step, state, inputs(start + jnp.arange(length)), length, self.memory)
+    step, rows, inputs = self._steps(key, distilled)
+    positions = jnp.asarray(start, jnp.int32) + jnp.arange(length, dtype=jnp.int32)
+    return _scan(step, distilled.hyper, rows, state, inputs(positions),
+                 positions % distilled.step_sizes.shape[1], self.memory)
 
   def advance(self, key: Array, state: InnerState, distilled: DistilledData, start: Array | int,
               num_steps: Array | int) -> InnerState:
     """The same without a gradient, and without losses; `num_steps` may be traced too."""
     state, distilled = jax.lax.stop_gradient((state, distilled))
-    step, inputs = dataclasses.replace(self, gradient="reverse")._steps(key, distilled)
+    step, rows, inputs = dataclasses.replace(self, gradient="reverse")._steps(key, distilled)
+    num_steps_of_epoch = distilled.step_sizes.shape[1]
 
     def body(position, state):
-      return step(state, jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None])))[0]
+      row = jax.tree.map(lambda x: x[position % num_steps_of_epoch], rows)
+      now = jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None]))
+      return step(distilled.hyper, row, state, now)[0]
 
     return jax.lax.fori_loop(start, start + num_steps, body, state)
 
@@ -131,35 +141,33 @@ class Unroll:
     if self.optimizer is not None and not callable(self.optimizer):
       check_differentiable(self.optimizer, params)
 
-  def _transformation(self, distilled):
+  def _transformation(self, hyper):
     if self.optimizer is None:
       return optax.scale(-1.)
-    return self.optimizer(distilled.hyper) if callable(self.optimizer) else self.optimizer
+    return self.optimizer(hyper) if callable(self.optimizer) else self.optimizer
 
   def _steps(self, key, distilled):
-    """`step(state, input) -> (state, loss)`, and the inputs of steps at positions `[n]`."""
+    """`step(hyper, batch, state, input) -> (state, loss)`, all batches, inputs of positions `[n]`."""
     check_distilled(distilled)
     loss = adapters.scalar(adapters.with_key(self.loss))
     keyed = adapters.takes_key(self.loss)
     value_and_grad = (_symmetric_value_and_grad if self.gradient == "forward_over_reverse" else
                       jax.value_and_grad)(
                           lambda params, batch, key: loss(params, *batch, key=key))
-    transformation = self._transformation(distilled)
     # NumPy arrays cannot be indexed by a step of the scan.
     batches = jax.tree.map(jnp.asarray, (distilled.inputs, distilled.labels))
     step_sizes = jnp.asarray(distilled.step_sizes).reshape(-1)
-    num_steps = distilled.step_sizes.shape[1]
 
     def inputs(positions):
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions) if keyed else None
-      return positions, step_sizes[positions], keys
+      return step_sizes[positions], keys
 
-    def step(state, inputs):
-      position, step_size, step_key = inputs
-      batch = jax.tree.map(lambda x: x[position % num_steps], batches)
-      return inner_step(value_and_grad, transformation, state, (batch, step_key), step_size)
+    def step(hyper, batch, state, inputs):
+      step_size, step_key = inputs
+      return inner_step(value_and_grad, self._transformation(hyper), state, (batch, step_key),
+                        step_size)
 
-    return step, inputs
+    return step, batches, inputs
 
 
 def check_stretch(start: Any, length: int, total: int) -> None:
@@ -186,14 +194,25 @@ def check_distilled(distilled: DistilledData) -> None:
                      f"got {list(step_sizes.shape)}")
 
 
-def _scan(step, state, inputs, length, memory):
+def _scan(step, hyper, batches, state, inputs, places, memory):
   """`lax.scan` that keeps for the backward pass what the memory mode says."""
+  length = len(places)
+  if memory not in MEMORY_MODES:
+    if memory > length:
+      raise ValueError(f"memory must be at most the {length} inner steps; got {memory}")
+    return checkpointing.scan(step, hyper, batches, state, inputs, places, memory)
+
+  def take(state, now):
+    place, inputs = now
+    return step(hyper, jax.tree.map(lambda x: x[place], batches), state, inputs)
+
+  inputs = places, inputs
   if memory == "plain":
-    return jax.lax.scan(step, state, inputs)
+    return jax.lax.scan(take, state, inputs)
   # Inside a scan nothing can be merged with the recomputation: CSE needs no barrier.
   checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
   if memory == "remat":
-    return jax.lax.scan(checkpoint(step), state, inputs)
+    return jax.lax.scan(checkpoint(take), state, inputs)
   inner = math.isqrt(length)
   outer = length // inner
   head = jax.tree.map(lambda x: x[:outer * inner].reshape(outer, inner, *x.shape[1:]), inputs)
@@ -201,7 +220,7 @@ def _scan(step, state, inputs, length, memory):
 
   @checkpoint
   def stretch(state, inputs):
-    return jax.lax.scan(checkpoint(step), state, inputs)
+    return jax.lax.scan(checkpoint(take), state, inputs)
 
   state, head_losses = jax.lax.scan(stretch, state, head)
   state, tail_losses = stretch(state, tail)
@@ -224,25 +243,16 @@ def _symmetric_value_and_grad(loss):
   def backward(residuals, cotangents):
     params, batch, key = residuals
     loss_cotangent, direction = cotangents
-    leaves, structure = jax.tree.flatten(batch)
-    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-    def of_floating(params, values):
-      joined = list(leaves)
-      for i, value in zip(floating, values, strict=True):
-        joined[i] = value
-      return loss(params, structure.unflatten(joined), key)
+    floating, join = split_off_floating(batch)
 
     def full_gradient(params):
-      return jax.grad(of_floating, argnums=(0, 1))(params, [leaves[i] for i in floating])
+      return jax.grad(lambda params, floating: loss(params, join(floating), key), (0, 1))(
+          params, floating)
 
     gradients, tangents = jax.jvp(full_gradient, (params,), (direction,))
-    params_bar, floating_bars = jax.tree.map(
+    params_bar, batch_bar = jax.tree.map(
         lambda g, t: loss_cotangent.astype(g.dtype) * g + t, gradients, tangents)
-    bars = [None] * len(leaves)
-    for i, bar in zip(floating, floating_bars, strict=True):
-      bars[i] = bar
-    return params_bar, structure.unflatten(bars), None
+    return params_bar, batch_bar, None
 
   value_and_grad.defvjp(forward, backward)
   return value_and_grad

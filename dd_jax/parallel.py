@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.init_distributions import InitDistribution, pretrained_init
+from dd_jax.leaves import is_floating, split_off
 from dd_jax.types import Params, wide
 
 INITS, EXAMPLES = "inits", "examples"  # The axes of a mesh: networks, and real examples.
@@ -209,10 +210,10 @@ def _differentiated_in_its_pass(loss, mean, check=lambda perturbed: None):
     # What is differentiated, of the arguments that all chunks share and of the examples.
     perturbed = jax.tree.map(_is_perturbed, arguments)
     check(perturbed)
-    shared, join_shared = _split_off((variable, *constants), (perturbed[0], *perturbed[2:]))
+    shared, join_shared = split_off((variable, *constants), (perturbed[0], *perturbed[2:]))
 
     def of_chunk(chunk):
-      own, join_own = _split_off(chunk, perturbed[1])
+      own, join_own = split_off(chunk, perturbed[1])
 
       def of_perturbed(shared, own):
         variable, *constants = join_shared(shared)
@@ -231,15 +232,8 @@ def _differentiated_in_its_pass(loss, mean, check=lambda perturbed: None):
   return mean_loss
 
 
-def _split_off(tree, chosen):
-  """The tree with None for the leaves that are not chosen, and `join(such a tree) -> tree`."""
-  some = jax.tree.map(lambda x, chosen: x if chosen else None, tree, chosen)
-  return some, lambda some: jax.tree.map(
-      lambda x, other: x if other is None else other, tree, some)
-
-
 def _is_perturbed(argument):
-  return argument.perturbed and jnp.issubdtype(argument.value.dtype, jnp.inexact)
+  return argument.perturbed and is_floating(argument.value)
 
 
 def _spread(function, mesh, axis):

@@ -173,9 +173,11 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int
   """The inner algorithm that `config.inner` names."""
   inner = config.inner
   optimizer = parts.choose(optimizers.INNER_OPTIMIZERS, inner.optimizer, "inner.optimizer")
+  memory = config.distill.memory
   return parts.choose({
-      "unrolled": lambda: dd_jax.unroll(loss, optimizer, memory=config.distill.memory,
-                                        gradient=config.distill.gradient),
+      "unrolled": lambda: dd_jax.unroll(
+          loss, optimizer, memory=int(memory) if memory.isdecimal() else memory,
+          gradient=config.distill.gradient),
       "implicit": lambda: dd_jax.implicit(loss, optimizer, solver=inner.solver,
                                           num_terms=inner.num_terms, damping=inner.damping),
       "ridge": lambda: dd_jax.ridge(

@@ -97,11 +97,13 @@ def test_sides_that_disagree_end_the_bench():
 def test_memory_writes_rows_and_a_plot(tmp_path):
   out = tmp_path / "memory.json"
   process = _run("experiments.measurements.memory", f"--out={out}", "--lengths=100,400",
-                 "--memory=nested", "--gradient=reverse")
+                 "--memory=nested,4", "--gradient=reverse")
   assert process.returncode == 0, process.stderr
   report = json.loads(out.read_text())
-  assert [row["T"] for row in report["rows"]] == [100, 400]
+  assert [(row["memory"], row["T"]) for row in report["rows"]] == [
+      (4, 100), (4, 400), ("nested", 100), ("nested", 400)]
   assert report["exponents"]["nested, reverse"] < .6  # 2 sqrt(T) sets of weights and a constant.
+  assert report["exponents"]["4, reverse"] < .1
   assert out.with_suffix(".png").stat().st_size > 1000
 
 

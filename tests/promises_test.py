@@ -19,8 +19,9 @@ _PACKAGE = pathlib.Path(dd_jax.__file__).parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "models",
-          "init_distributions", "losses", "augmentation", "whitening", "optimizers", "inner_loop",
-          "truncation", "implicit_gradients", "ridge_regression", "parallel",
+          "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
+          "checkpointing", "inner_loop", "truncation", "implicit_gradients", "ridge_regression",
+          "parallel",
           "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",
           "baselines", "linear", "datasets", "files", "__init__", "runs"]
 

@@ -1,7 +1,6 @@
 """The outer loop of a run: dispatches, validation, checkpoints, signals, learning rates halved."""
 
 import contextlib
-import dataclasses
 import pathlib
 import signal
 import sys
@@ -13,8 +12,9 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dd_jax.inner_loop import GRADIENT_MODES, MEMORY_MODES, Unroll
+from dd_jax.inner_loop import Unroll
 from dd_jax.runs import figures
+from dd_jax.runs import fitting
 from dd_jax.runs import interruptions
 from dd_jax.runs import layouts
 from dd_jax.runs import machine
@@ -184,7 +184,7 @@ def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:
   """The outer steps and the validation compiled for the state; that of fed data when it is called.
 
   Raises:
-    ValueError: the outer steps need more memory than is free; it names the modes that fit.
+    ValueError: the outer steps need more memory than is free; it names what would fit.
   """
   programs = run.programs
   outer_steps = programs.steps.lower(state).compile()
@@ -197,23 +197,21 @@ def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:
 
 
 def _too_large(run, state, needed, free):
-  """What is too large, and which of the memory modes of an unrolled trajectory are not."""
-  used, fitting = run.problem.train, []
+  """What is too large, and of an unrolled trajectory what would not be."""
+  used = run.problem.train
+
+  def size_of(train):
+    return machine.program_bytes(make_programs(
+        run.problem._replace(train=train), num_steps=run.num_steps, seed=run.seed,
+        settings=run.settings).steps.lower(state).compile())
+
+  named, advice = "an outer step", "lower chunk_size, num_parallel or images_per_class"
   if isinstance(used, Unroll) and run.problem.outer_train is None and run.problem.warm is None:
-    for memory in MEMORY_MODES:
-      for gradient in GRADIENT_MODES:
-        other = run.problem._replace(
-            train=dataclasses.replace(used, memory=memory, gradient=gradient))
-        size = machine.program_bytes(make_programs(
-            other, num_steps=run.num_steps, seed=run.seed, settings=run.settings
-        ).steps.lower(state).compile())
-        if size <= free:
-          fitting.append(f"{memory} with {gradient} ({size / 1e9:.3g} GB)")
-  named = (f"memory={used.memory!r} with gradient={used.gradient!r}" if isinstance(used, Unroll)
-           else "an outer step")
+    named = f"memory={used.memory!r} with gradient={used.gradient!r}"
+    length = jax.eval_shape(run.programs.decode, state.trainable).step_sizes.size
+    advice = fitting.advice(used, length, size_of, free)
   return (f"{named} needs an estimated {needed / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
-          + (f"these fit: {', '.join(fitting)}" if fitting else
-             "no mode fits: lower chunk_size, num_parallel or images_per_class"))
+          + advice)
 
 
 def _not_finite(programs, initial, state):

@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
   distill.step_size_sharing = "per_step"  # Or per_epoch, tied, fixed (not learned).
   distill.step_size = 0.02  # Initial inner step size.
   distill.step_size_scale = "softplus"  # What the outer optimizer moves: softplus, or log.
-  distill.memory = "plain"
+  distill.memory = "plain"  # Or remat, nested, or a number of states kept of the trajectory.
   distill.gradient = "reverse"
 
   config.inner = inner = ConfigDict()

@@ -1,11 +1,13 @@
-"""Memory of the hypergradient against the number of inner steps T, for every memory mode.
+"""Memory and time of the hypergradient against the number of inner steps T, for memory modes.
 
     python -m experiments.measurements.memory --out=experiments/measurements/memory.json
+    python -m experiments.measurements.memory --out=experiments/measurements/budgets.json \\
+      --memory=nested,32,16,8 --gradient=reverse --lengths=100,1000,3000,10000,30000
 
 LeNet, MNIST's shapes, S = 10, E = T / S, N = 1, R = 256. Each row is a process of its own: the
 compiler's temporary bytes, the most memory that the process held above what it held before
-the first call, and compile seconds. Writes a table to the screen, the rows to FILE.json and a plot
-to FILE.png.
+the first call, and seconds of compiling and of the call. Writes a table to the screen, after every
+row all of them to FILE.json, and plots to FILE.png. A FILE.json that is there is gone on with.
 """
 
 import itertools
@@ -29,7 +31,7 @@ _REAL_BATCH = 256
 _FIT_FROM = 100  # Shortest T that the exponent is fitted to.
 
 
-def measure(network: str, length: int, memory: str, gradient: str) -> dict:
+def measure(network: str, length: int, memory: str | int, gradient: str) -> dict:
   """One row: compiles a hypergradient and computes it once."""
   import jax
   import jax.numpy as jnp
@@ -77,21 +79,28 @@ def exponent(rows: list[dict]) -> float:
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
-  """Temporary bytes against T, one line for each mode."""
+  """Temporary bytes and seconds against T, one line for each mode."""
   import matplotlib
   matplotlib.use("agg")
   from matplotlib import pyplot
-  figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  figure, (of_bytes, of_time) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
   modes = list(dict.fromkeys(row["memory"] for row in rows))
   for (memory, gradient), group in _by_mode(rows):
-    axes.loglog([row["T"] for row in group], [row["temporary_bytes"] / 1e6 for row in group],
-                marker="o", linestyle="-" if gradient == "reverse" else "--",
-                color=f"C{modes.index(memory)}", label=f"{memory}, {gradient}")
-  axes.set(xlabel="inner steps T", ylabel="temporary memory (MB)",
-           title=f"{rows[0]['network']}, N = 1, R = {_REAL_BATCH}")
-  axes.grid(alpha=.3)
-  axes.legend()
+    name = f"{memory} states" if isinstance(memory, int) else memory
+    style = dict(marker="o", linestyle="-" if gradient == "reverse" else "--",
+                 color=f"C{modes.index(memory)}", label=f"{name}, {gradient}")
+    lengths = [row["T"] for row in group]
+    of_bytes.loglog(lengths, [row["temporary_bytes"] / 1e6 for row in group], **style)
+    of_time.loglog(lengths, [row["seconds"] for row in group], **style)
+  of_bytes.set(xlabel="inner steps T", ylabel="temporary memory (MB)",
+               title=f"{rows[0]['network']}, N = 1, R = {_REAL_BATCH}")
+  of_time.set(xlabel="inner steps T", ylabel="seconds of one hypergradient",
+              title=rows[0]["device"])
+  for axes in (of_bytes, of_time):
+    axes.grid(alpha=.3)
+  of_bytes.legend()
   figure.savefig(path, dpi=120)
+  pyplot.close(figure)
 
 
 def _by_mode(rows):
@@ -101,11 +110,16 @@ def _by_mode(rows):
 
 def main(argv):
   del argv
-  options, rows = flags.FLAGS, []
+  options = flags.FLAGS
+  out = paths.local(options.out, "--out")
+  rows = json.loads(out.read_text())["rows"] if out.exists() else []
+  measured = {(row["network"], row["memory"], row["gradient"], row["T"]) for row in rows}
   print(f"{'memory':<8} {'gradient':<22} {'T':>5} {'temporary MB':>12} {'call MB':>9} "
         f"{'compile s':>9} {'seconds':>8}")
-  for memory, gradient, length in itertools.product(options.memory, options.gradient,
+  for memory, gradient, length in itertools.product(map(_memory, options.memory), options.gradient,
                                                     map(int, options.lengths)):
+    if (options.network, memory, gradient, length) in measured:
+      continue
     # A process serves one row, because the peak of a process never falls.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
       row = pool.apply(measure, (options.network, length, memory, gradient))
@@ -113,12 +127,17 @@ def main(argv):
     print(f"{memory:<8} {gradient:<22} {length:>5} {row['temporary_bytes'] / 1e6:>12.1f} "
           f"{row['peak_bytes_of_call'] / 1e6:>9.1f} {row['compile_seconds']:>9.1f} "
           f"{row['seconds']:>8.2f}", flush=True)
+    _write(sorted(rows, key=lambda row: (str(row["memory"]), row["gradient"], row["T"])), out)
+
+
+def _memory(name):
+  return int(name) if name.isdecimal() else name
+
+
+def _write(rows, out):
   report = {"rows": rows, "exponents": {
-      ", ".join(mode): exponent(group) for mode, group in _by_mode(rows)
+      ", ".join(map(str, mode)): exponent(group) for mode, group in _by_mode(rows)
       if sum(row["T"] >= _FIT_FROM for row in group) > 1}}
-  for mode, value in report["exponents"].items():
-    print(f"exponent of T from {_FIT_FROM} on: {mode}: {value:.2f}")
-  out = paths.local(flags.FLAGS.out, "--out")
   npz.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
@@ -130,6 +149,6 @@ if __name__ == "__main__":
   flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
   flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"],
                     "Whose trajectory is measured.")
-  flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes.")
+  flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes, or numbers of states.")
   flags.DEFINE_list("gradient", ["reverse", "forward_over_reverse"], "Gradient modes.")
   app.run(lambda argv: launcher.with_one_line_errors(lambda: main(argv)))
