@@ -81,6 +81,7 @@ def test_train_on_gives_the_weights_of_the_run(fixed):
   np.testing.assert_allclose(accuracy, _result(fixed)["accuracy_mean"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_run_s_own_networks_are_drawn_again(poisoned):
   """Whitening, augmentation, momentum, options of the network: all as the file says."""
   found, expected = applied.apply(poisoned / "distilled.npz"), _result(poisoned)

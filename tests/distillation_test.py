@@ -40,7 +40,8 @@ def six():
   """`run(state, stop, *real)` of up to six steps, compiled once, and where it begins."""
   step, state = _loop()
   return jax.jit(lambda state, stop, *real: dd_jax.run_outer_steps(
-      step, jax.random.key(9), state, (), *real, batch_size=4, num_steps=6, stop=stop)), state
+      step, jax.random.key(9), state, (), *real, batch_size=4, num_steps=6, stop=stop),
+                 compiler_options=problems.USUAL_COMPILER), state
 
 
 def _assert_equal(actual, expected):
@@ -82,7 +83,7 @@ def test_interrupted_steps_continue_bit_for_bit():
   real = problems.real(11)
   # As a run is compiled, whatever the suite's flags: else a scan of one step is another program.
   runner = functools.partial(_runner, outer_step,
-                             compiler_options={"xla_backend_optimization_level": 3})
+                             compiler_options=problems.USUAL_COMPILER)
   whole, infos = runner(5)(state, (), *real)
   runs = {length: runner(length) for length in (1, 3)}
   pieces = []
@@ -96,7 +97,7 @@ def test_interrupted_steps_continue_bit_for_bit():
 def test_stop_freezes_the_state(six):
   run, state = six
   real = problems.real(12)
-  expected, _ = _runner(_loop()[0], 3)(state, (), *real)
+  expected, _ = _runner(_loop()[0], 3, compiler_options=problems.USUAL_COMPILER)(state, (), *real)
   actual, infos = run(state, 3, *real)
   assert actual.step == 3
   _assert_equal(actual, expected)

@@ -193,7 +193,9 @@ def _in_one_piece(of_derivatives):
   return jax.jit(of_derivatives(outer_loss))(moved)
 
 
-@pytest.mark.parametrize("name", _PIECES)
+@pytest.mark.parametrize("name", [
+    "one network", "rests", pytest.param("one image", marks=pytest.mark.slow),
+    pytest.param("larger than all", marks=pytest.mark.slow)])
 def test_pieces_change_no_derivative_of_anything(x64, name):
   """By distilled data, initial weights, real images and real labels; together, and one alone."""
   mode, options = _PIECES[name]

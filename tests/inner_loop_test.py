@@ -264,7 +264,8 @@ def test_an_optimizer_with_a_key_in_its_state_runs(x64):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(memory="swap"), r"memory must be one of \['plain', 'remat', 'nested'\]; got 'swap'"),
+    (dict(memory="swap"), r"memory must be one of \['plain', 'remat', 'nested'\], or a number of "
+     r"states from 2 on; got 'swap'"),
     (dict(gradient="numeric"), r"gradient must be one of .*; got 'numeric'"),
 ])
 def test_bad_options_are_named(options, message):

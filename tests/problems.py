@@ -1,11 +1,18 @@
 """A problem small enough for float64 finite differences, shared by the tests of the loops."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import losses
 from dd_jax import parametrization
+
+# The usual compiler, where tests/conftest.py asks for a hastier one: for bits that must be equal.
+USUAL_COMPILER = {"xla_backend_optimization_level": 3}
+if "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
+  USUAL_COMPILER["xla_cpu_use_fusion_emitters"] = True
 
 NUM_STEPS, NUM_EPOCHS, BATCH, NUM_CLASSES, IMAGE_SHAPE = 3, 2, 4, 3, (2, 2, 1)
 

@@ -20,9 +20,8 @@ _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "models",
           "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
-          "checkpointing", "inner_loop", "truncation", "implicit_gradients", "ridge_regression",
-          "parallel",
-          "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",
+          "checkpointing", "inner_loop", "metasmoothness", "truncation", "implicit_gradients",
+          "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",
           "baselines", "linear", "datasets", "files", "__init__", "runs"]
 
 

@@ -42,6 +42,7 @@ def on_device(tmp_path_factory):
                       settings=SETTINGS)
 
 
+@pytest.mark.slow  # Bits are equal with the usual compiler, which the quick tests have not.
 @pytest.mark.parametrize("kind", ["host", "stream"])
 @pytest.mark.parametrize("wrap", [lambda images: images, InFile])
 def test_every_storage_gives_the_same_arrays_and_accuracies(on_device, tmp_path, kind, wrap,
@@ -56,6 +57,7 @@ def test_every_storage_gives_the_same_arrays_and_accuracies(on_device, tmp_path,
     assert found.figures[name] == on_device.figures[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
 def test_pixels_of_any_kind_are_prepared_alike(tmp_path, dtype):
   found = [runs.distill(make_problem(wrap, dtype), tmp_path / kind, num_steps=4,
