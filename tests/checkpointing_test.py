@@ -107,7 +107,8 @@ def _noisy_loss(params, inputs, labels, key):
   return problems.inner_loss(params, noise * inputs, labels)
 
 
-@pytest.mark.parametrize("kind", ["window", "warm start"])
+@pytest.mark.parametrize("kind", [
+    "window", pytest.param("warm start", marks=pytest.mark.slow)])
 def test_windows_and_warm_starts_go_through_it(x64, kind):
   """With a loss that has keys, from a start that is traced."""
   trainable, decode = problems.trainable()
@@ -129,6 +130,7 @@ def test_windows_and_warm_starts_go_through_it(x64, kind):
   problems.assert_close(hypergradient(2), hypergradient("plain"), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
 def test_half_precision_keeps_its_types(x64):
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), problems.init(jax.random.key(0)))

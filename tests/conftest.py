@@ -34,6 +34,9 @@ def pytest_configure(config):
     if _known_to_xla(b"xla_cpu_use_fusion_emitters"):
       flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+  # Files in the order of their names: the last of pytest-xdist's own order are few and long.
+  if hasattr(config.option, "loadscopereorder"):
+    config.option.loadscopereorder = False
 
 
 def _known_to_xla(flag):

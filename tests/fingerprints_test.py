@@ -207,6 +207,7 @@ def test_all_processes_must_have_the_same_data(monkeypatch):
     fingerprints.check_processes({"train_images": "a"})
 
 
+@pytest.mark.slow
 def test_on_the_command_line_it_is_one_line(finished, tmp_path):
   _write(tmp_path / "mine.npz", "train_labels")
   line = error_of(launch("experiments.main", SMOKE, "--config.model.name=mlp",

@@ -117,7 +117,8 @@ def test_loss_and_hypergradient_equal_the_golden_values(x64, net, convolution, m
   assert _relative_error(hypergradient["step_sizes"].ravel(), golden["grad_raw_lrs"].ravel()) < 1e-9
 
 
-@pytest.mark.parametrize("net", ["lenet", "alexcifarnet"])
+@pytest.mark.parametrize("net", [
+    "lenet", pytest.param("alexcifarnet", marks=pytest.mark.slow)])
 def test_logits_and_final_weights_equal_the_golden_values(x64, net):
   golden = np.load(_GOLDEN / f"{net}.npz")
   params, trainable, real_images, _ = _inputs(net)

@@ -28,7 +28,7 @@ def _outer_loss(decode, num_inits=1, real_loss=problems.inner_loss, memory="rema
 
 
 @pytest.mark.parametrize("options", [
-    dict(memory="plain"),
+    pytest.param(dict(memory="plain"), marks=pytest.mark.slow),
     dict(memory="remat", chunk_size=4),
     dict(memory="nested", gradient="forward_over_reverse"),
 ], ids=lambda options: "-".join(map(str, options.values())))
@@ -53,7 +53,8 @@ def test_hypergradient_equals_finite_differences_under_jit_and_vmap(x64, options
 
 
 @pytest.mark.parametrize("options", [
-    dict(), dict(num_parallel=1, chunk_size=4, gradient="forward_over_reverse")], ids=str)
+    pytest.param({}, marks=pytest.mark.slow),
+    dict(num_parallel=1, chunk_size=4, gradient="forward_over_reverse")], ids=str)
 def test_inputs_may_be_a_dict_of_arrays(x64, options):
   """An image and a row of a table for each example, distilled and real."""
   learned = parametrization.join(

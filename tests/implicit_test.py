@@ -117,7 +117,7 @@ def test_bad_options_are_named(options, message):
 
 @pytest.mark.parametrize("optimizer, start", [
     ("gradient_descent", {"weight_decay": .5}),
-    ("nesterov", {"weight_decay": .3, "decay": .4}),
+    pytest.param("nesterov", {"weight_decay": .3, "decay": .4}, marks=pytest.mark.slow),
 ])
 def test_weight_decay_is_a_part_of_the_optimum(x64, optimizer, start):
   """By images, labels, the decay itself and the momentum, as the full unroll has it."""

@@ -99,7 +99,7 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
     assert parent.poll() is None and time.monotonic() < until
     time.sleep(.05)
   os.killpg(parent.pid, number)  # As a terminal does.
-  assert parent.wait(100) == 128 + number
+  assert parent.wait(timeout=100) == 128 + number
   assert [(tmp_path / str(place)).read_text() for place in range(2)] == [repr([int(number)])] * 2
 
 

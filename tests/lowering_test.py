@@ -22,7 +22,7 @@ _SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 2
     "nested", *(pytest.param(memory, marks=pytest.mark.slow)
                 for memory in inner_loop.MEMORY_MODES if memory != "nested")])
 @pytest.mark.parametrize("name", [
-    name if name in ("lenet", "mlp") else pytest.param(name, marks=pytest.mark.slow)
+    name if name == "mlp" else pytest.param(name, marks=pytest.mark.slow)
     for name in models.MODELS])
 def test_an_outer_step_lowers_for_cpu_cuda_and_tpu(name, memory, optax_promotion):
   # What networks take on an accelerator; the CPU's own convolution runs in the other tests.

@@ -28,6 +28,7 @@ def _run(*arguments):
                         text=True, timeout=500, env={**os.environ, "JAX_PLATFORMS": "cpu"})
 
 
+@pytest.mark.slow
 def test_bench_refuses_an_unknown_setting(tmp_path):
   process = _run("experiments.measurements.bench", f"--out={tmp_path / 'bench.json'}",
                  "--settings=mnist")

@@ -34,8 +34,9 @@ def _outer_loss(learned, apply, init, optimizer, gradient="reverse"):
 
 
 @pytest.mark.parametrize("name, gradient", [
-    ("gradient_descent", "forward_over_reverse"), ("momentum", "reverse"),
-    ("nesterov", "forward_over_reverse"), ("adam", "reverse")])
+    ("gradient_descent", "forward_over_reverse"),
+    pytest.param("momentum", "reverse", marks=pytest.mark.slow),
+    pytest.param("nesterov", "forward_over_reverse", marks=pytest.mark.slow), ("adam", "reverse")])
 def test_hypergradient_by_inputs_step_sizes_and_hyper_parameters(x64, name, gradient):
   """Along a random direction in all that is learned, weight decay and momenta included."""
   learned = _learned(name)
@@ -99,7 +100,7 @@ _OF_OPTAX = {
 
 
 @pytest.mark.parametrize("name", [
-    name if name in ("sgd", "partition") else pytest.param(name, marks=pytest.mark.slow)
+    name if name == "partition" else pytest.param(name, marks=pytest.mark.slow)
     for name in _OF_OPTAX])
 def test_transformations_of_optax_descend_and_are_differentiated(x64, name):
   """As optax writes them: what `update` returns is added, times the learned step size."""

@@ -69,6 +69,7 @@ def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 def test_a_poisoning_run_from_a_pool_is_tested_on_the_networks_held_out(pools, tmp_path):
   """It reports both of its figures."""
   result = problem.distill(

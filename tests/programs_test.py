@@ -17,7 +17,8 @@ from tests import small_runs
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
-@pytest.mark.parametrize("precision", ["highest", "default"])
+@pytest.mark.parametrize("precision", [
+    "highest", pytest.param("default", marks=pytest.mark.slow)])
 def test_training_warm_starts_and_evaluation_have_the_precision_of_the_settings(precision):
   problem = small_runs.problem(num_steps=2, init="random")._replace(
       num_inits=2, num_validation_inits=2, num_test_inits=2)
@@ -64,6 +65,7 @@ def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_al
   assert whole - {0} == {*range(16, 49, 16), *range(12, 49, 12), *range(6, 49, 6)}
 
 
+@pytest.mark.slow
 def test_a_program_of_pmap_compiles_in_stages_as_others_do():
   """On one device here: it is lowered, asked for its memory and run as `loop` does with it."""
   problem, options = small_runs.problem(), {

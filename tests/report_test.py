@@ -41,6 +41,7 @@ def workdir(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_images_on_their_way_and_every_network_it_was_tested_on(workdir):
   found = snapshots.load_images(workdir)
   assert list(found) == [0, 2, 4, 6]

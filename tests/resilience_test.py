@@ -47,7 +47,8 @@ def test_so_does_a_run_of_a_problem_of_one_s_own(tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     ([], "Exactly one of (config, problem) must have a value"),
-    (["--problem=tests.small_runs:nothing"], "error: --problem must be package.module:function of"),
+    pytest.param(["--problem=tests.small_runs:nothing"],
+                 "error: --problem must be package.module:function of", marks=pytest.mark.slow),
 ])
 def test_what_is_broken_is_a_config_or_a_problem(tmp_path, arguments, message):
   process = subprocess.run(

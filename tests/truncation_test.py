@@ -88,7 +88,8 @@ def test_random_windows_occur_everywhere_and_one_program_serves_all(x64):
   assert reached.min() >= 3
 
 
-@pytest.mark.parametrize("name", _STARTS)
+@pytest.mark.parametrize("name", [
+    name if name == "random" else pytest.param(name, marks=pytest.mark.slow) for name in _STARTS])
 def test_an_inner_loss_with_keys_sees_those_of_its_steps(name):
   """A window of the whole trajectory is the trajectory, noise of every step included."""
   trainable, decode = problems.trainable()
@@ -221,6 +222,7 @@ def test_warm_outer_steps_with_augmentation_and_keys_are_their_definition(x64):
   assert moved >= 4
 
 
+@pytest.mark.slow
 def test_outer_steps_with_warm_starts_learn_and_carry_their_pool():
   trainable, decode = problems.trainable(soft=True)
   warm = _warm()
