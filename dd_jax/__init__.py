@@ -15,7 +15,9 @@ from dd_jax import losses
 from dd_jax import augmentation
 from dd_jax import whitening
 from dd_jax import optimizers
+from dd_jax import checkpointing
 from dd_jax import inner_loop
+from dd_jax import metasmoothness
 from dd_jax import truncation
 from dd_jax import implicit_gradients
 from dd_jax import ridge_regression
@@ -45,9 +47,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "types", "adapters", "step_sizes", "parametrization", "models", "init_distributions", "losses",
-    "augmentation", "whitening", "optimizers", "inner_loop", "truncation", "implicit_gradients",
-    "ridge_regression", "parallel", "hypergradient", "distillation", "pretraining", "evaluation",
-    "baselines", "linear", "datasets", "files",
+    "augmentation", "whitening", "optimizers", "checkpointing", "inner_loop", "metasmoothness",
+    "truncation", "implicit_gradients", "ridge_regression", "parallel", "hypergradient",
+    "distillation", "pretraining", "evaluation", "baselines", "linear", "datasets", "files",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
     "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step", "unroll",
     "window", "warm_start", "implicit", "ridge", "make_outer_loss", "value_and_hypergrad",

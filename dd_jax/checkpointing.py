@@ -22,14 +22,16 @@ from dd_jax.types import Array
 
 
 class Plan(NamedTuple):
-  """Which states are kept when, as tables of int32; the states lie in slots `0..c-1`."""
+  """Which states are kept when, as tables of int32; the states lie in slots 0..c-1.
+
+  The backward pass is a row of events: a kept state is taken, moved on, and kept as well, or the
+  pass goes back by the step that begins there.
+  """
   kept: np.ndarray  # [k] positions of the states that the forward pass keeps, in slots 0..k-1.
-  # Of the backward pass, a row for each event: take the state of `slot`, which is at `begin`, and
-  # move it to `end`; keep it in slot `target`, or where that is c, go back by the step there.
-  slot: np.ndarray
-  begin: np.ndarray
-  end: np.ndarray
-  target: np.ndarray
+  slot: np.ndarray  # [n] where an event takes its state.
+  begin: np.ndarray  # [n] the position of that state.
+  end: np.ndarray  # [n] the position that it is moved to.
+  target: np.ndarray  # [n] the slot that keeps it there, or c where the pass goes back.
 
 
 @functools.lru_cache(maxsize=16)

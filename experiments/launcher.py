@@ -125,6 +125,18 @@ def check_not_empty(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
   return config
 
 
+def numbers(flag: str, texts: list[str], kind: type) -> list:
+  """The numbers that a list flag holds; a ValueError that names the one that is none."""
+  found = []
+  for text in texts:
+    try:
+      found.append(kind(text))
+    except ValueError:
+      raise ValueError(f"--{flag} must be {'integers' if kind is int else 'numbers'} with commas "
+                       f"between them; got {text!r}") from None
+  return found
+
+
 def value_of(config: ConfigDict, name: str) -> Any:
   """What a field holds, by its dotted name."""
   return functools.reduce(operator.getitem, name.split("."), config)

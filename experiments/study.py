@@ -23,15 +23,9 @@ _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the conf
 
 def _run(config, workdir):
   from experiments.measurements import sweep
-  seeds = [config.seed] if _SEEDS.value is None else list(map(_integer, _SEEDS.value))
+  seeds = [config.seed] if _SEEDS.value is None else launcher.numbers(
+      "seeds", _SEEDS.value, int)
   return sweep.sweep(config, workdir, _STUDY.value, seeds)
-
-
-def _integer(text):
-  try:
-    return int(text)
-  except ValueError:
-    raise ValueError(f"--seeds must be integers with commas between them; got {text!r}") from None
 
 
 if __name__ == "__main__":

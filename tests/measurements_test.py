@@ -17,6 +17,7 @@ from experiments.measurements import bench
 from experiments.measurements import jax_side
 from experiments.measurements import linear
 from experiments.measurements import memory
+from experiments.measurements import plain_jax
 from experiments.measurements import storage
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -87,6 +88,46 @@ def test_the_hypergradient_of_a_row_is_the_mean_over_its_networks():
   for leaf, expected in gradient.items():
     mean = np.mean([single[1][leaf] for single in singles], axis=0)
     np.testing.assert_allclose(expected, mean, rtol=0, atol=1e-10 * np.abs(mean).max())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("name", ["mnist_fixed_n1", "mnist_random_n4", "cifar10_random_n4"])
+def test_the_step_by_hand_is_the_same_step(name):
+  setting = bench.SETTINGS[name]._replace(num_steps=1, real_batch=16)
+  ours = jax_side.JaxSide(setting, "highest")
+  by_hand = plain_jax.PlainSide(setting._asdict(), ours.inputs(), "highest")
+  expected = ours.hypergradient64()
+  bench._check_agreement("by hand", by_hand.hypergradient64(), expected)
+  assert by_hand.step() > 0
+  assert by_hand.report()["plain_temporary_bytes"] > 0
+  in_float32 = ours.hypergradient()
+  bench._check_agreement("float32", in_float32, expected)
+
+
+@pytest.mark.slow
+def test_the_accelerator_s_script_runs_in_small(tmp_path):
+  out = tmp_path / "accelerator.json"
+  process = _run("experiments.measurements.accelerator", f"--out={out}", "--small")
+  assert process.returncode == 0, process.stderr
+  report = json.loads(out.read_text())
+  assert report["small"] and report["machine"]["backend"] == "cpu"
+  errors = {row["precision"]: row["error_inputs"] for row in report["precision"]}
+  assert errors["highest"] < 1e-4
+  assert [row["num_inits"] for row in report["rows"]] == [2]
+  assert report["rows"][0]["ratio_by_hand"] > 0
+  assert [(row["memory"], row["T"]) for row in report["memory"]] == [
+      ("remat", 10), ("remat", 20), (3, 10), (3, 20)]
+  assert [row["convolution"] for row in report["convolution"]] == [
+      "lax", "patches", "the backend's"]
+  assert [row["steps_per_dispatch"] for row in report["dispatch"]] == [1, 3]
+
+
+def test_the_accelerator_s_script_without_one(tmp_path):
+  process = _run("experiments.measurements.accelerator", f"--out={tmp_path / 'out.json'}")
+  assert process.returncode == 1 and process.stderr.splitlines() == [
+      "error: --small must be given where there is no accelerator; the backend is 'cpu'"]
+  assert not list(tmp_path.iterdir())
 
 
 def test_sides_that_disagree_end_the_bench():

@@ -20,9 +20,10 @@ from dd_jax.runs.problem import Problem
 from dd_jax.runs.run import distill
 from dd_jax.runs.run import Result
 from dd_jax.runs.settings import Settings
+from dd_jax.runs.smoothness import measure_smoothness
 
 __all__ = [
     "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
     "compare_baselines", "distill", "examples_at", "from_dataset", "input_shapes", "make_problem",
-    "prepared", "pretrain_pools", "pretrained_inits",
+    "measure_smoothness", "prepared", "pretrain_pools", "pretrained_inits",
 ]

@@ -1,22 +1,26 @@
-"""Times whole outer steps, ours and an eager PyTorch version of the same, side by side.
+"""Times whole outer steps: ours, the same in eager PyTorch and in JAX by hand, side by side.
 
     pip install -e '.[bench]'
     python -m experiments.measurements.bench --out=bench.json \\
       [--settings=mnist_fixed_n1,...] [--rounds=7]
 
-Each side of a row runs in a process of its own. They get the same inputs and must agree in loss and
-hypergradient, in float64 (a ReLU that flips on a rounding error makes float32 gradients jump),
-before anything is timed; then they take turns, so that a drift of the machine's speed cancels in
-the ratio. A step is timed whole: drawing the initial weights, inner trajectory, hypergradient,
-optimizer, waiting for the result. Without PyTorch, ours alone. The last column, `matmul_gflops` of
-the row, is the rate of a 2048 product right before it: at which speed of the machine it was taken.
+Each side of a row runs in a process of its own; by hand means Flax's layers, `vmap`, `scan` and
+`grad` (`plain_jax.py`). They get the same inputs and must agree in loss and hypergradient, in float64
+(a ReLU that flips on a rounding error makes float32 gradients jump), before anything is timed; then
+they take turns, so that a drift of the machine's speed cancels in the ratio. A step is timed whole:
+drawing the initial weights, inner trajectory, hypergradient, optimizer, waiting for the result.
+Without PyTorch its columns are empty, as is that by hand where a step needs more than half of the
+memory that is free. The last column, `matmul_gflops` of the row, is the rate of a 2048 product right
+before it: at which speed of the machine it was taken.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
+import os
 import platform
 import time
 
@@ -24,6 +28,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import npz
 from experiments import launcher
 from experiments.measurements.jax_side import JaxSide, Setting
@@ -78,12 +83,17 @@ class Machine:
     return 2 * size ** 3 / float(np.median(seconds)) / 1e9
 
 
+def _make_plain(*args):
+  from experiments.measurements import plain_jax
+  return plain_jax.PlainSide(*args)
+
+
 def _make_torch(*args):
   from experiments.measurements import torch_reference
   return torch_reference.TorchSide(*args)
 
 
-class _Process:
+class Process:
   """An object that lives in a process of its own: `call("method", *args)`."""
 
   def __init__(self, make, *args):
@@ -123,20 +133,29 @@ def _serve(connection, make, args):
 
 def time_setting(name: str, setting: Setting, precision: str, rounds: int,
                  with_torch: bool, backend: str) -> dict:
-  """One row: raw samples in seconds, medians, and the ratio PyTorch / ours."""
-  with _Process(JaxSide, setting, precision) as ours:
-    if not with_torch:
-      samples = {"ours": _alternate({"ours": functools.partial(ours.call, "step")}, rounds)["ours"]}
-      return _row(name, samples, ours.call("report"), {})
-    expected = ours.call("hypergradient64")
-    with _Process(_make_torch, setting._asdict(), ours.call("inputs"),
-                  "cuda" if backend == "gpu" else "cpu", precision) as theirs:
-      modes = theirs.call("modes")
-      for mode in modes:
-        _check_agreement(mode, theirs.call("hypergradient64", mode), expected)
-      samples = _alternate({"ours": functools.partial(ours.call, "step")} | {
-          mode: functools.partial(theirs.call, "step", mode) for mode in modes}, rounds)
-      return _row(name, samples, ours.call("report"), theirs.call("report"))
+  """One row: raw samples in seconds, medians, and the ratios to ours."""
+  with contextlib.ExitStack() as stack:
+    def side(make, *args):
+      return stack.enter_context(Process(make, *args))
+
+    ours = side(JaxSide, setting, precision)
+    expected, inputs = ours.call("hypergradient64"), ours.call("inputs")
+    steps, reports = {"ours": functools.partial(ours.call, "step")}, [ours]
+    plain = side(_make_plain, setting._asdict(), inputs, precision)
+    reports.append(plain)
+    needed = plain.call("report")["plain_temporary_bytes"]
+    if backend != "cpu" or 2 * needed < (host_memory.free_bytes() or np.inf):  # In float64 twice.
+      _check_agreement("by hand", plain.call("hypergradient64"), expected)
+      steps["by hand"] = functools.partial(plain.call, "step")
+    if with_torch:
+      torch = side(_make_torch, setting._asdict(), inputs, "cuda" if backend == "gpu" else "cpu",
+                   precision)
+      for mode in torch.call("modes"):
+        _check_agreement(mode, torch.call("hypergradient64", mode), expected)
+        steps[mode] = functools.partial(torch.call, "step", mode)
+      reports.append(torch)
+    samples = _alternate(steps, rounds)
+    return _row(name, samples, *(side.call("report") for side in reports))
 
 
 def _alternate(sides, rounds):
@@ -160,11 +179,15 @@ def _check_agreement(mode, theirs, ours):
     raise SystemExit(f"error: both sides must agree to {_TOLERANCE}; {mode}: {errors}")
 
 
-def _row(name, samples, report, torch_report):
+def _row(name, samples, *reports):
   medians = {side: float(np.median(values)) for side, values in samples.items()}
-  row = {"name": name, "seconds_ours": medians.pop("ours"), "samples": samples,
-         **report, **torch_report}
+  row = {"name": name, "seconds_ours": medians.pop("ours"), "samples": samples}
+  for report in reports:
+    row |= report
   row["gflops"] = row["gflop"] / row["seconds_ours"]
+  if "by hand" in medians:
+    row["seconds_by_hand"] = medians.pop("by hand")
+    row["ratio_by_hand"] = row["seconds_by_hand"] / row["seconds_ours"]
   if medians:
     row["torch_mode"], row["seconds_torch"] = min(medians.items(), key=lambda item: item[1])
     row["ratio"] = row["seconds_torch"] / row["seconds_ours"]
@@ -178,13 +201,15 @@ def main(argv):
     raise SystemExit(f"error: settings must be of {sorted(SETTINGS)}; got {unknown}")
   with_torch = importlib.util.find_spec("torch") is not None
   if not with_torch:
-    print("PyTorch is not installed: ours alone")
-  with _Process(Machine) as process:
+    print("PyTorch is not installed: its columns stay empty")
+  # The sides of a row share the memory of a device.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  with Process(Machine) as process:
     report = {"machine": process.call("report", _PRECISION.value), "settings": []}
     if with_torch:
       report["machine"]["torch"] = importlib.metadata.version("torch")
-    print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'compile s':>9} "
-          f"{'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7} "
+    print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'by hand':>7} "
+          f"{'compile s':>9} {'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7} "
           f"{'peak GFLOP/s':>12}")
     for name in _CHOSEN.value:
       setting = SETTINGS[name]._replace(real_batch=flags.FLAGS.real_batch)
@@ -193,7 +218,8 @@ def main(argv):
                             report["machine"]["backend"]), "matmul_gflops": speed}
       report["settings"].append(row)
       print(f"{name:<18} {row['seconds_ours']:>8.4f} {row.get('seconds_torch', np.nan):>8.4f} "
-            f"{row.get('ratio', np.nan):>6.2f} {row['compile_seconds']:>9.1f} "
+            f"{row.get('ratio', np.nan):>6.2f} {row.get('ratio_by_hand', np.nan):>7.2f} "
+            f"{row['compile_seconds']:>9.1f} "
             f"{row['temporary_bytes'] / 1e6:>8.0f} {(row['peak_bytes'] or np.nan) / 1e6:>8.0f} "
             f"{(row.get('torch_peak_bytes') or np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
             f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)

@@ -23,6 +23,7 @@ class Setting(NamedTuple):
   chunk_size: int
   memory: str = "plain"
   real_batch: int = 1024  # R
+  convolution: str | None = None  # Of `dd_jax.models`; None: the fastest on the backend.
 
 
 class JaxSide:
@@ -41,7 +42,8 @@ class JaxSide:
     self._jax = jax
     self._setting = setting
     model = models.MODELS[setting.network](num_classes=_NUM_CLASSES,
-                                           image_shape=setting.image_shape)
+                                           image_shape=setting.image_shape,
+                                           convolution=setting.convolution)
     random = dd_jax.random_init(model.init, dd_jax.init_distributions.xavier_normal())
     self._theta_0 = jax.jit(random.sample, static_argnums=1)(jax.random.key(0),
                                                              setting.num_inits)
@@ -78,7 +80,7 @@ class JaxSide:
         num_classes=_NUM_CLASSES, image_shape=setting.image_shape, convolution="lax").apply).lower(
             jax.tree.map(lambda leaf: leaf[0], self._theta_0), self._real[0][:1]).compile()
     self._forward_flops = forward.cost_analysis()["flops"]
-    self._step = compiled
+    self._step, self._loop = compiled, loop
     self._state, self._init_state = state, init.state
 
   def inputs(self) -> dict:
@@ -90,13 +92,33 @@ class JaxSide:
     """Loss and hypergradient of the inputs in float64."""
     jax = self._jax
     jax.config.update("jax_enable_x64", True)
+    found = self.hypergradient(np.float64)
+    jax.config.update("jax_enable_x64", False)
+    return found
+
+  def hypergradient(self, dtype=np.float32) -> tuple[float, dict]:
+    """The same in another type, with products of the side's precision."""
+    jax = self._jax
     theta_0, trainable, images = jax.tree.map(
-        lambda leaf: leaf.astype(np.float64), (self._theta_0, self._trainable, self._real[0]))
+        lambda leaf: leaf.astype(dtype), (self._theta_0, self._trainable, self._real[0]))
     with jax.default_matmul_precision(self._precision):
       loss, gradient = jax.jit(self._value_and_grad)(
           trainable, theta_0, jax.random.key(0), images, self._real[1])
-    jax.config.update("jax_enable_x64", False)
     return float(loss), jax.tree.map(np.asarray, gradient)
+
+  def seconds_per_step(self, num_steps: int) -> float:
+    """Of so many outer steps in one dispatch; compiled before."""
+    import dd_jax
+    jax = self._jax
+    run = jax.jit(functools.partial(
+        dd_jax.run_outer_steps, self._loop.step, batch_size=self._setting.real_batch,
+        num_steps=num_steps))
+    arguments = jax.random.key(6), self._loop.init(self._trainable), self._init_state, *self._real
+    with jax.default_matmul_precision(self._precision):
+      jax.block_until_ready(run(*arguments))
+      start = time.perf_counter()
+      jax.block_until_ready(run(*arguments))
+    return (time.perf_counter() - start) / num_steps
 
   def step(self) -> float:
     """Seconds of one outer step."""

@@ -1,0 +1,116 @@
+"""Over which lengths and step sizes a problem's hypergradient can be followed: rows and a plot."""
+
+from collections.abc import Sequence
+import io
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dd_jax import metasmoothness
+from dd_jax.datasets import npz
+from dd_jax.runs import figures
+from dd_jax.runs import paths
+from dd_jax.runs.problem import Problem
+from dd_jax.runs.programs import make_keys
+from dd_jax.runs.settings import check_positive
+from dd_jax.types import DistilledData
+
+
+def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: int = 0,
+                       num_epochs: Sequence[int] = (1, 3, 10, 30),
+                       factors: Sequence[float] = (.3, 1., 3.), size: float = .01,
+                       num_networks: int = 10) -> list[dict]:
+  """The metasmoothness of training on the data that the problem starts from.
+
+  Each network is trained three times, with everything that is learned moved by `size` in a random
+  direction, as an outer step of Adam moves it. Lengths and step sizes are to be compared with each
+  other and with those that are known to work: where the figure falls to 0, the hypergradient no
+  longer tells where such a step leads. ReLUs alone bring it far below 1, as some of them flip.
+  Nothing is learned, and no test data are looked at.
+
+  Args:
+    problem: whose `learned` gives the data: those that a run would start from, or of a finished
+      one where it starts from that one's distilled.npz.
+    workdir: gets smoothness.json and smoothness.png.
+    seed: of networks and directions.
+    num_epochs: E of the trajectories; the step sizes of the problem's own epochs are repeated.
+    factors: by which step sizes are multiplied.
+    size: h, how far what is learned is moved.
+    num_networks: of `problem.inits.train`; of a fixed one so many directions.
+
+  Returns:
+    For each E and factor, as in smoothness.json: T, the mean step size, the mean metasmoothness
+    over the networks, its standard deviation, and how many trainings were not finite.
+
+  Raises:
+    ValueError: a number that is not positive.
+  """
+  for name, values in (("num_epochs", num_epochs), ("factors", factors), ("size", [size]),
+                       ("num_networks", [num_networks])):
+    for value in values:
+      check_positive(name, value)
+  folder = paths.local(workdir, "workdir")
+  keys = make_keys(seed)
+  start = problem.learned.init(keys["images"])
+  rows = [_row(problem, start, keys["outer"], epochs, factor, size, num_networks)
+          for epochs in num_epochs for factor in factors]
+  folder.mkdir(parents=True, exist_ok=True)
+  npz.write_atomically(folder / "smoothness.json",
+                       lambda file: file.write(json.dumps(rows, indent=2).encode()))
+  picture = io.BytesIO()
+  _plot(rows, picture)
+  npz.write_atomically(folder / "smoothness.png", lambda file: file.write(picture.getvalue()))
+  return rows
+
+
+def _row(problem, start, key, epochs, factor, size, num_networks):
+  def decode(trainable):
+    return lengthened(problem.learned.decode(trainable), epochs, factor)
+
+  @jax.jit
+  def of_network(token, key):
+    direction_key, train_key = jax.random.split(key)
+    return metasmoothness.metasmoothness(
+        problem.train, decode, train_key, problem.inits.train.make(state, token), start,
+        metasmoothness.random_direction(direction_key, start), size)
+
+  state = problem.inits.train.state
+  draw_key, train_key = jax.random.split(key)
+  tokens = problem.inits.train.draw(
+      state, draw_key, 1 if problem.keeps_network else num_networks)
+  tokens = tokens[jnp.arange(num_networks) % len(tokens)]
+  values = np.array([of_network(*row) for row in zip(
+      tokens, jax.random.split(train_key, num_networks), strict=True)])
+  finite = values[np.isfinite(values)]
+  step_sizes = decode(start).step_sizes
+  return {"num_epochs": epochs, "T": int(step_sizes.size), "factor": factor,
+          "step_size": float(step_sizes.mean()), "size": size, "num_networks": num_networks,
+          "metasmoothness": float(finite.mean()) if finite.size else None,
+          "std": float(finite.std()) if finite.size else None,
+          "not_finite": int(values.size - finite.size)}
+
+
+def lengthened(distilled: DistilledData, num_epochs: int, factor: float = 1.) -> DistilledData:
+  """The same data for E epochs, the step sizes of its own again and again, times a factor."""
+  chosen = jnp.arange(num_epochs) % distilled.step_sizes.shape[0]
+  return distilled._replace(step_sizes=distilled.step_sizes[chosen] * factor)
+
+
+def _plot(rows, file):
+  figure, axes = figures.plt.subplots(figsize=(6, 4), layout="constrained")
+  for factor in dict.fromkeys(row["factor"] for row in rows):
+    line = [row for row in rows if row["factor"] == factor and row["metasmoothness"] is not None]
+    if line:
+      axes.errorbar([row["T"] for row in line], [row["metasmoothness"] for row in line],
+                    [row["std"] for row in line], marker="o", capsize=3,
+                    label=f"step sizes x {factor:g} (mean {line[0]['step_size']:.3g})")
+  axes.axhline(0, color="black", linewidth=.8)
+  axes.set(xscale="log", xlabel="inner steps T", ylabel="metasmoothness", ylim=(-1.05, 1.05),
+           title="Whether the hypergradient can be followed")
+  axes.grid(alpha=.3)
+  axes.legend()
+  figure.savefig(file, dpi=120, format="png")
+  figures.plt.close(figure)
