@@ -89,7 +89,9 @@ def test_siamese_images_are_changed_alike(siamese):
   np.testing.assert_array_equal(changed, jax.jit(augment)(jax.random.key(2), images))
 
 
-@pytest.mark.parametrize("name", augmentation.AUGMENTATIONS)
+@pytest.mark.parametrize("name", [
+    name if name in ("crop", "rotate") else pytest.param(name, marks=pytest.mark.slow)
+    for name in augmentation.AUGMENTATIONS])
 def test_the_hypergradient_passes_every_change(x64, name):
   """The second derivative of the inner loss by weights and pixels, against differences."""
   images = jnp.asarray(_image(6, 6, 3).astype(float))[None]

@@ -96,6 +96,7 @@ def test_cifar10_directory(folder, data):
 
 @damage.examples(150)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_cifar10_archive(folder, data):
   batches, images, labels = cifar10_files(data)
   path = folder / "cifar-10-binary.tar.gz"
@@ -164,6 +165,7 @@ def check_usps(data, path, text, images, digits, read, parse):
 
 @damage.examples(200)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_usps_libsvm(folder, data):
   images, digits, values = usps_numbers(data)
   text = "\n".join(f"{digit + 1} " + " ".join(f"{i}:{v:.4g}" for i, v in enumerate(row, 1))

@@ -237,6 +237,7 @@ def test_a_bad_step_leaves_the_last_good_state(six):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(frozen.trainable))
 
 
+@pytest.mark.slow
 def test_distillation_learns():
   """Points labelled by their quadrant: from chance to 80 % on networks never seen."""
   images = jax.random.normal(jax.random.key(0), (600, *problems.IMAGE_SHAPE))

@@ -181,6 +181,7 @@ def test_num_parallel_error():
     evaluate(num_parallel=0)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_networks():
   """One at a time 256 networks of 100 kB take what 4 take; tokens and metrics are small."""
   model = dd_jax.models.mlp(num_classes=K, image_shape=(8, 8, 1), hidden=(384,))

@@ -97,6 +97,7 @@ def changed_file(data, path):
 
 @damage.examples(200)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_distilled_of_other_arrays(folder, data):
   saved, path = distilled(data), folder / "distilled.npz"
   artifacts.save(path, saved, init_params=weights(data) if data.draw(st.booleans()) else None)

@@ -82,6 +82,7 @@ def test_inputs_may_be_a_dict_of_arrays(x64, options):
   assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_a_real_loss_may_return_something_beside(x64):
   trainable, decode = problems.trainable()
   arguments = trainable, (), jax.random.key(0), *problems.real()

@@ -97,6 +97,7 @@ def test_an_optimum_does_not_depend_on_step_sizes_or_initial_weights(x64):
   assert not any(leaf.any() for leaf in jax.tree.leaves(by_params))
 
 
+@pytest.mark.slow
 def test_damping_is_added_to_the_diagonal(x64):
   """A Hessian of .4 I (no images that matter) makes the solution of v / (.4 + damping)."""
   plain, damped = (_hypergradient(_learned(), dd_jax.implicit(
@@ -149,6 +150,7 @@ def test_an_optimizer_that_rests_elsewhere_is_refused(optimizer):
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("solver", ["conjugate_gradient", "neumann"])
+@pytest.mark.slow
 def test_weights_of_half_precision_beside_float32_data(solver):
   """Near the hypergradient of float32, in the types of what was given."""
   learned = _learned(num_epochs=40)

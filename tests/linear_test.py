@@ -115,7 +115,9 @@ def test_optimal_data_attain_the_bound_that_no_data_pass(x64, num_points):
   assert jnp.min(values) > bound
 
 
-@pytest.mark.parametrize("num_points, modes", list(enumerate(_MODES, 1)))
+@pytest.mark.parametrize("num_points, modes", [
+    pytest.param(*row, marks=[pytest.mark.slow] if row[0] > 2 else [])
+    for row in enumerate(_MODES, 1)])
 def test_the_hypergradient_equals_its_closed_form(x64, num_points, modes):
   """By points, targets and step size; N=3 given theta_0; relative to each leaf's norm."""
   memory, gradient = modes
@@ -139,7 +141,8 @@ def test_the_hypergradient_equals_its_closed_form(x64, num_points, modes):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("num_points", [1, 3, 5, 6])
+@pytest.mark.parametrize("num_points", [
+    3, *(pytest.param(num_points, marks=pytest.mark.slow) for num_points in (1, 5, 6))])
 def test_points_learned_by_the_hypergradient_reach_the_bound(x64, num_points):
   """From three random starts each; and they have the structure that the theory asks for."""
   theta_star, mean = _vectors(2)

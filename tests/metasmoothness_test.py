@@ -36,6 +36,7 @@ def test_a_linear_training_is_smooth_and_one_that_bends_back_is_not():
                   .1) == -1
 
 
+@pytest.mark.slow
 def test_step_sizes_that_are_too_large_end_it(x64):
   """Gradient descent within its stable range is smooth; far beyond it, it is not."""
   trainable, decode = problems.trainable()

@@ -74,7 +74,7 @@ _BLOCK = 2 * 256 + 128 * 384 + 384 + 128 * 128 + 128 + 128 * 512 + 512 + 512 * 1
     # 28 pixels become 32 in the first block: 8 x 8 after two halvings.
     ("convnet", {"num_classes": 5, "image_shape": (28, 28, 1), "width": 6, "depth": 2},
      (9 + 1) * 6 + (9 * 6 + 1) * 6 + 2 * 2 * 6 + (6 * 8 * 8 + 1) * 5),
-    ("resnet18", {"image_shape": (32, 32, 3)}, 11_173_962),
+    pytest.param("resnet18", {"image_shape": (32, 32, 3)}, 11_173_962, marks=pytest.mark.slow),
     ("resnet18", {"image_shape": (28, 28, 1), "norm": "none"}, 11_173_962 - 2 * 9 * 64 - 2 * 4800),
     # Patches, positions, 6 blocks, last norm and layer.
     ("vit", {"image_shape": (32, 32, 3)}, 49 * 128 + 64 * 128 + 6 * _BLOCK + 256 + 1290),
@@ -88,6 +88,7 @@ def test_number_of_parameters(name, options, expected):
   assert count(name, **options) == expected
 
 
+@pytest.mark.slow
 def test_images_need_not_be_square():
   """The same parameters but for what follows from the number of pixels."""
   assert count("resnet18", (20, 28, 1)) == count("resnet18", (32, 32, 1))
@@ -220,12 +221,13 @@ def mlp(params, images):
 @pytest.mark.parametrize("name, image_shape, options, reference", [
     ("lenet", (28, 28, 1), {}, lenet),
     ("lenet", (32, 32, 3), {"convolution": "tiled"}, lenet),
-    ("alexcifarnet", (32, 32, 3), {}, alexcifarnet),
+    pytest.param("alexcifarnet", (32, 32, 3), {}, alexcifarnet, marks=pytest.mark.slow),
     pytest.param("alexnet", (224, 224, 3), {"width": 1, "dropout": .5, "convolution": "lax"},
                  alexnet, marks=pytest.mark.slow),
     ("convnet", (28, 28, 1), {"width": 4, "depth": 2}, convnet),
     ("convnet", (8, 8, 3), {"width": 4, "depth": 2}, convnet),
-    ("resnet18", (8, 8, 1), {"width": 2, "norm": "none", "convolution": "lax"}, resnet),
+    pytest.param("resnet18", (8, 8, 1), {"width": 2, "norm": "none", "convolution": "lax"},
+                 resnet, marks=pytest.mark.slow),
     ("vit", (4, 4, 1), {"patch": 2, "width": 4, "depth": 1, "heads": 2}, vit),
     ("mlp", (3, 2, 1), {"hidden": (5,)}, mlp),
 ])

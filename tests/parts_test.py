@@ -252,6 +252,7 @@ def test_a_file_never_causes_an_import(finished, given, message):
   assert named >= {name for name in _MODULES if name in sys.modules}
 
 
+@pytest.mark.slow
 def test_an_own_inner_loss_has_to_be_named_too(tmp_path):
   result = problem.distill(
       _config(**{"inner.loss": "my_losses:direct", "inner.augmentation": "flip"}), tmp_path)

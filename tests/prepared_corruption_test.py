@@ -37,6 +37,7 @@ def set_arrays(data):
 
 @damage.examples(250)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_npz_of_a_set(folder, data):
   arrays, path = set_arrays(data), folder / "set.npz"
   save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
@@ -149,6 +150,7 @@ def test_voc(data):
 
 @damage.examples(150)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_cub200(data):
   with tempfile.TemporaryDirectory() as folder:
     classes = data.draw(st.lists(st.integers(1, 200), min_size=3, max_size=3))

@@ -148,6 +148,7 @@ def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_pat
   _assert_same_lines(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_best_images_are_selected_on_request(tmp_path):
   # Learning rates that overshoot: the last images are not the best.
   problem = small_runs.problem()._replace(optimizer=optax.adam(2.))

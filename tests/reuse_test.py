@@ -100,6 +100,7 @@ def test_augmentation_takes_the_key(siamese):
   _assert_close(dd_jax.train_on(artifact, _params(), key=jax.random.key(7)), expected)
 
 
+@pytest.mark.slow
 def test_it_composes_with_jit_and_vmap():
   artifact = _artifact()
   networks = jax.vmap(_MODEL.init)(jax.random.split(jax.random.key(3), 3))
@@ -109,6 +110,7 @@ def test_it_composes_with_jit_and_vmap():
     _assert_close(jax.tree.map(lambda leaf: leaf[row], together), one)
 
 
+@pytest.mark.slow
 def test_evaluate_on_is_train_on_of_every_network():
   artifact = _artifact()
   images = jax.random.normal(jax.random.key(4), (20, *_SHAPE))

@@ -109,7 +109,7 @@ class Process:
     try:
       self._connection.send((method, args))
       return self._connection.recv()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
       raise SystemExit(f"error: {method} failed in a side's process, see above") from None
 
   def __enter__(self):

@@ -24,7 +24,8 @@ class LeNet(nn.Module):
     x = nn.max_pool(nn.relu(nn.Conv(6, (5, 5), padding=padding)(x)), (2, 2), (2, 2))
     x = nn.max_pool(nn.relu(nn.Conv(16, (5, 5), padding=0)(x)), (2, 2), (2, 2))
     x = nn.relu(nn.Dense(120)(x.reshape(x.shape[0], -1)))
-    return nn.Dense(10)(nn.relu(nn.Dense(84)(x)))
+    x = nn.relu(nn.Dense(84)(x))
+    return nn.Dense(10)(x)
 
 
 class AlexCifarNet(nn.Module):
@@ -37,7 +38,8 @@ class AlexCifarNet(nn.Module):
     x = _local_response_norm(nn.relu(nn.Conv(64, (5, 5), padding=2)(x)))
     x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
     x = nn.relu(nn.Dense(384)(x.reshape(x.shape[0], -1)))
-    return nn.Dense(10)(nn.relu(nn.Dense(192)(x)))
+    x = nn.relu(nn.Dense(192)(x))
+    return nn.Dense(10)(x)
 
 
 def _local_response_norm(x, size=4, alpha=.001 / 9):
