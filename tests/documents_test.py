@@ -37,6 +37,8 @@ _SMALLER = [
     (r"(-m experiments\.measurements\.memory)\b",
      r"\1 --lengths=30 --memory=remat --gradient=reverse"),
     (r"(-m experiments\.measurements\.devices)\b", r"\1 --rounds=1"),
+    (r"(-m experiments\.measurements\.accelerator)\b", r"\1 --parts=dispatch"),
+    (r"(-m experiments\.smoothness)\b", r"\1 --networks=1"),
     (r"--times=\d+", "--times=1"),
     (r"--gigabytes=\d+", "--gigabytes=0.03 --turns=1"),
     (r"(--study=(?s:.*?)--config=\S+)",
