@@ -101,7 +101,10 @@ def _place_init(place, place_pool):
 def to_host(tree: Any) -> Any:
   """Numpy arrays of what every device holds alike."""
   def fetch(leaf):
+    if not isinstance(leaf, jax.Array):
+      return np.array(leaf)
+    assert leaf.is_fully_replicated, leaf.sharding  # Else a share would pass for the whole.
     # A copy: the device's own buffer may be donated to the next call.
-    return np.array(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+    return np.array(leaf.addressable_data(0))
 
   return jax.tree.map(fetch, tree)

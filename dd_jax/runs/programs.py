@@ -161,7 +161,7 @@ class _Building(NamedTuple):
                       num_inits=num_inits, plan=plan)
 
     if settings.storage == "device":
-      return Bound(jax.jit(self.precise(evaluate_all)),
+      return Bound(layout.compile(self.precise(evaluate_all)),
                    (*given, *layout.place(examples)))
 
     def draw(given):
