@@ -182,24 +182,20 @@ def ingredients_table(path: pathlib.Path) -> str:
 
 
 def bench_table(runs: list[dict]) -> str:
-  """One row a setting: seconds of the first run, and every run's ratio beside its speed."""
-  rows = [("setting", "ours s", "PyTorch s",
-           *(f"ratio {i + 1} (2048 product, GFLOP/s)" for i in range(len(runs))),
-           "by hand in JAX / ours", "target", "aim", "compile s", "temporary MB",
-           "authors' release s")]
-  # Of earlier runs the speed was taken once, before all rows.
+  """One row a setting: seconds of the first run, ratio and speed of each (of old runs one speed)."""
+  ratios = [f"ratio {i + 1} (2048 product, GFLOP/s)" for i in range(len(runs))]
+  rows = [("setting", "ours s", "PyTorch s", *ratios, "by hand / ours",
+           "target", "aim", "compile s", "temporary MB", "authors' release s")]
   by_name = [{row["name"]: {"matmul_gflops": run["machine"].get("matmul_gflops"), **row}
               for row in run["settings"]} for run in runs]
   for name, (target, aim, release) in _BENCH_ROWS.items():
-    first = by_name[0][name]
-    by_hand = [run[name]["ratio_by_hand"] for run in by_name
-               if "ratio_by_hand" in run.get(name, {})]
-    rows.append((f"`{name}`", f"{first['seconds_ours']:.3g}", f"{first['seconds_torch']:.3g}",
+    row = by_name[0][name]
+    by_hand = [run[name].get("ratio_by_hand") for run in by_name if name in run]
+    rows.append((f"`{name}`", f"{row['seconds_ours']:.3g}", f"{row['seconds_torch']:.3g}",
                  *(f"{run[name]['ratio']:.2f} ({run[name]['matmul_gflops']:.0f})"
                    if name in run else "" for run in by_name),
-                 ", ".join(f"{ratio:.1f}" for ratio in by_hand),
-                 target, aim, f"{first['compile_seconds']:.1f}",
-                 f"{first['temporary_bytes'] / 1e6:.0f}", release))
+                 ", ".join(f"{ratio:.1f}" for ratio in by_hand if ratio), target, aim,
+                 f"{row['compile_seconds']:.1f}", f"{row['temporary_bytes'] / 1e6:.0f}", release))
   return _markdown(rows)
 
 
