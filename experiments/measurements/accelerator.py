@@ -48,7 +48,7 @@ def _precision(small):
   """Relative L2 error of the whole hypergradient, and of the loss."""
   for name, setting in _settings(small):
     setting = setting._replace(num_inits=1)
-    for precision in ("highest", "high", "default"):
+    for precision in ("highest",) if small else ("highest", "high", "default"):
       with _side(setting, precision) as side:
         loss, exact = side.call("hypergradient64")
         rounded_loss, rounded = side.call("hypergradient")
@@ -69,7 +69,7 @@ def _rows(small):
 
 
 def _memory(small):
-  modes = ("plain", "remat", "nested", 16) if not small else ("remat", 3)
+  modes = (3,) if small else ("plain", "remat", "nested", 16)
   for mode, length in itertools.product(modes, _LENGTHS[small]):
     with bench.Process(functools.partial(_Call, memory.measure)) as process:
       yield process.call("call", "lenet", length, mode, "reverse")
@@ -77,7 +77,7 @@ def _memory(small):
 
 def _convolution(small):
   for name, setting in _settings(small):
-    for convolution in ("lax", "patches", None):
+    for convolution in ("lax", None) if small else ("lax", "patches", None):
       with _side(setting._replace(convolution=convolution)) as side:
         seconds = [side.call("step") for _ in range(2 + 5 * _ROUNDS[small])][2:]
       yield {"setting": name, "convolution": convolution or "the backend's",
@@ -149,7 +149,6 @@ def main(argv):
     report.setdefault(part, []).append(row)
     print(part, json.dumps(row), flush=True)
     npz.write_atomically(out, lambda file: file.write(json.dumps(report, indent=2).encode()))
-  return {part: len(rows) for part, rows in report.items() if part in PARTS}
 
 
 if __name__ == "__main__":
