@@ -20,7 +20,8 @@ def metasmoothness(train: Train, decode: Callable[[Any], Any], key: Array, param
 
   Three trainings of one network, at w, w + h v and w + 2 h v: with d_1 and d_2 the differences of
   their weights one after another, the mean of sign(d_1) sign(d_2) over all weights, each counted
-  with its share of |d_1|. 1: every weight goes on in its direction; 0: by chance. (Engstrom et al.,
+  with its share of |d_1|. 1: every weight goes on in its direction; -1/2: the three trainings have
+  nothing to do with one another, as their middle one counts in both differences. (Engstrom et al.,
   "Optimizing ML Training with Metagradient Descent", arXiv 2503.13751, section 3.)
 
   Args:

@@ -38,7 +38,7 @@ _SMALLER = [
      r"\1 --lengths=30 --memory=remat --gradient=reverse"),
     (r"(-m experiments\.measurements\.devices)\b", r"\1 --rounds=1"),
     (r"(-m experiments\.measurements\.accelerator)\b", r"\1 --parts=dispatch"),
-    (r"(-m experiments\.smoothness)\b", r"\1 --networks=1"),
+    (r"--epochs=[\d,]+", "--epochs=1,2 --factors=1 --networks=1"),
     (r"--times=\d+", "--times=1"),
     (r"--gigabytes=\d+", "--gigabytes=0.03 --turns=1"),
     (r"(--study=(?s:.*?)--config=\S+)",

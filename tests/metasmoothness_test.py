@@ -30,6 +30,14 @@ def test_it_is_its_definition():
   np.testing.assert_allclose(_measure(train, jnp.zeros(()), jnp.ones(()), 1.), 2 / 6, rtol=1e-6)
 
 
+def test_trainings_that_have_nothing_to_do_with_one_another_agree_by_minus_a_half():
+  def train(key, params, data):
+    del key, params
+    return jax.random.normal(jax.random.key(jnp.round(data).astype(int)), (100_000,)), None
+
+  np.testing.assert_allclose(_measure(train, jnp.zeros(()), jnp.ones(()), 1.), -.5, atol=.02)
+
+
 def test_a_linear_training_is_smooth_and_one_that_bends_back_is_not():
   assert _measure(lambda key, params, w: (3 * w, None), jnp.ones(4), jnp.ones(4), .1) == 1
   assert _measure(lambda key, params, w: (jnp.abs(w), None), jnp.full(4, -.1), jnp.ones(4),

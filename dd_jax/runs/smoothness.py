@@ -27,8 +27,9 @@ def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: in
 
   Each network is trained three times, with everything that is learned moved by `size` in a random
   direction, as an outer step of Adam moves it. Lengths and step sizes are to be compared with each
-  other and with those that are known to work: where the figure falls to 0, the hypergradient no
-  longer tells where such a step leads. ReLUs alone bring it far below 1, as some of them flip.
+  other and with those that are known to work: 1 is a straight line, -1/2 three trainings that have
+  nothing to do with one another, where the hypergradient no longer tells where such a step leads.
+  ReLUs and max-pools alone bring it far below 1, as some of them flip.
   Nothing is learned, and no test data are looked at.
 
   Args:
