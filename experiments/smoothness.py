@@ -4,8 +4,8 @@
 
 Before a night is spent on long trajectories: three trainings at w, w + h v and w + 2 h v, and how
 far the weights' two differences agree in sign (1: altogether, -0.5: the three have nothing to do
-with one another), for every E of --epochs and factor of --factors. Of a finished run with --config.distill.start=RUN/distilled.npz. A table on
-the screen, DIR/smoothness.json and DIR/smoothness.png.
+with one another), for every E of --epochs and factor of --factors. Of a finished run with
+--config.distill.start=RUN/distilled.npz. A table on the screen, DIR/smoothness.json and .png.
 """
 
 import sys

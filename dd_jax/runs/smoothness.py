@@ -83,8 +83,9 @@ def _row(problem, start, key, epochs, factor, size, num_networks):
   tokens = problem.inits.train.draw(
       state, draw_key, 1 if problem.keeps_network else num_networks)
   tokens = tokens[jnp.arange(num_networks) % len(tokens)]
-  values = np.array([of_network(*row) for row in zip(
-      tokens, jax.random.split(train_key, num_networks), strict=True)])
+  with jax.default_matmul_precision("highest"):
+    values = np.array([of_network(*row) for row in zip(
+        tokens, jax.random.split(train_key, num_networks), strict=True)])
   finite = values[np.isfinite(values)]
   step_sizes = decode(start).step_sizes
   return {"num_epochs": epochs, "T": int(step_sizes.size), "factor": factor,
