@@ -80,14 +80,16 @@ def test_where_one_fails_the_others_are_ended_and_it_is_said_why(tmp_path, monke
 
 
 @_NEEDS_TWO
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_reaches_every_process_once(tmp_path, number):
+  """Where the first one is killed without a word the others are asked to end."""
   child = _child(f"received = []\ndirectory = pathlib.Path({str(tmp_path)!r})\n"
                  "for number in (signal.SIGINT, signal.SIGTERM):\n"
                  "  signal.signal(number, lambda number, _: received.append(number))\n"
                  "(directory / ('begun' + place)).touch()\n"
                  "while not received:\n  time.sleep(.02)\n"
-                 "time.sleep(.5)\n(directory / place).write_text(repr(received))\n"
+                 "time.sleep(.5)\n(directory / 'new').with_suffix('.' + place).write_text(repr(received))\n"
+                 "(directory / 'new').with_suffix('.' + place).rename(directory / place)\n"
                  "sys.exit(128 + received[0])")
   parent = subprocess.Popen([sys.executable, "-c", "import sys\n"
                              "from dd_jax.runs import local_processes\n"
@@ -98,8 +100,13 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
     assert parent.poll() is None and time.monotonic() < until
     time.sleep(.05)
   os.killpg(parent.pid, number)  # As a terminal does.
-  assert parent.wait(timeout=100) == 128 + number
-  assert [(tmp_path / str(place)).read_text() for place in range(2)] == [repr([int(number)])] * 2
+  killed = number == signal.SIGKILL
+  assert parent.wait(timeout=100) == (-number if killed else 128 + number)
+  while not all((tmp_path / str(place)).exists() for place in range(2)):
+    assert time.monotonic() < until
+    time.sleep(.05)
+  expected = repr([int(signal.SIGTERM if killed else number)])
+  assert [(tmp_path / str(place)).read_text() for place in range(2)] == [expected] * 2
 
 
 def _result(workdir: pathlib.Path):

@@ -5,6 +5,7 @@ a core each share the networks of an outer step, or the real examples where ther
 """
 
 import contextlib
+import ctypes
 import math
 import os
 import signal
@@ -17,6 +18,7 @@ import time
 # Seconds that processes get to end by themselves once one of them has failed.
 _GRACE = 10.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PDEATHSIG = 1  # Of linux/prctl.h.
 
 
 def number(wanted: str, num_inits: int, real_batch: int) -> int:
@@ -71,7 +73,7 @@ def run(command: list[str], num_processes: int) -> int:
       with _pinned(cores):  # A child has the cores of its parent, and XLA a thread for each.
         children.append(subprocess.Popen(
             [*command, f"--coordinator={coordinator}", f"--num_processes={num_processes}",
-             f"--process_id={place}"], stderr=errors[place],
+             f"--process_id={place}"], stderr=errors[place], preexec_fn=_end_with_parent,
             start_new_session=True))  # So that Ctrl-C reaches it once, from here.
     failed = _wait(children)
     if failed is None:
@@ -106,6 +108,12 @@ def _end(children):
     if child.poll() is None:
       child.kill()
     child.wait()
+
+
+def _end_with_parent():
+  """Has Linux send SIGTERM when the parent is gone, however it ended."""
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
 
 
 def _cores():
