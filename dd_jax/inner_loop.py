@@ -32,8 +32,8 @@ def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation
                ) -> tuple[InnerState, Array]:
   """One step: theta <- theta + step_size * what the optimizer's `update` returns.
 
-  That is optax's convention: `optax.sgd(1.0)` descends. The update is computed in the wider of the
-  two types; weights and optimizer state keep their own.
+  That is optax's convention: `optax.sgd(1.0)` descends. The update is computed in the
+  widest of the three types; weights and optimizer state keep their own.
 
   Args:
     value_and_grad: `(params, *batch) -> (loss [], gradient)`.
@@ -50,7 +50,8 @@ def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation
       gradient, state.opt_state, state.params, value=loss)
 
   def moved(weight, update):
-    dtype = jnp.promote_types(weight.dtype, jnp.promote_types(update.dtype, step_size.dtype))
+    with jax.numpy_dtype_promotion("standard"):  # Also where the caller's is strict.
+      dtype = jnp.result_type(weight, update, step_size)
     return (weight.astype(dtype) + step_size.astype(dtype) * update.astype(dtype)
             ).astype(weight.dtype)
 

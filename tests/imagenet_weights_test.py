@@ -115,7 +115,8 @@ def test_hypergradient_through_them_against_a_finite_difference(tmp_path):
   init = dd_jax.fixed_init(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params))
   loss = losses.classification(model.apply)
   outer_loss = jax.jit(jax.value_and_grad(dd_jax.make_outer_loss(
-      parametrization.paper(labels, (224, 224, 3), num_epochs=3, step_size=.01).decode,
+      parametrization.paper(labels, (224, 224, 3), num_epochs=3, step_size=.01,
+                            dtype=jnp.float64).decode,
       init, dd_jax.unroll(loss), loss, num_inits=1)))
   keys = jax.random.split(jax.random.key(0), 3)
   trainable = {"inputs": jax.random.normal(keys[0], (1, 3, 224, 224, 3), jnp.float64),

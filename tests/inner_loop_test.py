@@ -239,6 +239,14 @@ def test_float32_weights_and_data_stay_float32_in_x64_mode(x64):
     assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32")}
 
 
+def test_a_step_is_computed_in_the_widest_type_where_promotion_is_strict(x64):
+  weight, step_size = jnp.array([1.], jnp.float32), jnp.array(1e-9, jnp.float64)
+  state = inner_loop.InnerState(weight, optax.sgd(1.).init(weight))
+  new, _ = inner_loop.inner_step(lambda params: (jnp.zeros(()), -1e9 * params), optax.sgd(1.),
+                                 state, (), step_size)
+  assert new.params.dtype == jnp.float32 and new.params == 2.
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
 def test_fixed_step_sizes_have_the_type_of_what_is_learned(x64, dtype):
   for value in (.1, np.full((2, 3), .1)):
