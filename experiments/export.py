@@ -12,7 +12,7 @@ from absl import flags
 from dd_jax.runs import paths
 from experiments import launcher
 
-_FORMATS = ("png", "safetensors", "steps", "tensors")
+_FORMATS = ("dd_ranking", "png", "safetensors", "steps", "tensors")
 
 
 def _run():

@@ -21,22 +21,28 @@ from dd_jax.runs import processes
 from dd_jax.runs.interruptions import Interrupted
 
 
-def run(command: Callable[[], dict], parse: Callable | None = None) -> None:
+def run(command: Callable[..., dict], parse: Callable | None = None, *,
+        positional: tuple[str, ...] = ()) -> None:
   """Parses the flags and prints what `command()` returns as JSON on the last line.
 
   Args:
     command: imports what it needs itself, so that --help and a mistaken flag answer at once.
     parse: `argv -> the arguments that are no flags`. None: `parse_flags`.
+    positional: names of the arguments that are no flags, which the command gets.
   """
   def main(argv):
-    if len(argv) > 1:
-      sys.exit(f"error: every argument must be a flag; got {argv[1]!r}")
+    given = argv[1:]
+    if len(given) < len(positional):
+      sys.exit(f"error: {positional[len(given)]} must be given beside the flags")
+    if len(given) > len(positional):
+      sys.exit(f"error: every {'other ' * bool(positional)}argument must be a flag; got "
+               f"{given[len(positional)]!r}")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # Checkpointing reports every save otherwise.
     if jax.config.jax_compilation_cache_dir is None:  # Set by JAX_COMPILATION_CACHE_DIR.
       jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/dd_jax/xla"))
     machine.keep_freed_memory()
-    result = with_one_line_errors(command)
+    result = with_one_line_errors(lambda: command(*given))
     if processes.is_first():
       print(json.dumps(result))
 

@@ -21,7 +21,8 @@ from tests.artifacts_test import assert_identical
 from tests.artifacts_test import normal
 
 _ROOT = pathlib.Path(__file__).parent.parent
-_PATHS = {"safetensors": "a.safetensors", "tensors": "a.pt", "steps": "a.pth", "png": "folder"}
+_PATHS = {"safetensors": "a.safetensors", "tensors": "a.pt", "steps": "a.pth", "png": "folder",
+          "dd_ranking": "ranking"}
 
 
 def make_artifact(channels=1, soft=False, full=True):
@@ -72,8 +73,8 @@ def test_weights_of_any_library_come_back(tmp_path, format, name):
 
 
 @pytest.mark.parametrize("inputs, formats", [
-    (normal(2, 3, 5), ("safetensors", "tensors", "steps")),
-    (normal(2, 3, 4, 5), ("safetensors", "tensors", "steps")),
+    (normal(2, 3, 5), ("safetensors", "tensors", "steps", "dd_ranking")),
+    (normal(2, 3, 4, 5), ("safetensors", "tensors", "steps", "dd_ranking")),
     ({"image": normal(2, 3, 4, 4, 1), "row": normal(2, 3, 5)}, ("safetensors",))])
 def test_other_inputs_than_images(tmp_path, inputs, formats):
   artifact = make_artifact(soft=True, full=False)
@@ -185,12 +186,39 @@ def test_safetensors_metadata_are_json_texts(tmp_path):
   assert json.loads(metadata["init"]) == {"name": "fixed", "scale": None}
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_dd_ranking_finds_class_after_class(tmp_path, soft):
+  torch = pytest.importorskip("torch")
+  artifact = make_artifact(3, soft=soft, full=False)
+  path = export(tmp_path, "dd_ranking", artifact)
+  images, labels, rate = (torch.load(path / f"{name}.pt", weights_only=True)
+                          for name in ("images", "labels", "lr"))
+  flat = np.moveaxis(np.asarray(artifact.distilled.inputs), -1, -3).reshape(6, 3, 4, 5)
+  known = np.asarray(artifact.distilled.labels).reshape(6, *artifact.distilled.labels.shape[2:])
+  order = np.argsort(known.argmax(-1) if soft else known, kind="stable")
+  np.testing.assert_array_equal(images, flat[order])
+  np.testing.assert_array_equal(labels, known[order])
+  assert labels.dtype == (torch.float32 if soft else torch.int64) and rate.shape == ()
+  np.testing.assert_allclose(rate, artifact.distilled.step_sizes.mean(), rtol=1e-6)
+  _assert_same(exports.load(path, "dd_ranking"), artifact)
+  _assert_same(exports.load_any(path), artifact)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "tensors", "png"])
+def test_the_format_is_told_by_the_path(tmp_path, format):
+  artifact = make_artifact(full=False)
+  path = export(tmp_path, format, artifact)
+  _assert_same(exports.load_any(path), exports.load(path, format))
+  artifacts.save(tmp_path / "b.npz", artifact.distilled, metadata=artifact.metadata)
+  assert_identical(exports.load_any(tmp_path / "b.npz").distilled, artifact.distilled)
+
+
 # Errors
 
 
 @pytest.mark.parametrize("path, format, message", [
-    ("a.npz", "npz", r"format must be one of \['png', 'safetensors', 'steps', 'tensors'\]; "
-                     "got 'npz'"),
+    ("a.npz", "npz", r"format must be one of \['dd_ranking', 'png', 'safetensors', 'steps', "
+                     r"'tensors'\]; got 'npz'"),
     ("a.pt", "steps", "path must end in .pth for the format steps; got .*a.pt"),
     ("a.npz", "safetensors", "path must end in .safetensors .*; got .*a.npz"),
     (".", "png", "path must be a new or an empty folder"),

@@ -9,6 +9,7 @@ import pytest
 
 from dd_jax import parametrization
 from dd_jax.files import artifacts
+from dd_jax.runs import transfer as scratch
 from dd_jax.runs.programs import make_programs
 from experiments import problem
 from experiments.configs import digits_fixed_init
@@ -142,25 +143,53 @@ def soft(tmp_path_factory):
 def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
   config = transfer.get_config("smoke")
   config.distilled, config.networks = str(soft), "mlp, convnet:width=2:depth=1"
+  config.train.update(augmentation="crop", real_epochs=1)
   result = applied.compare_networks(config, tmp_path)
-  assert [(row["network"], row["set"]) for row in result["rows"]] == [
-      (network, name) for network in ("mlp", "convnet:width=2:depth=1")
-      for name in ("distilled", "distilled, hard labels", "random real", "k-means")]
-  assert {row["num_images"] for row in result["rows"]} == {20}
+  sets = {"distilled": 20, "distilled, hard labels": 20, "random real": 20, "k-means": 20,
+          "all real": 1198}
+  assert [(row["network"], row["augmentation"], row["set"], row["num_images"])
+          for row in result["rows"]] == [
+      (network, augmentation, name, number) for network in ("mlp", "convnet:width=2:depth=1")
+      for augmentation in ("none", "crop") for name, number in sets.items()]
+  assert [{*row} >= {"hlr", "ior", "lrs"} and ("ars" in row) == (row["augmentation"] == "crop")
+          for row in result["scores"]] == [True] * 4
   assert all(0 <= row["accuracy_mean"] <= 1 for row in result["rows"])
   assert applied.compare_networks(config, tmp_path) == json.loads(
       (tmp_path / "transfer.json").read_text())
   lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
-  (tmp_path / "rows.jsonl").write_text("".join(lines[:6]))
+  (tmp_path / "rows.jsonl").write_text("".join(lines[:13]))
   (tmp_path / "transfer.json").unlink()
   assert applied.compare_networks(config, tmp_path)["rows"] == result["rows"]
   assert (tmp_path / "rows.jsonl").read_text() == "".join(lines)
 
 
+def test_scores_are_those_of_their_closed_forms():
+  by_set = {"distilled": .7, "distilled, hard labels": .6, "random real": .5, "all real": .9}
+  rows = [{"network": "mlp", "augmentation": "none", "set": name, "accuracy_mean": accuracy}
+          for name, accuracy in by_set.items()]
+  rows += [{**row, "augmentation": "crop", "accuracy_mean": row["accuracy_mean"] + .1}
+           for row in rows[:1]] + [{**rows[2], "augmentation": "crop"}]
+  plain, augmented = scratch.scores(rows)
+  low, high = np.exp(-1), np.exp(1)
+  assert plain == {"network": "mlp", "augmentation": "none", "hlr": pytest.approx(.3),
+                   "ior": pytest.approx(.2),
+                   "lrs": pytest.approx((np.exp(-.05) - low) / (high - low))}
+  assert augmented == {"network": "mlp", "augmentation": "crop", "ior": pytest.approx(.3),
+                       "ars": pytest.approx((np.exp(.25) - low) / (high - low))}
+
+
+def test_the_length_is_chosen_on_validation_images():
+  chosen = scratch._chosen({100: ([.5, .6], [.9, .9]), 300: ([.6, .6], [.4, .5])})
+  assert chosen["num_epochs"] == 300 and chosen["accuracy_mean"] == pytest.approx(.45)
+  assert chosen["by_epochs"] == [
+      {"num_epochs": 100, "validation_accuracy_mean": .55, "accuracy_mean": .9},
+      {"num_epochs": 300, "validation_accuracy_mean": .6, "accuracy_mean": .45}]
+
+
 @pytest.mark.slow
 def test_real_images_train_networks_from_scratch(soft, tmp_path):
   config = transfer.get_config("smoke")
-  config.distilled, config.train.num_epochs = str(soft), 60
+  config.distilled, config.train.num_epochs = str(soft), (60,)
   rows = applied.compare_networks(config, tmp_path)["rows"]
   accuracy = {row["set"]: row["accuracy_mean"] for row in rows}
   assert accuracy["random real"] > .35 and accuracy["k-means"] > .35
@@ -172,7 +201,9 @@ def test_real_images_train_networks_from_scratch(soft, tmp_path):
     ({"networks": "convnet:width"}, "networks must be NAME or NAME:option=.*'convnet:width'"),
     ({"networks": "mlp:depth=2"}, "networks must be NAME or NAME:option=.*'mlp:depth=2'"),
     ({"train.optimizer": "lion"}, r"train\.optimizer must be one of \['adamw', 'sgd'\]"),
-    ({"train.num_epochs": 0}, r"train\.num_epochs must be positive; got 0"),
+    ({"train.num_epochs": (2, 0)}, r"train\.num_epochs must be positive; got 0"),
+    ({"train.num_epochs": ()}, r"train\.num_epochs must hold at least one number; got \(\)"),
+    ({"train.real_epochs": 0}, r"train\.real_epochs must be positive; got 0"),
     ({"train.augmentation": "color"}, "color must have images of 3 channels; got 1"),
 ])
 def test_a_bad_comparison_is_named_before_anything_is_written(soft, tmp_path, updates, message):

@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 
+from experiments.results import paper
 from experiments.results import tables
 
 _RESULT = {"accuracy_mean": .8, "accuracy_std": .02, "accuracy_before_mean": .1,
            "num_eval_inits": 200, "num_distilled_images": 100, "outer_steps": 600,
            "wall_seconds": 90., "device": "1 x cpu", "jax_version": "0.10.2",
-           "config": {"data": {"name": "mnist"}, "init": {}}}
+           "sources": ["new"], "date": "2026-11-26", "config": {"data": {"name": "mnist"}, "init": {}}}
 _POOL = {"heldout_accuracy_mean": .95, "heldout_accuracy_std": .01, "num_heldout": 200,
          "train_accuracy_mean": .94, "train_accuracy_std": .02, "num_train": 50,
          "train_seconds": 120., "device": "1 x cpu", "jax_version": "0.10.2",
@@ -67,7 +68,7 @@ def test_the_bench_s_table_is_up_to_date_and_gives_every_run_its_speed(tmp_path)
         {"name": name, "seconds_ours": .0276, "seconds_torch": .0430, "ratio": ratio,
          "ratio_by_hand": 6.1, "matmul_gflops": speed, "compile_seconds": 2.9,
          "temporary_bytes": 18e6}
-        for name in tables._BENCH_ROWS]}))
+        for name in paper.BENCH_ROWS]}))
   rendered = tables.render_bench(text, tmp_path)
   assert ("| `mnist_fixed_n1` | 0.0276 | 0.043 | 1.56 (466) | 1.21 (198) | 6.1, 6.1 | 1.5 | 3 "
           "| 2.9 | 18 | 0.072 |") in rendered.splitlines()
@@ -86,6 +87,19 @@ def test_a_row_gives_mean_worst_and_spread(lines):
   row = row_of(rendered, "mnist_random_init")
   assert "[mnist_random_init](configs/mnist_random_init.py), short | 100 | 79.5 ± 8.1 " in row
   assert "10.0 → **75.0** ± 2.0 (worst seed 70.0) | 2 | 200 |" in row
+
+
+def test_the_runs_of_the_newest_code_count_and_others_are_marked(lines):
+  old = {**_RESULT, "accuracy_mean": .9, "sources": ["old"], "date": "2026-11-20"}
+  unknown = {name: old[name] for name in old if name not in ("sources", "date")}
+  mixed = {**_RESULT, "sources": ["old", "new"]}
+  rendered = lines(**{"mnist_random_init-seed0": old, "mnist_random_init-seed1": unknown,
+                      "mnist_random_init-seed2": _RESULT, "mnist_fixed_init-seed0": old,
+                      "cifar10_random_init-seed0": unknown, "cifar10_fixed_init-seed0": mixed})
+  assert "→ **80.0** ± 2.0 | 1 | 200 |" in row_of(rendered, "mnist_random_init")
+  assert "→ **90.0** ± 2.0 † | 1 |" in row_of(rendered, "mnist_fixed_init")
+  assert "→ **90.0** ± 2.0 † | 1 |" in row_of(rendered, "cifar10_random_init")
+  assert "→ **80.0** ± 2.0 † | 1 |" in row_of(rendered, "cifar10_fixed_init")
 
 
 def test_an_adaptation_gives_the_share_of_the_gap_closed(lines):
@@ -133,9 +147,12 @@ def test_baselines_stand_beside_the_distilled_data(lines):
 def test_an_ingredient_and_a_transfer_are_a_row_each(lines):
   sets = {"distilled": .8, "random real": .6, "k-means": .7}
   rendered = lines(**{"transfers/mnist_soft_labels": {
-      "num_eval_inits": 5, "config": {"train": {"num_epochs": 300}}, "rows": [
-          {"network": "vit", "set": name, "num_images": 100, "accuracy_mean": mean,
-           "accuracy_std": .02} for name, mean in sets.items()]}})
+      "num_eval_inits": 5, "scores": [
+          {"network": "vit", "augmentation": "none", "ior": .2, "lrs": .4567}], "rows": [
+          {"network": "vit", "augmentation": "none", "set": name, "num_images": 100,
+           "num_epochs": 300, "accuracy_mean": mean, "accuracy_std": .02}
+          for name, mean in sets.items()]}})
   assert "| soft_labels | 75.0 ± 1.5 | 3 | 20 | 100 | 317720 | 200 | 1.5 |" in rendered
   assert row_of(rendered, "mnist_soft_labels").endswith(
-      "| vit | 100: 80.0 ± 2.0 |  | 100: 60.0 ± 2.0 | 100: 70.0 ± 2.0 | 5 | 300 |")
+      "| vit | none | 100: 80.0 ± 2.0 (300) |  | 100: 60.0 ± 2.0 (300) | 100: 70.0 ± 2.0 (300) |  "
+      "|  | 0.200 | 0.457 |  | 5 |")

@@ -6,6 +6,7 @@
 | `tensors`     | .pt          | everything, exactly                                  |
 | `steps`       | .pth         | inputs, labels and step sizes, exactly               |
 | `png`         | a folder     | images at 8 bits of their range; no weights          |
+| `dd_ranking`  | a folder     | inputs, labels, step sizes and metadata, exactly     |
 
 * `safetensors`: the arrays of distilled.npz by their names, each field of its metadata as JSON.
 * `tensors`: `{"data": [[images [n, C, H, W], labels [n] or [n, K]]], ...}`, what condensation
@@ -15,6 +16,10 @@
   the E S inner steps in their order: what the authors' release of the paper saves. It describes
   gradient descent, and holds no metadata.
 * `png`: a folder of `pictures`.
+* `dd_ranking`: images.pt `[n, C, H, W]`, class after class as DD-Ranking's evaluators take them,
+  labels.pt `[n]` or `[n, K]` and lr.pt, the mean step size `[]`; and for who trains as the paper
+  does step_sizes.pt `[E, S]`, places.pt `[S, B]` (where each image of each step lies) and
+  metadata.json.
 
 The tensors lie in the space of the distilled images: normalised, and whitened where they are. Other
 inputs than images are `[n, ...]` and `[B, ...]` where they are one array; `safetensors` holds any.
@@ -51,7 +56,7 @@ def save(path: str | os.PathLike, artifact: Artifact, format: str) -> None:
   Args:
     path: ends as the format says; of a folder, a new or an empty one.
     artifact: what `artifacts.load` returns.
-    format: safetensors, tensors, steps or png.
+    format: safetensors, tensors, steps, png or dd_ranking.
 
   Raises:
     ValueError: an unknown format, a path that does not fit it, or data that it cannot hold.
@@ -89,6 +94,15 @@ def load(path: str | os.PathLike, format: str, metadata: dict[str, Any] | None =
     raise ValueError(f"{path} must be a file of the format {format}; it cannot be read: "
                      f"{' '.join(str(error).split())[:300]}") from error
   return artifact._replace(metadata={**artifact.metadata, **(metadata or {})})
+
+
+def load_any(path: str | os.PathLike) -> Artifact:
+  """Reads distilled.npz or a file or folder of any format, told by the suffix; raises as `load`."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return load(path, "dd_ranking" if (path / "places.pt").exists() else "png")
+  formats = [name for name, known in FORMATS.items() if known.suffix == path.suffix != ""]
+  return load(path, formats[0]) if formats else artifacts.load(path)
 
 
 def _choose(path, format):
@@ -211,6 +225,30 @@ def _read_steps(path):
              "step_sizes": step_sizes.reshape(-1, num_steps)}, {})
 
 
+def _write_ranking(path, artifact):
+  inputs, labels, arrays = _split_data(artifact, "dd_ranking")
+  shape = labels.shape[:2]
+  inputs, labels = (array.reshape(-1, *array.shape[2:]) for array in (inputs, labels))
+  order = np.argsort(labels if labels.ndim == 1 else labels.argmax(-1), kind="stable")
+  places = np.argsort(order).reshape(shape)
+  with pictures.new_folder(path, "dd_ranking") as folder:
+    for name, array in {"images": inputs[order], "labels": labels[order],
+                        "lr": arrays["step_sizes"].mean(), "step_sizes": arrays["step_sizes"],
+                        "places": places}.items():
+      _write_torch(folder / f"{name}.pt", lambda tensor, array=array: tensor(array))
+    (folder / "metadata.json").write_text(archive.encode_metadata(artifact.metadata))
+
+
+def _read_ranking(path):
+  inputs, labels, step_sizes, places = (
+      torch_files.read(path / f"{name}.pt").numpy()
+      for name in ("images", "labels", "step_sizes", "places"))
+  metadata = archive.decode_metadata(path, (path / "metadata.json").read_text())
+  return artifacts.from_arrays(
+      path, {**_named_inputs(inputs[places]), "labels": labels[places], "step_sizes": step_sizes},
+      metadata)
+
+
 def _repeats(array, period):
   return np.array_equal(array[period:], array[:-period]) if period < len(array) else True
 
@@ -220,4 +258,5 @@ FORMATS: dict[str, Format] = {
     "tensors": Format(".pt", _write_tensors, _read_tensors),
     "steps": Format(".pth", _write_steps, _read_steps),
     "png": Format("", pictures.write_folder, pictures.read_folder),
+    "dd_ranking": Format("", _write_ranking, _read_ranking),
 }

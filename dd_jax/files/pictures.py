@@ -6,6 +6,8 @@ The folder holds a picture for every image, named by its step, its place there a
 dataset's pixels: black and white stand for `pixel_range`, which is wider then.
 """
 
+from collections.abc import Iterator
+import contextlib
 import csv
 import json
 import pathlib
@@ -55,8 +57,6 @@ def write_folder(path: pathlib.Path, artifact: Artifact) -> None:
   pixels, labels = artifact.pixels(clip=False), arrays["labels"]
   if pixels.shape[-1] not in (1, 3):
     raise ValueError(f"images must have 1 or 3 channels for the format png; got {pixels.shape[-1]}")
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise ValueError(f"path must be a new or an empty folder for the format png; got {path}")
   low, high = artifact.pixel_range
   low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
   bytes_ = np.round((pixels - low) / ((high - low) or 1) * 255).astype(np.uint8)
@@ -67,16 +67,30 @@ def write_folder(path: pathlib.Path, artifact: Artifact) -> None:
       **{name: array.tolist() for name, array in arrays.items()
          if name.split("/")[0] in ("labels", "step_sizes", "hyper")}}
 
-  temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-  try:
-    with (temporary / "metadata.csv").open("w", newline="") as file:
+  with new_folder(path, "png") as folder:
+    with (folder / "metadata.csv").open("w", newline="") as file:
       table = csv.writer(file)
       table.writerow(["file_name", "label", "step", "index"])
       for (s, b), name in names.items():
         Image.fromarray(np.squeeze(bytes_[s, b], -1) if bytes_.shape[-1] == 1 else bytes_[s, b]
-                        ).save(temporary / name)
+                        ).save(folder / name)
         table.writerow([name, _classes(labels)[s, b], s, b])
-    (temporary / "metadata.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "metadata.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path, format: str) -> Iterator[pathlib.Path]:
+  """A folder to write into, which comes to lie at `path` when all of it is written.
+
+  Raises:
+    ValueError: there is something else than an empty folder.
+    OSError: it cannot be written.
+  """
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise ValueError(f"path must be a new or an empty folder for the format {format}; got {path}")
+  temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+  try:
+    yield temporary
     temporary.chmod(0o755)
     temporary.replace(path)
   except BaseException:

@@ -22,6 +22,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.programs import num_parallel
+from dd_jax.runs.provenance import provenance
 from dd_jax.runs.settings import Settings, check_seed
 from dd_jax.types import DistilledData
 
@@ -69,7 +70,7 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
               "num_eval_inits": problem.num_test_inits,
               "num_distilled_images": comparison.labels.size,
               "wall_seconds": time.time() - started, "data": problem.data.digest,
-              **workdirs.provenance(config, seed)}
+              **provenance(config, seed)}
     workdirs.write_json(path / "baselines.json", result)
     return result
 

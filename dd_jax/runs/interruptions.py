@@ -1,8 +1,14 @@
 """A request to stop, from a user or a scheduler, answered between two dispatches."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
+
+# Seconds in which a signal that comes again is the same one: Linux tells of a parent's death once
+# for each of its threads, and a scheduler may signal a group and its members.
+_SAME = 1.
 
 
 class Interrupted(Exception):
@@ -17,9 +23,10 @@ class Interrupted(Exception):
 def deferred():
   """Yields a list that receives the numbers of SIGTERM and SIGINT, instead of the process ending.
 
-  A second signal ends it as usual. Outside the main thread signals stay as they are.
+  A second signal, a second or more after the first, ends it as usual. Outside the main thread
+  signals stay as they are.
   """
-  received = []
+  received, first = [], []
   if threading.current_thread() is not threading.main_thread():
     yield received
     return
@@ -31,8 +38,12 @@ def deferred():
       signal.signal(number, handler)
 
   def receive(number, _):
-    received.append(number)
-    restore()
+    if not received:
+      received.append(number)
+      first.append(time.monotonic())
+    elif time.monotonic() - first[0] > _SAME:
+      restore()
+      os.kill(os.getpid(), number)
 
   for number in signals:
     signal.signal(number, receive)

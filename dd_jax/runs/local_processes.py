@@ -5,7 +5,6 @@ a core each share the networks of an outer step, or the real examples where ther
 """
 
 import contextlib
-import ctypes
 import math
 import os
 import signal
@@ -72,8 +71,9 @@ def run(command: list[str], num_processes: int) -> int:
     for place, cores in enumerate(_shares(num_processes)):
       with _pinned(cores):  # A child has the cores of its parent, and XLA a thread for each.
         children.append(subprocess.Popen(
-            [*command, f"--coordinator={coordinator}", f"--num_processes={num_processes}",
-             f"--process_id={place}"], stderr=errors[place], preexec_fn=_end_with_parent,
+            ending_with_parent([*command, f"--coordinator={coordinator}",
+                                f"--num_processes={num_processes}", f"--process_id={place}"]),
+            stderr=errors[place],
             start_new_session=True))  # So that Ctrl-C reaches it once, from here.
     failed = _wait(children)
     if failed is None:
@@ -87,6 +87,17 @@ def run(command: list[str], num_processes: int) -> int:
     _end(children)
     for signum, handler in before.items():
       signal.signal(signum, handler)
+
+
+def ending_with_parent(command: list[str]) -> list[str]:
+  """The command, to which Linux sends SIGTERM when its parent is gone, however that ended."""
+  if sys.platform != "linux":
+    return command
+  # In the child's own interpreter: nothing may run between a fork and an exec of a threaded one.
+  return [sys.executable, "-S", "-c",
+          "import ctypes, os, sys; "
+          f"ctypes.CDLL(None).prctl({_PDEATHSIG}, {int(signal.SIGTERM)}); "
+          "os.execvp(sys.argv[1], sys.argv[1:])", *command]
 
 
 def _wait(children):
@@ -108,12 +119,6 @@ def _end(children):
     if child.poll() is None:
       child.kill()
     child.wait()
-
-
-def _end_with_parent():
-  """Has Linux send SIGTERM when the parent is gone, however it ended."""
-  if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
 
 
 def _cores():

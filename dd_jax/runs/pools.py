@@ -27,6 +27,7 @@ from dd_jax.runs.accuracies import std
 from dd_jax.runs.data import Data, input_shapes, read_all
 from dd_jax.runs.problem import Inits
 from dd_jax.runs.programs import num_parallel
+from dd_jax.runs.provenance import provenance
 from dd_jax.runs.settings import check_positive, check_seed
 
 ROLES = ("train", "heldout")  # The two files of a directory.
@@ -88,7 +89,7 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
       return json.loads((path / "result.json").read_text())
     result = _train_all(path, seed, settings, train_block, metadata)
     result |= {"wall_seconds": time.time() - started, "data": data.digest,
-               **workdirs.provenance(config, seed)}
+               **provenance(config, seed)}
     workdirs.write_json(path / "result.json", result)
     return result
 

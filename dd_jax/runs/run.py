@@ -29,6 +29,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.loop import Run, run_outer_loop
 from dd_jax.runs.problem import Problem, name_of
 from dd_jax.runs.programs import make_programs
+from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import SELECTIONS, Settings
 
 
@@ -86,6 +87,7 @@ def _run(run, started):
     print(f"{run.workdir} holds a finished run of this config; its result:", file=sys.stderr)
     return Result(artifacts.load(run.workdir / "distilled.npz"), result, run.workdir)
 
+  sources = processes.on_first(lambda: keep_source(run.workdir))
   if processes.is_first():
     print(storage.describe(run.problem.data, run.settings.storage), file=sys.stderr)
   state, metrics, timing = run_outer_loop(run)
@@ -94,6 +96,7 @@ def _run(run, started):
       programs.layout.place(programs.decode(state.trainable)))))
   result = _summarize(run, state, evaluated, metrics, timing,
                       wall_seconds=timing["earlier_seconds"] + time.time() - started)
+  result["sources"] = sources
   artifact = _artifact(run, state, result)
   processes.on_first(lambda: _write(run, artifact, evaluated, metrics, result))
   return Result(artifact, result, run.workdir)
@@ -130,7 +133,7 @@ def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
       "peak_memory_bytes": machine.peak_bytes(),
       "selection": SELECTIONS[run.settings.selection],
       "data": run.problem.data.digest,
-      **workdirs.provenance(run.config, run.seed),
+      **provenance(run.config, run.seed),
   }
 
 

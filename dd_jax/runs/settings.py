@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
+import numpy as np
+
 PRECISIONS = ("highest", "high", "default")
 SELECTIONS = {"final": "final images; test data chose nothing",
               "best": "best images by validation accuracy; test data chose nothing"}
@@ -53,8 +55,8 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 def check_seed(name: str, value: int) -> None:
   """A ValueError unless the value is a seed: JAX takes 32 bits."""
-  if not 0 <= value < 2 ** 32:
-    raise ValueError(f"{name} must lie in 0..{2 ** 32 - 1}; got {value}")
+  if not (isinstance(value, (int, np.integer)) and 0 <= value < 2 ** 32):
+    raise ValueError(f"{name} must lie in 0..{2 ** 32 - 1}; got {value!r}")
 
 
 def check_positive(name: str, value: float) -> None:

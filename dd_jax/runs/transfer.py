@@ -1,8 +1,12 @@
-"""Networks of every kind trained from scratch on one file of distilled data, and on real images."""
+"""Networks of every kind trained from scratch on one file of distilled data, and on real images.
+
+How long they are trained is chosen on the validation images that the distillation set aside. The
+scores are those of DD-Ranking (arXiv 2505.13300), in fractions.
+"""
 
 from collections.abc import Callable, Mapping
-import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -17,25 +21,33 @@ import dd_jax
 from dd_jax import baselines
 from dd_jax import datasets
 from dd_jax import losses
+from dd_jax import parametrization
 from dd_jax.datasets.rows import in_memory
-from dd_jax.evaluation import Plan, evaluate
+from dd_jax.evaluation import Plan, draw_networks, map_networks, measure, train_networks
 from dd_jax.init_distributions import random_init
 from dd_jax.pretraining import minibatches
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import workdirs
 from dd_jax.runs.programs import num_parallel
+from dd_jax.runs.provenance import provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
 from dd_jax.types import DistilledData
+
+
+WITHOUT = "none"  # The name of training without augmentation.
+_REAL_BATCH_SIZE = 128
 
 
 class Training(NamedTuple):
   """How every network is trained."""
   optimizer: Callable[[int], optax.GradientTransformation]  # Of the number of its steps.
-  num_epochs: int = 200
+  num_epochs: tuple[int, ...] = (200,)  # One is chosen for each network and set, by validation.
   batch_size: int = 20  # At most all images of a set.
-  wrap_loss: Callable[[Callable], Callable] = lambda loss: loss  # An augmentation, for instance.
+  # What a loss becomes under augmentations, by their names; WITHOUT is there by itself.
+  augmentations: Mapping[str, Callable[[Callable], Callable]] = {}
   num_inits: int = 5  # Networks of each kind and set.
+  real_epochs: int | None = None  # Of training on all real images; None: they are left out.
 
 
 def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
@@ -43,7 +55,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
                      training: Training, seed: int = 0, settings: Settings = Settings(),
                      config: dict[str, Any] | None = None,
                      made_from: dict[str, str] | None = None) -> dict:
-  """Trains and tests; returns what transfer.json holds: accuracies by network and set.
+  """Trains and tests; returns what transfer.json holds: accuracies by network and set, and scores.
 
   Args:
     artifact: the distilled.npz of a run.
@@ -62,19 +74,26 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   """
   started = time.time()
   check_seed("seed", seed)
-  for field in ("num_epochs", "batch_size"):
-    check_positive(f"train.{field}", getattr(training, field))
-  check_positive("eval.num_inits", training.num_inits)
+  if not training.num_epochs:
+    raise ValueError("train.num_epochs must hold at least one number; got ()")
+  for name, values in (
+      ("train.num_epochs", training.num_epochs), ("train.batch_size", (training.batch_size,)),
+      ("train.real_epochs", () if training.real_epochs is None else (training.real_epochs,)),
+      ("eval.num_inits", (training.num_inits,))):
+    for value in values:
+      check_positive(name, value)
   config = workdirs.as_json(
       {"seed": seed, "networks": list(networks)} if config is None else config)
-  sets = _training_sets(artifact, dataset, seed)
-  test = artifact.normalize(in_memory(dataset.test_images)), dataset.test_labels
-  programs = {}
-  for (name, model), (set_name, distilled) in itertools.product(networks.items(), sets.items()):
-    programs[name, set_name] = _make_evaluate(model, training, settings, distilled)
-    jax.eval_shape(programs[name, set_name], jax.random.key(0), distilled, test[0][:1],
-                   jnp.zeros(1, jnp.int32))
   digest = datasets.digest(dataset)
+  dataset, *validation = _split(dataset, artifact.metadata)
+  sets = _training_sets(artifact, dataset, seed, with_all=training.real_epochs is not None)
+  real = [(artifact.normalize(in_memory(images)), labels) for images, labels in (
+      validation, (dataset.test_images, dataset.test_labels))]
+  programs = _make_programs(networks, sets, training, settings)
+  for (_, _, set_name), by_epochs in programs.items():
+    for program in by_epochs.values():
+      jax.eval_shape(program, jax.random.key(0), sets[set_name],
+                     *((images[:1], jnp.zeros(1, jnp.int32)) for images, _ in real))
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, {**digest, **(made_from or {})})
@@ -82,22 +101,78 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
       print(f"{path} holds the finished result of this config:", file=sys.stderr)
       return json.loads((path / "transfer.json").read_text())
     rows = workdirs.reopen_lines(path / "rows.jsonl", "accuracy_mean")
-    for name, set_name in list(programs)[len(rows):]:
-      key = jax.random.key(seed)  # The same networks for every set.
-      accuracy = np.asarray(programs[name, set_name](key, sets[set_name], *test), np.float64)
-      rows.append({"network": name, "set": set_name,
-                   "num_images": int(sets[set_name].labels.shape[1]),
-                   "accuracy_mean": accuracy.mean(), "accuracy_std": accuracies.std(accuracy)})
+    for network, augmentation, set_name in list(programs)[len(rows):]:
+      distilled = sets[set_name]
+      rows.append({
+          "network": network, "augmentation": augmentation, "set": set_name,
+          "num_images": int(distilled.labels.shape[1]),
+          **_chosen({  # The same networks for every set and length.
+              num_epochs: program(jax.random.key(seed), distilled, *real)
+              for num_epochs, program in programs[network, augmentation, set_name].items()})})
       workdirs.append_line(path / "rows.jsonl", rows[-1])
       print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {"rows": rows, "dataset": dataset.name, "distilled_with": artifact.metadata["model"],
+    result = {"rows": rows, "scores": scores(rows), "dataset": dataset.name,
+              "distilled_with": artifact.metadata.get("model"),
+              "selection": "epochs by validation accuracy; test data chose nothing",
               "num_eval_inits": training.num_inits, "wall_seconds": time.time() - started,
-              "data": digest, **workdirs.provenance(config, seed)}
+              "data": digest, **provenance(config, seed)}
     workdirs.write_json(path / "transfer.json", result)
     return result
 
 
-def _training_sets(artifact, dataset, seed):
+def _split(dataset, metadata):
+  """The validation images of the run; of a file that does not tell, a twelfth."""
+  number = metadata.get("num_validation") or max(
+      dataset.num_classes, len(dataset.train_labels) // 12)
+  return datasets.split_validation(dataset, number, seed=metadata.get("seed", 0))
+
+
+def scores(rows: list[dict]) -> list[dict]:
+  """The scores of each network and augmentation that the rows allow, in fractions.
+
+  `hlr`: accuracy of all real data less that of the distilled ones with hard labels; `ior`: what
+  distilled data gain over as many random real ones, trained alike; `lrs`: (e^a - 1/e) / (e - 1/e),
+  where a is the mean of ior and -hlr; `ars`: the same of the mean of ior without and with the
+  augmentation.
+  """
+  accuracy = {(row["network"], row["augmentation"], row["set"]): row["accuracy_mean"]
+              for row in rows}
+  found = []
+  for network, augmentation in dict.fromkeys((row["network"], row["augmentation"])
+                                             for row in rows):
+    def of(name, *instead, augmentation=augmentation, network=network):
+      return next((accuracy[network, augmentation, given] for given in (name, *instead)
+                   if (network, augmentation, given) in accuracy), math.nan)
+
+    ior = of("distilled") - of("random real")
+    hlr = of("all real") - of("distilled, hard labels", "distilled")
+    plain = of("distilled", augmentation=WITHOUT) - of("random real", augmentation=WITHOUT)
+    every = {"hlr": hlr, "ior": ior, "lrs": _score((ior - hlr) / 2),
+             "ars": math.nan if augmentation == WITHOUT else _score((ior + plain) / 2)}
+    found.append({"network": network, "augmentation": augmentation, **{
+        name: value for name, value in every.items() if not math.isnan(value)}})
+  return found
+
+
+def _score(mean):
+  """From -1..1 to 0..1."""
+  return (math.exp(mean) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def _chosen(by_epochs):
+  """The length of the best mean validation accuracy; what every length gave stands beside it."""
+  measured = {num_epochs: [np.asarray(accuracy, np.float64) for accuracy in both]
+              for num_epochs, both in by_epochs.items()}
+  best = max(measured, key=lambda num_epochs: measured[num_epochs][0].mean())
+  return {"num_epochs": best, "accuracy_mean": measured[best][1].mean(),
+          "accuracy_std": accuracies.std(measured[best][1]),
+          "validation_accuracy_mean": measured[best][0].mean(),
+          "by_epochs": [{"num_epochs": num_epochs, "validation_accuracy_mean": validation.mean(),
+                         "accuracy_mean": test.mean()}
+                        for num_epochs, (validation, test) in measured.items()]}
+
+
+def _training_sets(artifact, dataset, seed, *, with_all):
   """`{name: one step of all images, with their labels}`."""
   inputs, labels = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]),
                                 (artifact.distilled.inputs, artifact.distilled.labels))
@@ -109,32 +184,54 @@ def _training_sets(artifact, dataset, seed):
   if labels.ndim == 3:
     sets["distilled, hard labels"] = one_step(inputs, jnp.argmax(labels, -1))
   real_bytes = 4 * dataset.num_classes * int(np.prod(inputs.shape[2:]))
-  per_class = artifact.metadata["learned_bytes"] // real_bytes
+  per_class = artifact.metadata.get(
+      "learned_bytes", parametrization.num_bytes((inputs, labels))) // real_bytes
+  if not (per_class or with_all):
+    return sets
+  images = artifact.normalize(in_memory(dataset.train_images)), dataset.train_labels
   if per_class:
-    arguments = artifact.normalize(in_memory(dataset.train_images)), dataset.train_labels
     options = {"num_classes": dataset.num_classes, "num_steps": 1, "images_per_class": per_class}
     classes = jnp.repeat(jnp.arange(dataset.num_classes), per_class)[None]
     for name, choice in (("random real", baselines.random_real), ("k-means", baselines.kmeans)):
-      sets[name] = one_step(jnp.asarray(choice(seed, *arguments, **options)), classes)
+      sets[name] = one_step(jnp.asarray(choice(seed, *images, **options)), classes)
+  if with_all:
+    sets["all real"] = one_step(*jax.tree.map(lambda x: jnp.asarray(x)[None], images))
   return sets
 
 
-def _make_evaluate(model, training, settings, distilled):
-  """`(key, distilled, test inputs, test labels) -> accuracies [N]`."""
-  num_images = distilled.labels.shape[1]
-  batch_size = min(training.batch_size, num_images)
-  train = minibatches(
-      training.wrap_loss(losses.classification(model.apply)),
-      training.optimizer(training.num_epochs * (num_images // batch_size)),
-      num_epochs=training.num_epochs, batch_size=batch_size)
+def _make_programs(networks, sets, training, settings):
+  """`{(network, augmentation, set): {epochs: program}}`, in the order of the rows."""
+  augmentations = {WITHOUT: lambda loss: loss, **training.augmentations}
+
+  def lengths(set_name):
+    return (training.real_epochs,) if set_name == "all real" else training.num_epochs
+
+  def batch_size(set_name):
+    return min(_REAL_BATCH_SIZE if set_name == "all real" else training.batch_size,
+               sets[set_name].labels.shape[1])
+
+  return {(network, augmentation, set_name): {
+      num_epochs: _make_evaluate(model, wrap(losses.classification(model.apply)), training,
+                                 settings, sets[set_name].labels.shape[1], num_epochs,
+                                 batch_size(set_name)) for num_epochs in lengths(set_name)}
+          for network, model in networks.items() for augmentation, wrap in augmentations.items()
+          for set_name in sets}
+
+
+def _make_evaluate(model, loss, training, settings, num_images, num_epochs, batch_size):
+  """`(key, distilled, validation examples, test examples) -> two accuracies [N]`."""
+  train = minibatches(loss, training.optimizer(num_epochs * (num_images // batch_size)),
+                      num_epochs=num_epochs, batch_size=batch_size)
+  plan = Plan(num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size)
+  init = random_init(model.init)
 
   @jax.jit
-  def test(key, distilled, inputs, labels):
+  def test(key, distilled, *splits):
     with jax.default_matmul_precision(settings.precision):
-      return evaluate(
-          key, distilled, random_init(model.init), train, model.apply, inputs, labels,
-          num_inits=training.num_inits, plan=Plan(
-              num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size)
-      ).after.accuracy
+      _, trained = train_networks(key, distilled, init, train,
+                                  draw_networks(key, init, training.num_inits), plan=plan)
+      return map_networks(lambda params: [
+          measure(model.apply, params, *split, batch_size=plan.batch_size).accuracy
+          for split in splits], trained, plan)
 
   return test

@@ -9,9 +9,7 @@ import platform
 from typing import Any
 
 import filelock
-import jax
 
-import dd_jax
 from dd_jax.datasets import npz
 from dd_jax.runs import paths
 from dd_jax.runs import processes
@@ -108,13 +106,6 @@ def check_same_config(config: dict) -> None:
     differing = _differences(first, other, "in process 0", f"in process {index}")
     if differing:
       raise ValueError(f"every process must be given the same config; {differing}")
-
-
-def provenance(config: dict, seed: int) -> dict:
-  """The fields of every result that say where it comes from."""
-  return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-          "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-          "seed": seed, "config": config}
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

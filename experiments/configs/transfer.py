@@ -22,12 +22,14 @@ def get_config(variant: str = ""):
   data.download = False  # Whether the network may be used to fetch them.
 
   config.train = train = ConfigDict()
-  train.num_epochs = 200
+  train.num_epochs = (100, 300, 1000)  # One is chosen for each network and set, by validation.
   train.batch_size = 20  # At most all images of a set.
+  train.real_epochs = config_dict.placeholder(int)  # On all real images, for HLR; None: left out.
   train.optimizer = "adamw"  # Or sgd: with momentum 0.9. Both along a cosine.
   train.learning_rate = 1e-3
   train.weight_decay = 1e-2
-  train.augmentation = config_dict.placeholder(str)  # As in default.py; None.
+  # As in default.py, beside training without, for ARS; None: only without.
+  train.augmentation = config_dict.placeholder(str)
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_inits = 5  # Networks of each kind and set.
@@ -36,6 +38,6 @@ def get_config(variant: str = ""):
   config.precision = "highest"
   if variant == "smoke":
     config.networks = "mlp"
-    train.num_epochs = 2
+    train.num_epochs = (1, 2)
     evaluation.num_inits = 2
   return config

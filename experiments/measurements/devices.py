@@ -75,10 +75,11 @@ def communicated(program: str) -> dict[str, dict[str, int]]:
 
 def _run(config, workdir):
   from dd_jax.runs import workdirs
+  from dd_jax.runs.provenance import provenance
   with workdirs.held(workdir) as workdir:
     rows = measure(config, _ROUNDS.value)
     report = {"rows": rows, "rounds": _ROUNDS.value, "cpu_cores": os.cpu_count(),
-              **workdirs.provenance(json.loads(config.to_json()), config.seed)}
+              **provenance(json.loads(config.to_json()), config.seed)}
     workdirs.write_json(workdir / "devices.json", report)
   return report
 

@@ -215,6 +215,7 @@ def _tmpfs(path):
 
 def _run(config, workdir):
   from dd_jax.runs import workdirs
+  from dd_jax.runs.provenance import provenance
   from experiments.names import parts
   workdir = pathlib.Path(workdir)
   if workdir.exists() and any(workdir.iterdir()):
@@ -233,7 +234,7 @@ def _run(config, workdir):
             *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
 
   report = {**measure(command, workdir, num_steps, _BREAK.value, _TIMES.value),
-            **workdirs.provenance(described, seed)}
+            **provenance(described, seed)}
   workdirs.write_json(workdir / "report.json", report)
   if report["bytes_lost"] or report["lines_differing"]:
     raise ValueError(f"the broken run must end as the other; see {workdir / 'report.json'}")

@@ -110,10 +110,11 @@ def stream_large(workdir: pathlib.Path, gigabytes: float) -> dict:
 
 def _run(config, workdir):
   from dd_jax.runs import workdirs
+  from dd_jax.runs.provenance import provenance
   with workdirs.held(workdir) as workdir:
     report = {"rows": measure(config, _TURNS.value), "turns": _TURNS.value,
               "cpu_cores": os.cpu_count(),
-              **workdirs.provenance(json.loads(config.to_json()), config.seed)}
+              **provenance(json.loads(config.to_json()), config.seed)}
     workdirs.write_json(workdir / "storage.json", report)
     if _GIGABYTES.value:
       report["large"] = stream_large(workdir, _GIGABYTES.value)

@@ -14,6 +14,7 @@ from dd_jax import datasets
 from dd_jax import runs
 from dd_jax.datasets import own_files
 from dd_jax.files import artifacts
+from dd_jax.files import exports
 from dd_jax.files import reuse
 from dd_jax.runs import application
 from dd_jax.runs import fingerprints
@@ -28,7 +29,7 @@ def compare_networks(config: ConfigDict, workdir: str) -> dict:
   if not config.distilled:
     raise ValueError("distilled must be the distilled.npz of a run; got ''")
   path = paths.local(config.distilled, "distilled")
-  artifact = artifacts.load(path)
+  artifact = exports.load_any(path)
   dataset = _dataset_of(artifact, config.data.name, config.data.dir, "data.name",
                         download=config.data.download)
   if not isinstance(dataset, datasets.Dataset):
@@ -49,9 +50,10 @@ def compare_networks(config: ConfigDict, workdir: str) -> dict:
   return transfer.compare_networks(
       artifact, dataset, networks, workdir, seed=config.seed, training=transfer.Training(
           lambda steps: make_optimizer(optax.cosine_decay_schedule(train.learning_rate, steps)),
-          train.num_epochs, train.batch_size,
-          (lambda loss: loss) if augment is None else
-          functools.partial(augmentation.augmented, augment=augment), config.eval.num_inits),
+          tuple(train.num_epochs), train.batch_size,
+          {} if augment is None else {
+              train.augmentation: functools.partial(augmentation.augmented, augment=augment)},
+          config.eval.num_inits, train.real_epochs),
       settings=runs.Settings(batch_size=config.eval.batch_size,
                              num_parallel=config.eval.num_parallel, precision=config.precision),
       config=json.loads(config.to_json()), made_from={"distilled": fingerprints.of_file(path)})

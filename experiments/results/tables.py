@@ -9,7 +9,7 @@
     python -m experiments.results.tables
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
-run that overrode its config; those of the bench are measurements/bench_1.json, bench_2.json and so
+run that overrode its config; of a row the runs of the newest code count; those of the bench are measurements/bench_1.json, bench_2.json and so
 on. Every number of the tables comes from these files.
 """
 
@@ -21,72 +21,20 @@ import pathlib
 from absl import app
 import numpy as np
 
+from experiments.results import paper
+
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
-# Config -> what it distils, and the paper's figures in % (arXiv 1811.10959).
-_ROWS = {
-    "digits_fixed_init": ("digits, LeNet, fixed init", "not in the paper"),
-    "mnist_fixed_init": ("MNIST, LeNet, fixed init", "93.8"),
-    "mnist_random_init": ("MNIST, LeNet, random init", "79.5 ± 8.1"),
-    "mnist_soft_labels": ("MNIST, LeNet, fixed init, soft labels", "later work: 96"),
-    "mnist_random_soft_labels": (
-        "MNIST, LeNet, random init, soft labels, momentum", "hard labels: 79.5 ± 8.1"),
-    "mnist_random_window": (
-        "MNIST, ConvNet, random init, random windows, soft labels", "later work: 98.9"),
-    "cifar10_fixed_init": ("CIFAR-10, AlexCifarNet, fixed init", "54.0"),
-    "cifar10_random_init": ("CIFAR-10, AlexCifarNet, random init", "36.8 ± 1.2"),
-    "cifar10_soft_labels": (
-        "CIFAR-10, AlexCifarNet, random init, soft labels", "hard labels: 36.8 ± 1.2"),
-    "cifar10_random_window": ("CIFAR-10, ConvNet, random windows, soft labels", "later work: 69.4"),
-    "mnist_to_usps_pretrained": ("MNIST → USPS, random pre-trained", "90.4 → 95.4 ± 1.8"),
-    "mnist_to_usps_fixed_pretrained": ("MNIST → USPS, fixed pre-trained", "90.4 → 97.9"),
-    "usps_to_mnist_pretrained": ("USPS → MNIST, random pre-trained", "67.5 → 92.7 ± 1.4"),
-    "usps_to_mnist_fixed_pretrained": ("USPS → MNIST, fixed pre-trained", "67.5 → 93.2"),
-    "svhn_small_to_mnist_pretrained": (
-        "svhn_small (a small subset) → MNIST, random pre-trained",
-        "SVHN: 51.6 → 85.2 ± 4.7"),
-    "svhn_small_to_mnist_fixed_pretrained": (
-        "svhn_small (a small subset) → MNIST, fixed pre-trained", "SVHN: 51.6 → 96.2"),
-    "digits_to_mnist_pretrained": ("digits → MNIST, random pre-trained", "not in the paper"),
-    "digits_to_mnist_fixed_pretrained": ("digits → MNIST, fixed pre-trained", "not in the paper"),
-    "voc_alexnet": ("ImageNet → PASCAL-VOC, AlexNet", "70.75"),
-    "cub200_alexnet": ("ImageNet → CUB-200, AlexNet", "38.76"),
-    "mnist_poisoning": ("MNIST 0 → 1, one step, random pre-trained", "71.4 ± 29.6 of class 0"),
-    "cifar10_poisoning": ("CIFAR-10 plane → car, random pre-trained", "45.9 ± 18.1 of class 0"),
-}
-_NOT_RUN = {
-    "voc_alexnet": "not run: needs ImageNet weights and the photos",
-    "cub200_alexnet": "not run: needs ImageNet weights and the photos",
-    "cifar10_random_window": "not run: needs a GPU",
-    "mnist_random_window": "not run in full: needs a GPU",
-}
-# Target of an adaptation -> the pool whose held-out networks were trained on all of it.
-_FULL_TARGET = {"usps": "usps_lenet_pool", "mnist": "mnist_lenet_pool"}
-# Random real, optimized real, k-means, average real, 1-NN on the first and the third.
-_PAPER_BASELINES = {
-    "mnist_random_init": (
-        "68.6 ± 9.8", "73.0 ± 7.6", "76.4 ± 9.5", "77.1 ± 2.7", "71.5 ± 2.1", "92.2 ± 0.1"),
-    "cifar10_random_init": (
-        "21.3 ± 1.5", "23.4 ± 1.3", "22.5 ± 3.1", "22.3 ± 0.7", "18.8 ± 1.3", "29.4 ± 0.3"),
-}
 _BENCH_MARKS = ("<!-- bench: python -m experiments.results.tables -->\n", "<!-- end of bench -->\n")
-# Row of the bench -> ratio to reach, ratio to aim for, seconds of the authors' release.
-_BENCH_ROWS = {
-    "mnist_fixed_n1": ("1.5", "3", "0.072"),
-    "mnist_random_n1": ("2", "4", "0.15-0.19"),
-    "mnist_random_n4": ("2", "5", "0.61"),
-    "cifar10_fixed_n1": ("1.5", "3", "3.3"),
-    "cifar10_random_n4": ("1.5", "3", "12.9"),
-}
 _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 
 
 def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
-  """`{CONFIG or CONFIG-NOTE: results by seed}` in the order of the paper's rows."""
+  """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order."""
   groups = collections.defaultdict(list)
   for path in sorted(directory.glob("*.json")):
     groups[path.stem.rsplit("-seed", 1)[0]].append(json.loads(path.read_text()))
-  return dict(sorted(groups.items(), key=lambda item: _order(item[0])))
+  return {name: _newest(groups[name]) for name in sorted(groups, key=_order)}
 
 
 def read_all(directory: pathlib.Path) -> dict[str, dict]:
@@ -99,19 +47,20 @@ def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   """One row a config: paper's figure, obtained figure, and what it took."""
   rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
            "held-out networks a seed", "outer steps", "minutes a seed", "hardware, JAX")]
+  newest = _last([result for results in runs.values() for result in results]).get("sources")
   for name, results in runs.items():
     config, note = _config_and_note(name)
-    title, paper = _ROWS[config]
+    title, published = paper.ROWS[config]
     first = results[0]
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
-    rows.append((title, _link(config, note), first["num_distilled_images"], paper,
-                 _obtained(results, pools), len(results), first["num_eval_inits"],
+    rows.append((title, _link(config, note), first["num_distilled_images"], published,
+                 _obtained(results, pools) + _mark(first, newest), len(results), first["num_eval_inits"],
                  first["outer_steps"], f"{minutes:.1f}",
                  f"{first['device']}, {first['jax_version']}"))
-  for config, reason in _NOT_RUN.items():
+  for config, reason in paper.NOT_RUN.items():
     if config not in runs and (_HERE / f"configs/{config}.py").exists():
-      title, paper = _ROWS[config]
-      rows.append((title, _link(config, []), "", paper, reason, "", "", "", "", ""))
+      title, published = paper.ROWS[config]
+      rows.append((title, _link(config, []), "", published, reason, "", "", "", "", ""))
   return _markdown(rows)
 
 
@@ -134,8 +83,8 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
     rows.append((_link(config, note), result["num_distilled_images"],
                  _distilled(runs, name, result["num_distilled_images"], measures), *cells,
                  result["num_eval_inits"]))
-    if config in _PAPER_BASELINES:
-      rows.append(("the paper", "", _ROWS[config][1], *_PAPER_BASELINES[config], 200))
+    if config in paper.BASELINES:
+      rows.append(("the paper", "", paper.ROWS[config][1], *paper.BASELINES[config], 200))
   return _markdown(rows)
 
 
@@ -154,18 +103,25 @@ def pools_table(pools: dict[str, dict]) -> str:
 
 
 def transfers_table(transfers: dict[str, dict]) -> str:
-  """One row a file of distilled data and network trained from scratch, one column a set."""
-  sets = ("distilled", "distilled, hard labels", "random real", "k-means")
-  rows = [("distilled data of", "network", *(f"{name}: number, test accuracy %" for name in sets),
-           "networks of each kind", "epochs")]
+  """One row a file of distilled data, network and augmentation; one column a set or a score."""
+  if not transfers:
+    return ""
+  sets = ("distilled", "distilled, hard labels", "random real", "k-means", "all real")
+  marks = ("hlr", "ior", "lrs", "ars")
+  rows = [("distilled data of", "network", "augmentation",
+           *(f"{name}: number, test accuracy % (epochs)" for name in sets),
+           *(mark.upper() for mark in marks), "networks of each kind")]
   for name, result in transfers.items():
-    config, note = _config_and_note(name)
-    for network in dict.fromkeys(row["network"] for row in result["rows"]):
-      by_set = {row["set"]: row for row in result["rows"] if row["network"] == network}
-      rows.append((_link(config, note), network, *(
-          f"{by_set[s]['num_images']}: {_mean_std(by_set[s], 'accuracy')}" if s in by_set else ""
-          for s in sets), result["num_eval_inits"], result["config"]["train"]["num_epochs"]))
-  return _markdown(rows)
+    for score in result["scores"]:
+      by_set = {row["set"]: row for row in result["rows"] if all(
+          row[field] == score[field] for field in ("network", "augmentation"))}
+      rows.append((_link(*_config_and_note(name)), score["network"], score["augmentation"], *(
+          f"{row['num_images']}: {_mean_std(row, 'accuracy')} ({row['num_epochs']})"
+          if (row := by_set.get(s)) else "" for s in sets),
+          *(f"{score[mark]:.3f}" if mark in score else "" for mark in marks),
+          result["num_eval_inits"]))
+  return ("\n### Networks trained from scratch\n\nEpochs were chosen on validation images. HLR, IOR, "
+          "LRS and ARS as in DD-Ranking, in fractions.\n\n" + _markdown(rows))
 
 
 def ingredients_table(path: pathlib.Path) -> str:
@@ -188,7 +144,7 @@ def bench_table(runs: list[dict]) -> str:
            "target", "aim", "compile s", "temporary MB", "authors' release s")]
   by_name = [{row["name"]: {"matmul_gflops": run["machine"].get("matmul_gflops"), **row}
               for row in run["settings"]} for run in runs]
-  for name, (target, aim, release) in _BENCH_ROWS.items():
+  for name, (target, aim, release) in paper.BENCH_ROWS.items():
     row = by_name[0][name]
     by_hand = [run[name].get("ratio_by_hand") for run in by_name if name in run]
     rows.append((f"`{name}`", f"{row['seconds_ours']:.3g}", f"{row['seconds_torch']:.3g}",
@@ -215,18 +171,35 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
   head, mark, _ = text.partition(_MARK)
   runs, pools = read_runs(results), read_all(results / "pools")
   return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
+          + "\n† by an earlier version of the code than that of the newest row.\n"
           + "\n### Baselines of the same budget\n\n"
           + baselines_table(read_all(results / "baselines"), runs)
           + "\n### Pools of pre-trained networks\n\n" + pools_table(pools)
           + "\n### Ingredients of later work, one at a time\n\n"
           + ingredients_table(studies / "mnist_ingredients-ingredients.csv")
-          + "\n### Networks trained from scratch\n\n"
           + transfers_table(read_all(results / "transfers")))
+
+
+def _newest(results):
+  """Those of the code that wrote the last of them."""
+  sources = _last(results).get("sources")
+  return [result for result in results if result.get("sources") == sources]
+
+
+def _last(results):
+  """The newest of them; older files have no date."""
+  return max(results, key=lambda result: result.get("date", ""), default={})
+
+
+def _mark(result, newest):
+  """Of what another code wrote than the newest result of all, or one that is not known."""
+  sources = result.get("sources")
+  return "" if sources and sources == newest else " †"
 
 
 def _order(name):
   config, _ = _config_and_note(name)
-  return (list(_ROWS).index(config) if config in _ROWS else len(_ROWS), name)
+  return (list(paper.ROWS).index(config) if config in paper.ROWS else len(paper.ROWS), name)
 
 
 def _config_and_note(name):
@@ -245,7 +218,7 @@ def _obtained(results, pools):
             f"classes right: {_over_seeds(results, 'others_accuracy', before=True)}")
   text = _over_seeds(results, "accuracy", before=True)
   config = results[0]["config"]
-  pool = pools.get(_FULL_TARGET.get(config["data"]["name"], ""))
+  pool = pools.get(paper.FULL_TARGET.get(config["data"]["name"], ""))
   if config["init"].get("source") and pool:
     none, adapted = (np.mean([r[f"accuracy{which}_mean"] for r in results])
                      for which in ("_before", ""))
