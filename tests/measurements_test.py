@@ -19,6 +19,7 @@ from experiments.measurements import linear
 from experiments.measurements import memory
 from experiments.measurements import plain_jax
 from experiments.measurements import storage
+from tests.launches import SMOKE, start_anew
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
@@ -204,3 +205,20 @@ def test_the_kept_measurement_of_the_linear_case_reaches_the_bound_for_every_m()
   for row in rows:
     assert row["bound"] == row["sigma"] ** 2 * max(row["D"] - row["M"], 0)
     assert row["residual"] == pytest.approx(row["bound"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_time_to_accuracy_of_two_seeds(tmp_path):
+  out = tmp_path / "times.json"
+  process = start_anew("experiments.measurements.time_to_accuracy", "--seeds=1,2", f"--out={out}",
+                       f"--command={SMOKE} --config.model.name=mlp")
+  assert process.returncode == 0, process.stderr
+  report = json.loads(out.read_text())
+  assert report == json.loads(process.stdout.splitlines()[-1])
+  assert [row["seed"] for row in report["runs"]] == [1, 2]
+  assert all(row["seconds"] > row["compile_seconds"] > 0 for row in report["runs"])
+  assert report["accuracy_mean"] == pytest.approx(
+      sum(row["accuracy_mean"] for row in report["runs"]) / 2)
+  failed = start_anew("experiments.measurements.time_to_accuracy", "--seeds=1", f"--out={out}",
+                      f"--command={SMOKE} --config.model.name=none")
+  assert failed.returncode == 1 and "error: seed 0 ended with 1: error: " in failed.stderr

@@ -2,7 +2,7 @@
 
     python -m experiments.measurements.memory --out=experiments/measurements/memory.json
     python -m experiments.measurements.memory --out=experiments/measurements/budgets.json \\
-      --memory=nested,32,16,8 --gradient=reverse --lengths=100,1000,3000,10000,30000
+      --memory=nested,32,16,8 --gradient=reverse --lengths=100,1000,3000,10000,30000 --fit_from=1000
 
 LeNet, MNIST's shapes, S = 10, E = T / S, N = 1, R = 256. Each row is a process of its own: the
 compiler's temporary bytes, the most memory that the process held above what it held before
@@ -28,7 +28,6 @@ from dd_jax.runs import paths
 
 _NUM_STEPS = 10  # S
 _REAL_BATCH = 256
-_FIT_FROM = 100  # Shortest T that the exponent is fitted to.
 
 
 def measure(network: str, length: int, memory: str | int, gradient: str) -> dict:
@@ -73,8 +72,7 @@ def measure(network: str, length: int, memory: str | int, gradient: str) -> dict
 
 def exponent(rows: list[dict]) -> float:
   """Slope of log temporary bytes against log T."""
-  lengths, sizes = zip(*((row["T"], row["temporary_bytes"]) for row in rows
-                         if row["T"] >= _FIT_FROM))
+  lengths, sizes = zip(*((row["T"], row["temporary_bytes"]) for row in rows))
   return float(np.polyfit(np.log(lengths), np.log(sizes), 1)[0])
 
 
@@ -127,17 +125,18 @@ def main(argv):
     print(f"{memory:<8} {gradient:<22} {length:>5} {row['temporary_bytes'] / 1e6:>12.1f} "
           f"{row['peak_bytes_of_call'] / 1e6:>9.1f} {row['compile_seconds']:>9.1f} "
           f"{row['seconds']:>8.2f}", flush=True)
-    _write(sorted(rows, key=lambda row: (str(row["memory"]), row["gradient"], row["T"])), out)
+    _write(sorted(rows, key=lambda row: (str(row["memory"]), row["gradient"], row["T"])), out,
+           options.fit_from)
 
 
 def _memory(name):
   return int(name) if name.isdecimal() else name
 
 
-def _write(rows, out):
-  report = {"rows": rows, "exponents": {
-      ", ".join(map(str, mode)): exponent(group) for mode, group in _by_mode(rows)
-      if sum(row["T"] >= _FIT_FROM for row in group) > 1}}
+def _write(rows, out, fit_from):
+  report = {"rows": rows, "exponents_from": fit_from, "exponents": {
+      ", ".join(map(str, mode)): exponent(long) for mode, group in _by_mode(rows)
+      if len(long := [row for row in group if row["T"] >= fit_from]) > 1}}
   npz.write_atomically(
       out, lambda file: file.write(json.dumps(report, indent=2).encode()))
   plot(rows, out.with_suffix(".png"))
@@ -147,6 +146,7 @@ if __name__ == "__main__":
   # Here: other commands have an --out and a --network of their own.
   flags.DEFINE_string("out", None, "JSON file to write; the plot lies beside it.", required=True)
   flags.DEFINE_list("lengths", [30, 100, 300, 1000, 3000], "T: multiples of 10.")
+  flags.DEFINE_integer("fit_from", 100, "Shortest T that exponents of the memory are fitted to.")
   flags.DEFINE_enum("network", "lenet", ["lenet", "alexcifarnet"],
                     "Whose trajectory is measured.")
   flags.DEFINE_list("memory", ["plain", "remat", "nested"], "Memory modes, or numbers of states.")
