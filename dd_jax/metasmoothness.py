@@ -52,5 +52,5 @@ def metasmoothness(train: Train, decode: Callable[[Any], Any], key: Array, param
 def random_direction(key: Array, trainable: Any) -> Any:
   """v of `metasmoothness`: a random sign for every number, all of the size that Adam moves them."""
   leaves, structure = jax.tree.flatten(trainable)
-  return structure.unflatten([jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(
+  return jax.tree.unflatten(structure, [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(
       jax.random.split(key, len(leaves)), leaves, strict=True)])

@@ -146,7 +146,7 @@ def test_networks_are_compared_on_four_sets_of_the_same_budget(soft, tmp_path):
   config.train.update(augmentation="crop", real_epochs=1)
   result = applied.compare_networks(config, tmp_path)
   sets = {"distilled": 20, "distilled, hard labels": 20, "random real": 20, "k-means": 20,
-          "all real": 1198}
+          "all real": 1097}
   assert [(row["network"], row["augmentation"], row["set"], row["num_images"])
           for row in result["rows"]] == [
       (network, augmentation, name, number) for network in ("mlp", "convnet:width=2:depth=1")

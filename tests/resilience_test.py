@@ -32,8 +32,9 @@ def test_a_broken_run_ends_like_one_left_in_peace(tmp_path, how):
     pytest.skip("only root may mount the small file system that is filled")
   elif how == "disk":
     subprocess.run(["umount", tmp_path], check=True, timeout=60)
-  report = _measure(tmp_path / "run", how, "--times=4", "--config.model.name=mlp",
+  report = _measure(tmp_path / "run", how, "--times=4",
                     "--config=experiments/configs/digits_fixed_init.py:smoke",
+                    "--config.model.name=mlp",
                     "--config.outer.num_steps=400")
   assert report["seed"] == 0 and report["outer_steps"] == 400
 

@@ -8,8 +8,8 @@
   convolution  outer steps with XLA's own convolution and with matrix products
   dispatch     outer steps a second with 1, 10 and 100 of them in one dispatch
 
-FILE.json holds every row as soon as it is there; when --minutes are over no other is begun. On a CPU
---small proves that the script runs.
+FILE.json holds every row as soon as it is there; when --minutes are over no other is begun. On a
+CPU --small proves that the script runs.
 """
 
 from collections.abc import Iterator

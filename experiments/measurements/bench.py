@@ -5,13 +5,13 @@
       [--settings=mnist_fixed_n1,...] [--rounds=7]
 
 Each side of a row runs in a process of its own; by hand means Flax's layers, `vmap`, `scan` and
-`grad` (`plain_jax.py`). They get the same inputs and must agree in loss and hypergradient, in float64
-(a ReLU that flips on a rounding error makes float32 gradients jump), before anything is timed; then
-they take turns, so that a drift of the machine's speed cancels in the ratio. A step is timed whole:
-drawing the initial weights, inner trajectory, hypergradient, optimizer, waiting for the result.
-Without PyTorch its columns are empty, as is that by hand where a step needs more than half of the
-memory that is free. The last column, `matmul_gflops` of the row, is the rate of a 2048 product right
-before it: at which speed of the machine it was taken.
+`grad` (`plain_jax.py`). They get the same inputs and must agree in loss and hypergradient, in
+float64 (a ReLU that flips on a rounding error makes float32 gradients jump), before anything is
+timed; then they take turns, so that a drift of the machine's speed cancels in the ratio. A step is
+timed whole: drawing the initial weights, inner trajectory, hypergradient, optimizer, waiting for
+the result. Without PyTorch its columns are empty, as is that by hand where a step needs more than
+half of the memory that is free. The last column, `matmul_gflops` of the row, is the rate of a 2048
+product right before it: at which speed of the machine it was taken.
 """
 
 import contextlib

@@ -9,8 +9,8 @@
     python -m experiments.results.tables
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
-run that overrode its config; of a row the runs of the newest code count; those of the bench are measurements/bench_1.json, bench_2.json and so
-on. Every number of the tables comes from these files.
+run that overrode its config; of a row the runs of the newest code count. Those of the bench are
+measurements/bench_1.json, bench_2.json and so on. Every number of the tables comes from these.
 """
 
 import collections
