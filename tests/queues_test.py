@@ -129,7 +129,7 @@ def test_a_real_queue_stops_and_goes_on(tmp_path):
       [[runs]]
       config = "digits_fixed_init:smoke"
       seeds = [0, 1]
-      num_steps = 2000
+      num_steps = 800
       note = "mlp"
       flags = ["--config.model.name=mlp"]
   """)
@@ -143,4 +143,4 @@ def test_a_real_queue_stops_and_goes_on(tmp_path):
   for seed in (0, 1):
     result = json.loads((workdir / f"digits_fixed_init-smoke-mlp-seed{seed}/result.json"
                          ).read_text())
-    assert result["seed"] == seed and result["outer_steps"] == 2000
+    assert result["seed"] == seed and result["outer_steps"] == 800

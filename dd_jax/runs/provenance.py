@@ -17,7 +17,7 @@ def provenance(config: dict, seed: int) -> dict[str, Any]:
   """The fields of every result that say where it comes from."""
   return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-          "sources": [source()], "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+          "sources": [source()], "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
           "seed": seed, "config": config}
 
 
