@@ -4,7 +4,9 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dd_jax
@@ -278,3 +280,49 @@ def test_two_reports_of_different_figures_stand_side_by_side(text_run, number_ru
   page = (tmp_path / "both.html").read_text()
   assert found["report"] == str(tmp_path / "both.html")
   assert "Accuracy and R2 while distilling" in page
+
+
+@pytest.mark.slow
+def test_as_many_rows_as_columns_reach_the_least_squares_solution(x64):
+  """Section 3.3 on real data: rows and targets learned by the hypergradient, from any weights."""
+  data = table_data.from_columns(scikit_tables.read("diabetes"), label=scikit_tables.LABEL,
+                                 predict="number", num_validation=60)
+  inputs, targets = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), data.train)
+  size = inputs.shape[1]
+  model = models.linear(num_classes=1, image_shape=(size,))
+  loss = dd_jax.losses.regression(model.apply)
+  init = dd_jax.random_init(
+      lambda key: {"Dense_0": {"kernel": jax.random.normal(key, (size, 1), jnp.float64)}})
+  train = dd_jax.unroll(loss)
+  learned = dd_jax.parametrization.join(
+      dd_jax.parametrization.inputs((size,), 1, size),
+      dd_jax.parametrization.soft_labels(
+          runs.start_labels(data, 1, size).astype(jnp.float64)),
+      dd_jax.step_sizes.fixed(1, 1, 1.), dtype=jnp.float64)
+  outer_loss = dd_jax.make_outer_loss(learned.decode, init, train, loss, num_inits=2 * size)
+  key = jax.random.key(1)
+
+  def value(trainable):
+    return outer_loss(trainable, init.state, key, inputs, targets)
+
+  optimizer = optax.lbfgs(memory_size=30)
+  value_and_grad = optax.value_and_grad_from_state(value)
+
+  def step(carry, _):
+    trainable, state = carry
+    found, gradient = value_and_grad(trainable, state=state)
+    updates, state = optimizer.update(gradient, state, trainable, value=found, grad=gradient,
+                                      value_fn=value)
+    return (optax.apply_updates(trainable, updates), state), found
+
+  start = learned.init(jax.random.key(0))
+  (trainable, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, length=300))(
+      (start, optimizer.init(start)))
+  solution = np.linalg.lstsq(inputs, targets)[0]
+  for network in jax.random.split(jax.random.key(7), 3):  # Weights that training never saw.
+    trained, _ = train(None, init.make(init.state, network), learned.decode(trainable))
+    np.testing.assert_allclose(trained["Dense_0"]["kernel"], solution, atol=1e-10)
+  exact = dd_jax.linear.exact_data(jnp.asarray(solution[:, 0]), 1.)  # The closed form, as it is.
+  trained, _ = train(None, init.make(init.state, network), dd_jax.DistilledData(
+      exact.inputs, exact.labels[..., None], exact.step_sizes))
+  np.testing.assert_allclose(trained["Dense_0"]["kernel"], solution, atol=1e-10)
