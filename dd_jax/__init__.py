@@ -9,6 +9,7 @@ from dd_jax import types
 from dd_jax import adapters
 from dd_jax import step_sizes
 from dd_jax import parametrization
+from dd_jax import perturbations
 from dd_jax import models
 from dd_jax import init_distributions
 from dd_jax import losses
@@ -46,7 +47,7 @@ from dd_jax.files import Artifact, Pool, network, train_on
 __version__ = "0.1.0"
 
 __all__ = [
-    "types", "adapters", "step_sizes", "parametrization", "models", "init_distributions", "losses",
+    "types", "adapters", "step_sizes", "parametrization", "perturbations", "models", "init_distributions", "losses",
     "augmentation", "whitening", "optimizers", "checkpointing", "inner_loop", "metasmoothness",
     "truncation", "implicit_gradients", "ridge_regression", "parallel", "hypergradient",
     "distillation", "pretraining", "evaluation", "baselines", "linear", "datasets", "files",

@@ -1,14 +1,17 @@
-"""What distilled data must beat: real images at the same budget, and k-NN.
+"""What distilled data must beat: real examples at the same budget, k-NN, and trees on tables.
 
-A budget of S steps and k images per class and step is M = S * k images per
-class. Every set is laid out as distilled images are, `[S, B, H, W, C]` with
-B = K * k and the labels of `parametrization.class_labels`: step s holds images
-s * k to (s + 1) * k - 1 of each class. `with_step_size` makes distilled data of
-it. Sets and step sizes are to be chosen on training data.
+A budget of S steps and k examples per class and step is M = S * k examples per class. Every set is
+laid out as distilled inputs are, `[S, B, ...]` with B = K * k and the labels of
+`parametrization.class_labels`: step s holds examples s * k to (s + 1) * k - 1 of each class. Inputs
+are images `[n, H, W, C]` in normalised space, or any pytree of arrays `[n, ...]`; targets instead of
+classes are one more array of them, of a single class. `with_step_size` makes distilled data of a
+set. Sets and step sizes are to be chosen on training data.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,26 +21,26 @@ from dd_jax.step_sizes import check_positive
 from dd_jax.types import Array, DistilledData
 
 
-def random_real(seed: int, images: Array, labels: Array, *, num_classes: int, num_steps: int,
-                images_per_class: int) -> np.ndarray:
-  """M different real images of each class, drawn at random.
+def random_real(seed: int, images: Any, labels: Array, *, num_classes: int, num_steps: int,
+                images_per_class: int) -> Any:
+  """M different real examples of each class, drawn at random.
 
   Args:
     seed: the set is a function of it.
-    images, labels: real `[n, H, W, C]` in normalised space, and `[n]`.
+    images, labels: real inputs `[n, ...]`, and `[n]`.
     num_classes: K.
     num_steps: S.
     images_per_class: k, in each step.
 
   Returns:
-    `[S, B, H, W, C]`.
+    `[S, B, ...]`.
 
   Raises:
-    ValueError: an argument that does not fit, or a class of fewer than M images.
+    ValueError: an argument that does not fit, or a class of fewer than M examples.
   """
   rng = _generator(seed)
   arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
-  return arrays[_draw(rng, members, num_steps, images_per_class)]
+  return _take(arrays, _draw(rng, members, num_steps, images_per_class))
 
 
 def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
@@ -51,25 +54,25 @@ def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
     ValueError: as there.
   """
   rng = _generator(seed)
-  class_labels(num_steps, num_classes, images_per_class)
+  _check_layout(num_steps, num_classes, images_per_class)
   members = _members(np.asarray(labels), num_classes, num_steps, images_per_class)
   return _draw(rng, members, num_steps, images_per_class)
 
 
-def optimized_real(seed: int, images: Array, labels: Array, *, num_classes: int, num_steps: int,
+def optimized_real(seed: int, images: Any, labels: Array, *, num_classes: int, num_steps: int,
                    images_per_class: int, score: Callable, num_sets: int, num_best: int = 1
-                   ) -> tuple[np.ndarray, np.ndarray]:
+                   ) -> tuple[list[Any], np.ndarray]:
   """The best of many `random_real` sets.
 
   Args:
     seed, images, labels, num_classes, num_steps, images_per_class: as in `random_real`.
-    score: `(images [S, B, H, W, C]) -> float`, the higher the better: for instance the mean
+    score: `(inputs [S, B, ...]) -> float`, the higher the better: for instance the mean
       accuracy on training images of networks trained on the set. Not finite: the set is refused.
     num_sets: sets that are drawn and scored.
     num_best: sets that are kept.
 
   Returns:
-    The kept sets `[num_best, S, B, H, W, C]`, best first, and the score of every set drawn
+    The kept sets, `num_best` of `[S, B, ...]`, best first, and the score of every set drawn
     `[num_sets]`.
   """
   if not num_sets >= num_best >= 1:
@@ -78,55 +81,60 @@ def optimized_real(seed: int, images: Array, labels: Array, *, num_classes: int,
   rng = _generator(seed)
   arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
   drawn = np.stack([_draw(rng, members, num_steps, images_per_class) for _ in range(num_sets)])
-  scores = np.array([float(score(arrays[chosen])) for chosen in drawn])
-  return arrays[drawn[_best(scores, num_best, "num_sets")]], scores
+  scores = np.array([float(score(_take(arrays, chosen))) for chosen in drawn])
+  return [_take(arrays, chosen) for chosen in drawn[_best(scores, num_best, "num_sets")]], scores
 
 
-def average_real(images: Array, labels: Array, *, num_classes: int, num_steps: int,
-                 images_per_class: int) -> np.ndarray:
-  """The mean image of each class, M times -> `[S, B, H, W, C]`; arguments as in `random_real`.
+def average_real(images: Any, labels: Array, *, num_classes: int, num_steps: int,
+                 images_per_class: int) -> Any:
+  """The mean example of each class, M times -> `[S, B, ...]`; arguments as in `random_real`.
 
   Raises:
     ValueError: an argument that does not fit, or a class without an image.
   """
-  images, members = _by_class(images, labels, num_classes, num_steps, images_per_class, needed=1)
-  means = np.stack([images[chosen].mean(0, dtype=np.float64) for chosen in members])
-  return _lay_out(np.repeat(means.astype(images.dtype)[:, None], num_steps * images_per_class, 1),
-                  num_steps)
+  arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class, needed=1)
+
+  def mean(array):
+    means = np.stack([array[chosen].mean(0, dtype=np.float64) for chosen in members])
+    return _lay_out(np.repeat(means.astype(array.dtype)[:, None], num_steps * images_per_class, 1),
+                    num_steps)
+
+  return jax.tree.map(mean, arrays)
 
 
-def kmeans(seed: int, images: Array, labels: Array, *, num_classes: int, num_steps: int,
-           images_per_class: int) -> np.ndarray:
-  """M k-means centres of each class -> `[S, B, H, W, C]`; arguments as in `random_real`.
+def kmeans(seed: int, images: Any, labels: Array, *, num_classes: int, num_steps: int,
+           images_per_class: int) -> Any:
+  """M k-means centres of each class -> `[S, B, ...]`; arguments as in `random_real`.
 
   One k-means++ start per class, then Lloyd's iterations until no assignment
   changes, 300 at most. For M = 1 the centre is the mean.
   """
   cluster = _scikit_learn("cluster")
   _generator(seed)  # Refuses a seed by its name.
-  images, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
+  arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
+  rows = _rows(arrays, len(np.asarray(labels)))
   centres = [
       cluster.KMeans(num_steps * images_per_class, n_init=1, tol=0, random_state=seed)
-      .fit(images[chosen].reshape(len(chosen), -1)).cluster_centers_ for chosen in members]
-  return _lay_out(np.stack(centres).reshape(num_classes, -1, *images.shape[1:]), num_steps)
+      .fit(rows[chosen]).cluster_centers_ for chosen in members]
+  return _from_rows(_lay_out(np.stack(centres), num_steps), arrays)
 
 
-def with_step_size(images: Array, labels: Array, *, step_size: float, num_epochs: int
+def with_step_size(images: Any, labels: Array, *, step_size: float, num_epochs: int
                    ) -> DistilledData:
   """Distilled data of a set, with one step size for all E * S inner steps.
 
   Args:
-    images: `[S, B, H, W, C]`.
-    labels: those of `parametrization.class_labels`, or what poisoning makes of them.
+    images: `[S, B, ...]`.
+    labels: those of `parametrization.class_labels`, what poisoning makes of them, or targets.
     step_size: positive.
     num_epochs: E.
   """
   if num_epochs < 1:
     raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
-  images, labels = jnp.asarray(images), jnp.asarray(labels)
+  images, labels = jax.tree.map(jnp.asarray, (images, labels))
   check_positive(step_size)
-  return DistilledData(images, labels,
-                       jnp.full((num_epochs, images.shape[0]), step_size, images.dtype))
+  return DistilledData(images, labels, jnp.full(
+      (num_epochs, labels.shape[0]), step_size, jax.tree.leaves(images)[0].dtype))
 
 
 def search_step_size(score: Callable, candidates: Sequence[float]) -> tuple[float, np.ndarray]:
@@ -144,52 +152,99 @@ def search_step_size(score: Callable, candidates: Sequence[float]) -> tuple[floa
   return candidates[_best(scores, 1, "candidates")[0]], scores
 
 
-def nearest_neighbors(images: Array, labels: Array, test_images: Array, test_labels: Array, *,
+def nearest_neighbors(images: Any, labels: Array, test_images: Any, test_labels: Array, *,
                       num_neighbors: int, num_classes: int) -> float:
-  """Accuracy of k-nearest neighbours by distance between pixels: a fraction of the test images.
+  """Accuracy of k-nearest neighbours by distance between inputs: a fraction of the test examples.
 
   Args:
-    images, labels: the neighbours: `[..., H, W, C]` in normalised space and `[...]`, such as a
-      whole set `[S, B, H, W, C]` and `[S, B]`.
-    test_images, test_labels: `[n, H, W, C]` in normalised space, and `[n]`.
+    images, labels: the neighbours: inputs `[..., ...]` and labels `[...]`, such as a whole set
+      `[S, B, H, W, C]` and `[S, B]`.
+    test_images, test_labels: inputs `[n, ...]`, and `[n]`.
     num_neighbors: how many vote; of equal votes the lowest class wins.
     num_classes: K.
   """
   neighbors = _scikit_learn("neighbors")
   images, labels = _labelled(images, labels, num_classes)
   test_images, test_labels = _labelled(test_images, test_labels, num_classes, "test_")
-  if test_images.shape[1:] != images.shape[1:]:
-    raise ValueError(f"test_images must have the image shape of images, {images.shape[1:]}; "
-                     f"got {test_images.shape[1:]}")
-  if not 1 <= num_neighbors <= len(images):
-    raise ValueError(f"num_neighbors must lie in 1..{len(images)} (the images); "
+  expected, found = (jax.tree.map(lambda x: x.shape[1:], tree) for tree in (images, test_images))
+  if found != expected:
+    raise ValueError(f"test_images must have the shapes of images, {expected}; got {found}")
+  if not 1 <= num_neighbors <= len(labels):
+    raise ValueError(f"num_neighbors must lie in 1..{len(labels)} (the images); "
                      f"got {num_neighbors}")
   model = neighbors.KNeighborsClassifier(num_neighbors, algorithm="brute")
-  model.fit(images.reshape(len(images), -1), labels)
-  return float(model.score(test_images.reshape(len(test_images), -1), test_labels))
+  model.fit(_rows(images, len(labels)), labels)
+  return float(model.score(_rows(test_images, len(test_labels)), test_labels))
+
+
+def boosted_trees(rows: Array, labels: Array, test_rows: Array) -> np.ndarray:
+  """What gradient-boosted trees, the usual reference on tables, say of test rows.
+
+  Args:
+    rows, labels: `[n, D]`, and classes `[n]` or targets `[n, T]`.
+    test_rows: `[m, D]`.
+
+  Returns:
+    Classes `[m]` or targets `[m, T]`.
+  """
+  ensemble, labels = _scikit_learn("ensemble"), np.asarray(labels)
+
+  def of(make, labels):
+    if len({*labels.tolist()}) == 1:  # Which scikit-learn refuses.
+      return np.full(len(test_rows), labels[0])
+    return make(random_state=0, early_stopping=False, min_samples_leaf=min(
+        20, max(1, len(rows) // 10))).fit(rows, labels).predict(test_rows)
+
+  if labels.ndim == 1:
+    return of(ensemble.HistGradientBoostingClassifier, labels)
+  return np.stack([of(ensemble.HistGradientBoostingRegressor, target) for target in labels.T], -1)
 
 
 def _labelled(images, labels, num_classes, prefix=""):
-  """`[..., H, W, C]` and `[...]` -> numpy `[n, H, W, C]` and `[n]`, checked."""
-  images, labels = np.asarray(images), np.asarray(labels)
-  if images.ndim < 4 or not images.size or labels.shape != images.shape[:-3]:
-    raise ValueError(f"{prefix}images must be [n, H, W, C], not empty, and {prefix}labels [n]; "
-                     f"got {list(images.shape)} and {list(labels.shape)}")
-  if not np.issubdtype(images.dtype, np.floating):
-    raise ValueError(f"{prefix}images must be floating point, normalised; got {images.dtype}")
+  """Inputs `[..., ...]` and labels `[...]` -> numpy `[n, ...]` and `[n]`, checked."""
+  images, labels = jax.tree.map(np.asarray, images), np.asarray(labels)
+  for array in jax.tree.leaves(images):
+    if not array.size or not labels.ndim or array.shape[:labels.ndim] != labels.shape:
+      raise ValueError(f"{prefix}images must be [n, H, W, C] or arrays [n, ...], not empty, and "
+                       f"{prefix}labels [n]; got {list(array.shape)} and {list(labels.shape)}")
+    if not np.issubdtype(array.dtype, np.floating):
+      raise ValueError(f"{prefix}images must be floating point, normalised; got {array.dtype}")
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f"{prefix}labels must be integers; got {labels.dtype}")
   if labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(f"{prefix}labels must lie in 0..{num_classes - 1} (num_classes - 1); "
                      f"got {labels.min()}..{labels.max()}")
-  return images.reshape(-1, *images.shape[-3:]), labels.reshape(-1)
+  return (jax.tree.map(lambda x: x.reshape(-1, *x.shape[labels.ndim:]), images),
+          labels.reshape(-1))
+
+
+def _take(arrays, places):
+  return jax.tree.map(lambda x: x[places], arrays)
+
+
+def _rows(arrays, number):
+  """A pytree of `[n, ...]` as one array `[n, D]`."""
+  return np.concatenate([x.reshape(number, -1) for x in jax.tree.leaves(arrays)], 1)
+
+
+def _from_rows(rows, like):
+  """`[S, B, D]` as a pytree of the shapes `[n, ...]` of `like`."""
+  leaves, tree = jax.tree.flatten(like)
+  edges = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
+  return jax.tree.unflatten(tree, [part.reshape(*rows.shape[:2], *leaf.shape[1:])
+                                   for part, leaf in zip(np.split(rows, edges, -1), leaves)])
 
 
 def _by_class(images, labels, num_classes, num_steps, images_per_class, needed=None):
-  """The images as numpy, and the indices of each class: at least M, or `needed`, of them."""
-  class_labels(num_steps, num_classes, images_per_class)  # Refuses counts that make no layout.
+  """The inputs as numpy, and the indices of each class: at least M, or `needed`, of them."""
+  _check_layout(num_steps, num_classes, images_per_class)
   images, labels = _labelled(images, labels, num_classes)
   return images, _members(labels, num_classes, num_steps, images_per_class, needed)
+
+
+def _check_layout(num_steps, num_classes, images_per_class):
+  """Refuses counts that make none; one class is that of targets."""
+  class_labels(num_steps, max(num_classes, 2), images_per_class)
 
 
 def _members(labels, num_classes, num_steps, images_per_class, needed=None):

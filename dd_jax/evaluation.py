@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from dd_jax import batch_independence
 from dd_jax.init_distributions import InitDistribution
-from dd_jax.losses import cross_entropy
-from dd_jax.types import Array, DistilledData, Train
+from dd_jax.losses import cross_entropy, squared_error
+from dd_jax.types import Array, DistilledData, Train, wide
 
 _TRAINING = 2 ** 32 - 1  # Folded into a key whose draws number the networks from 0 on.
 
@@ -21,10 +21,17 @@ class Metrics(NamedTuple):
   confusion: Array  # [N, K, K] int32 counts, true class by predicted class.
 
 
+class TargetMetrics(NamedTuple):
+  """Of N networks on one set of real examples with targets."""
+  loss: Array  # [N] of `losses.regression`.
+  r2: Array  # [N] share of the targets' variance that is explained, mean over the D targets.
+  rmse: Array  # [N, D] root mean squared error of each target.
+
+
 class EvalResult(NamedTuple):
   """The same networks before the first inner step and after the last."""
-  before: Metrics
-  after: Metrics
+  before: Metrics | TargetMetrics
+  after: Metrics | TargetMetrics
 
 
 def poisoning_metrics(confusion: Array, *, attack_class: int, target_class: int
@@ -52,23 +59,45 @@ class Counts(NamedTuple):
   confusion: Array  # [K, K] int32 counts, true class by predicted class.
 
 
-def count(apply: Callable, params: Any, inputs: Any, labels: Array) -> Counts:
-  """Cross-entropies and predictions of one network on one batch.
+class TargetCounts(NamedTuple):
+  """Sums over real examples with targets, of one network; float32 or wider."""
+  number: Array  # [] examples.
+  loss: Array  # [].
+  squared_error: Array  # [D].
+  target: Array  # [D].
+  squared_target: Array  # [D].
+
+
+def count(apply: Callable, params: Any, inputs: Any, labels: Array) -> Counts | TargetCounts:
+  """Losses and predictions of one network on one batch.
 
   Args:
-    apply: `(params, inputs) -> logits [n, K]`.
+    apply: `(params, inputs) -> logits [n, K]`, or outputs `[n, D]`.
     params: its weights.
-    inputs, labels: `[n, ...]` and `[n]`.
+    inputs: `[n, ...]`.
+    labels: classes `[n]`, or targets `[n, D]`.
   """
-  logits = apply(params, inputs)
+  outputs = apply(params, inputs)
   # Losses are wide and counts are integers, whatever the network computes in.
-  counts = jnp.zeros(2 * logits.shape[-1:], jnp.int32)
-  return Counts(cross_entropy(logits, labels).sum(),
-                counts.at[labels, jnp.argmax(logits, -1)].add(1))
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    targets = labels.astype(wide(labels.dtype))
+    return TargetCounts(
+        jnp.asarray(len(targets), targets.dtype), squared_error(outputs, targets).sum(),
+        ((outputs.astype(targets.dtype) - targets) ** 2).sum(0), targets.sum(0),
+        (targets ** 2).sum(0))
+  counts = jnp.zeros(2 * outputs.shape[-1:], jnp.int32)
+  return Counts(cross_entropy(outputs, labels).sum(),
+                counts.at[labels, jnp.argmax(outputs, -1)].add(1))
 
 
-def to_metrics(counts: Counts) -> Metrics:
+def to_metrics(counts: Counts | TargetCounts) -> Metrics | TargetMetrics:
   """Means over the examples; of N networks where the counts have an axis N."""
+  if isinstance(counts, TargetCounts):
+    number = counts.number[..., None]
+    variance = counts.squared_target / number - (counts.target / number) ** 2
+    error = counts.squared_error / number
+    return TargetMetrics(counts.loss / counts.number, (1 - error / variance).mean(-1),
+                         jnp.sqrt(error))
   num_examples = counts.confusion.sum((-2, -1))
   correct = jnp.trace(counts.confusion, axis1=-2, axis2=-1)
   return Metrics(counts.loss / num_examples.astype(counts.loss.dtype),
@@ -77,13 +106,13 @@ def to_metrics(counts: Counts) -> Metrics:
 
 
 def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_size: int,
-            prepare: Callable | None = None) -> Metrics:
-  """Loss, accuracy and confusion of one network; the fields have no N axis here.
+            prepare: Callable | None = None) -> Metrics | TargetMetrics:
+  """Loss, accuracy and confusion, or R2 and errors, of one network; without an axis N.
 
   Args:
-    apply: `(params, inputs) -> logits [n, K]`.
+    apply: `(params, inputs) -> logits [n, K]`, or outputs `[n, D]`.
     params: its weights.
-    inputs, labels: `[n, ...]` and `[n]`; n need not divide by `batch_size`.
+    inputs, labels: `[n, ...]`, and `[n]` or targets `[n, D]`; n need not divide by `batch_size`.
     batch_size: examples per forward pass.
     prepare: as of a `Plan`.
 

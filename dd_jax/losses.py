@@ -33,6 +33,31 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
       f"got {labels.dtype} {list(labels.shape)}")
 
 
+def squared_error(outputs: Array, targets: Array) -> Array:
+  """Half the squared distance of each example -> `[n]`, in float32 or wider (section 3.3).
+
+  Args:
+    outputs, targets: `[n, D]`.
+
+  Raises:
+    ValueError: the targets are of another shape, or integers.
+  """
+  if targets.shape != outputs.shape or not jnp.issubdtype(targets.dtype, jnp.floating):
+    raise ValueError(f"targets must be floats {list(outputs.shape)}, as the outputs; "
+                     f"got {targets.dtype} {list(targets.shape)}")
+  dtype = wide(outputs.dtype)
+  return .5 * ((outputs.astype(dtype) - targets.astype(dtype)) ** 2).sum(-1)
+
+
+def regression(apply: Callable) -> Callable:
+  """`loss(params, inputs, targets, key=None) -> []`: mean `squared_error` of a network.
+
+  Args:
+    apply: `(params, inputs) -> outputs [n, D]`; of a key as in `classification`.
+  """
+  return _mean_of(squared_error, apply)
+
+
 def classification(apply: Callable) -> Callable:
   """`loss(params, inputs, labels, key=None) -> []`: mean cross-entropy of a network.
 
@@ -42,13 +67,7 @@ def classification(apply: Callable) -> Callable:
     apply: `(params, inputs) -> logits [n, K]`; where it has an argument `key` it gets that of the
       loss, and where it has none, neither has the loss.
   """
-  if not adapters.takes_key(apply):
-    return lambda params, inputs, labels: jnp.mean(cross_entropy(apply(params, inputs), labels))
-
-  def loss(params, inputs, labels, key=None):
-    return jnp.mean(cross_entropy(apply(params, inputs, key=key), labels))
-
-  return loss
+  return _mean_of(cross_entropy, apply)
 
 
 def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_classes: int
@@ -78,3 +97,14 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
     return loss(params, inputs, jnp.where(labels == attack_class, target_class, labels))
 
   return poisoned_loss
+
+
+def _mean_of(of_each, apply):
+  """The mean over the examples, with a key where the network takes one."""
+  if not adapters.takes_key(apply):
+    return lambda params, inputs, labels: jnp.mean(of_each(apply(params, inputs), labels))
+
+  def loss(params, inputs, labels, key=None):
+    return jnp.mean(of_each(apply(params, inputs, key=key), labels))
+
+  return loss

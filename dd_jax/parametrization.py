@@ -85,7 +85,39 @@ def num_bytes(trainable: Any) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainable))
 
 
-# Images
+# Inputs
+
+
+def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
+           given: dict[str, Array] | None = None) -> Part:
+  """Inputs of which every number is learned: an array, or a dict of which some are given.
+
+  Args:
+    shape: of one example's, `(H, W, C)` for instance, or a dict of such shapes.
+    num_steps: S.
+    batch: B.
+    start: inputs `[S, B, ...]` to start from, the given ones among them. None: N(0, 1).
+    given: those that are not learned, by their names in the dict, as each example has them.
+
+  Raises:
+    ValueError: a given input that the dict lacks, or of another shape; a start of another shape.
+  """
+  if not isinstance(shape, dict):
+    return pixels((num_steps, batch, *shape), start)
+  given = given or {}
+  for name, values in given.items():
+    if shape.get(name) != jnp.shape(values):
+      raise ValueError(f"given must have the shapes of the inputs, {shape}; got {name} of "
+                       f"{jnp.shape(values)}")
+
+  def of(name):
+    full = (num_steps, batch, *shape[name])
+    if name not in given:
+      return pixels(full, None if start is None else start[name])
+    values = jnp.asarray(jnp.broadcast_to(given[name], full) if start is None else start[name])
+    return Part(lambda key: (), lambda learned: values)
+
+  return parts({name: of(name) for name in shape})
 
 
 def pixels(shape: tuple[int, ...], start: Array | None = None) -> Part:

@@ -1,5 +1,6 @@
 """From a config to what it describes: a problem of the library and the settings of its run."""
 
+from collections.abc import Sequence
 import functools
 import json
 import pathlib
@@ -28,6 +29,7 @@ from dd_jax.runs.programs import make_keys
 from dd_jax.runs.settings import STORAGES, check_choice, check_positive, check_seed
 from experiments.names import learned
 from experiments.names import parts
+from experiments.names.loaded import load_data
 from experiments.configs import default
 
 # Inits of one known network, whose weights belong to the distilled data.
@@ -62,12 +64,12 @@ def pretrain(config: ConfigDict, workdir: str) -> dict:
       metadata={"model": config.model.name}, config=json.loads(config.to_json()))
 
 
-def compare_baselines(config: ConfigDict, workdir: str) -> dict:
+def compare_baselines(config: ConfigDict, workdir: str, real_epochs: Sequence[int] = ()) -> dict:
   """Measures the baselines of a config of experiments/configs/default.py."""
   objective = config.objective
   return runs.compare_baselines(
       make_problem(config), workdir, seed=config.seed, settings=make_settings(config),
-      read_as=({objective.attack_class: objective.target_class}
+      real_epochs=real_epochs, read_as=({objective.attack_class: objective.target_class}
                if objective.name == "poisoning" else None), config=json.loads(config.to_json()))
 
 
@@ -104,35 +106,22 @@ def make_problem(config: ConfigDict) -> runs.Problem:
   data = load_data(config)
   model = make_network(config, data)
   inits = make_inits(config, model, data, make_keys(config.seed)["init"])
-  inner_loss = make_inner_loss(config.inner, model)
+  inner_loss = make_inner_loss(config.inner, model, data)
   train = make_train(config, model, inner_loss, data.num_classes)
   parametrization = learned.make_parametrization(config, data)
   trainable = jax.eval_shape(parametrization.init, jax.random.key(0))
   problem = runs.Problem(
       data, parametrization, inits, train, model.apply,
-      make_real_loss(config.objective, model, data.num_classes),
+      make_real_loss(config.objective, model, data),
       learned.make_optimizer(config.outer, trainable),
       num_inits=config.outer.num_inits, num_validation_inits=config.validation.num_inits,
       num_test_inits=config.eval.num_inits, batch_size=config.outer.batch_size,
       num_parallel=config.outer.num_parallel, chunk_size=config.outer.chunk_size,
       augment=parts.augment(config.outer.augmentation, "outer.augmentation"),
-      figures=make_figures(config.objective), keeps_network=config.init.name in _ONE_NETWORK,
+      figures=make_figures(config.objective, data), keeps_network=config.init.name in _ONE_NETWORK,
       metadata=_metadata(config, data), usual=json.loads(default.get_config().to_json()),
       made_from={**data.digest, **_digests_of_files(config)})
   return _with_window(problem, config)
-
-
-def load_data(config: ConfigDict) -> runs.Data:
-  """The dataset that `config.data` names, its validation images set aside."""
-  reading = parts.reading(config)
-  found = parts.dataset(config.data.name, config.data.dir, "data.name",
-                        download=config.data.download, reading=reading)
-  if isinstance(found, runs.Data):
-    return found
-  data = runs.from_dataset(
-      found, num_validation=config.data.num_validation, seed=config.seed,
-      whitening=config.data.whitening, image_shape=reading.image_shape)
-  return data._replace(name=config.data.name)
 
 
 def make_network(config: ConfigDict, data: runs.Data) -> dd_jax.Model:
@@ -157,13 +146,13 @@ def model_options(model: ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in model.items() if name != "name" and value is not None}
 
 
-def make_inner_loss(inner: ConfigDict, model: dd_jax.Model):
+def make_inner_loss(inner: ConfigDict, model: dd_jax.Model, data: runs.Data):
   """The loss on distilled examples that `config.inner` names."""
-  found = losses.classification(model.apply)
+  found = _usual_loss(data)(model.apply)
   if inner.loss is not None:
     found = parts.loss(inner.loss, model.apply,
-                       {"classification": lambda: losses.classification(model.apply)},
-                       "inner.loss")
+                       {"classification": lambda: losses.classification(model.apply),
+                        "regression": lambda: losses.regression(model.apply)}, "inner.loss")
   augment = parts.augment(inner.augmentation, "inner.augmentation", siamese=inner.siamese)
   return found if augment is None else augmentation.augmented(found, augment)
 
@@ -186,19 +175,28 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int
   }, inner.hypergradient, "inner.hypergradient")()
 
 
-def make_real_loss(objective: ConfigDict, model: dd_jax.Model, num_classes: int):
+def make_real_loss(objective: ConfigDict, model: dd_jax.Model, data: runs.Data):
   """The outer loss on real examples that `config.objective` names."""
+  if objective.name == "classification":
+    return _usual_loss(data)(model.apply)
   return parts.loss(objective.name, model.apply, {
-      "classification": lambda: losses.classification(model.apply),
+      "classification": None,
       "poisoning": lambda: losses.poisoning(
           model.apply, attack_class=objective.attack_class, target_class=objective.target_class,
-          num_classes=num_classes)}, "objective.name")
+          num_classes=data.num_classes)}, "objective.name")
 
 
-def make_figures(objective: ConfigDict) -> accuracies.Figures:
-  """What is reported beside the accuracy."""
+def _usual_loss(data):
+  """Of classes the cross-entropy, of targets the squared error."""
+  return losses.classification if data.targets is None else losses.regression
+
+
+def make_figures(objective: ConfigDict, data: runs.Data) -> accuracies.Figures:
+  """What is measured."""
+  if data.targets is not None:
+    return accuracies.targets(data.targets.std)
   return (accuracies.poisoning(objective.attack_class, objective.target_class)
-          if objective.name == "poisoning" else accuracies.no_more)
+          if objective.name == "poisoning" else accuracies.ACCURACY)
 
 
 def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: jax.Array
@@ -285,7 +283,8 @@ def _metadata(config, data):
   return describe(
       data, **({"reading": parts.reading(config)._asdict()}
                if own_files.is_path(config.data.name) else {}),
-      inner_optimizer=inner.optimizer, inner_loss=inner.loss or "classification",
+      inner_optimizer=inner.optimizer,
+      inner_loss=inner.loss or ("classification" if data.targets is None else "regression"),
       inner_augmentation=inner.augmentation, inner_siamese=inner.siamese,
       inner_algorithm={"unrolled": "unroll"}.get(inner.hypergradient, inner.hypergradient),
       **({name: inner[name] for name in ("num_features", "regularization")}

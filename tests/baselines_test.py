@@ -256,13 +256,14 @@ def test_nearest_neighbors(num_neighbors):
 ERRORS = {  # What is wrong with the arguments of make, and the message.
     "num_steps": ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
     "images_per_class": ({"images_per_class": 0}, "images_per_class must be at least 1; got 0"),
-    "num_classes": ({"num_classes": 1}, "num_classes must be at least 2; got 1"),
-    "shape": ({"images": IMAGES[..., 0]}, "images must be [n, H, W, C], not empty, and labels [n]; "
-              "got [40, 4, 3] and [40]"),
-    "number": ({"labels": LABELS[1:]}, "images must be [n, H, W, C], not empty, and labels [n]; "
+    "num_classes": ({"num_classes": 1}, "labels must lie in 0..0 (num_classes - 1); got 0..2"),
+    "shape": ({"images": np.float32(0)}, "images must be [n, H, W, C] or arrays [n, ...], not empty, "
+              "and labels [n]; got [] and [40]"),
+    "number": ({"labels": LABELS[1:]}, "images must be [n, H, W, C] or arrays [n, ...], not empty, and "
+               "labels [n]; "
                "got [40, 4, 3, 2] and [39]"),
-    "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images must be [n, H, W, C], not "
-              "empty, and labels [n]; got [0, 4, 3, 2] and [0]"),
+    "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images must be [n, H, W, C] or "
+              "arrays [n, ...], not empty, and labels [n]; got [0, 4, 3, 2] and [0]"),
     "pixels": ({"images": IMAGES.astype(np.uint8)},
                "images must be floating point, normalised; got uint8"),
     "soft": ({"labels": LABELS.astype(np.float32)}, "labels must be integers; got float32"),
@@ -315,11 +316,12 @@ def test_errors_of_the_choices():
     ({"num_neighbors": 0}, "num_neighbors must lie in 1..40 (the images); got 0"),
     ({"num_neighbors": 41}, "num_neighbors must lie in 1..40 (the images); got 41"),
     ({"test_images": IMAGES[:, :3]},
-     "test_images must have the image shape of images, (4, 3, 2); got (3, 3, 2)"),
-    ({"test_labels": LABELS[1:]}, "test_images must be [n, H, W, C], not empty, and test_labels "
-     "[n]; got [40, 4, 3, 2] and [39]"),
+     "test_images must have the shapes of images, (4, 3, 2); got (3, 3, 2)"),
+    ({"test_labels": LABELS[1:]}, "test_images must be [n, H, W, C] or arrays [n, ...], not empty, "
+     "and test_labels [n]; got [40, 4, 3, 2] and [39]"),
     ({"test_labels": LABELS + 1}, "test_labels must lie in 0..2 (num_classes - 1); got 1..3"),
-    ({"labels": LABELS[None]}, "images must be [n, H, W, C], not empty, and labels [n]; "
+    ({"labels": LABELS[None]}, "images must be [n, H, W, C] or arrays [n, ...], not empty, and "
+               "labels [n]; "
      "got [40, 4, 3, 2] and [1, 40]"),
 ], ids=["none", "too many", "image shape", "number", "range", "axes"])
 def test_errors_of_nearest_neighbors(wrong, message):

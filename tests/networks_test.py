@@ -17,7 +17,8 @@ from tests.arrays import jit
 from tests.arrays import normal
 
 SHAPES = {"lenet": (28, 28, 1), "alexcifarnet": (32, 32, 3), "alexnet": (224, 224, 3),
-          "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (3, 2, 1)}
+          "convnet": (32, 32, 3), "resnet18": (32, 32, 3), "vit": (32, 32, 3), "mlp": (3, 2, 1),
+          "linear": (3, 2, 1)}
 SMALL = {"convnet": {"width": 4, "depth": 1}, "resnet18": {"width": 2},
          "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2}}
 RESNET, VIT = (pytest.param(name, marks=pytest.mark.slow)  # They compile for a minute.
@@ -40,7 +41,7 @@ def random_params(model, seed=0):
 @functools.cache
 def make(name, num_classes=10, **options):
   """With lax's convolution, the quickest to trace."""
-  if name not in ("vit", "mlp"):
+  if name not in ("vit", "mlp", "linear"):
     options = {"convolution": "lax", **options}
   return models.MODELS[name](num_classes=num_classes, **options)
 
@@ -101,7 +102,7 @@ def test_images_need_not_be_square():
   assert square - wide == dense(4, 4) - dense(3, 4)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("num_classes, num_images", [(2, 7), (10, 1)])
 def test_shape_and_dtype_of_logits(name, num_classes, num_images):
   model = make(name, num_classes=num_classes, image_shape=SHAPES[name])
@@ -368,9 +369,43 @@ def test_hypergradient_against_finite_differences(name):
     ("vit", {"heads": 3}, "heads=3 must divide width; got 128"),
     ("vit", {"depth": 0}, "depth must be at least 1; got 0"),
     *((name, {"convolution": "fft"}, r"convolution must be one of .*'patches'.*; got 'fft'")
-      for name in SHAPES if name not in ("vit", "mlp")),
-    *((name, {"num_classes": 1}, "num_classes must be at least 2; got 1") for name in SHAPES),
+      for name in SHAPES if name not in ("vit", "mlp", "linear")),
+    *((name, {"num_classes": 1}, "num_classes must be at least 2; got 1") for name in SHAPES
+      if name not in ("mlp", "linear")),
+    *((name, {"num_classes": 0}, "num_classes must be at least 1; got 0")
+      for name in ("mlp", "linear")),
 ])
 def test_errors(name, options, text):
   with pytest.raises(ValueError, match=text):
     models.MODELS[name](**{"num_classes": 10, "image_shape": SHAPES[name], **options})
+
+
+def test_every_network_is_tested():
+  assert models.MODELS.keys() == {*SHAPES, "text_convolution"}
+
+
+def test_a_text_convolution_is_that_of_its_definition(x64):
+  """Three words at a time, ReLU, the mean over the words of a sentence."""
+  model = models.text_convolution(num_classes=3, image_shape={"embedded": (5, 4), "mask": (5,)},
+                                  width=6)
+  params = random_params(model)
+  words = np.random.default_rng(1).standard_normal((2, 5, 4))
+  mask = np.array([[1., 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+  found = model.apply(params, {"embedded": words, "mask": mask})
+  kernel, bias = (np.asarray(params["Dense_0"][name]) for name in ("kernel", "bias"))
+  for row, length in enumerate((3, 5)):
+    padded = np.concatenate([np.zeros((1, 4)), words[row, :length], np.zeros((1, 4))])
+    hidden = [np.maximum(padded[i:i + 3].reshape(-1) @ kernel + bias, 0) for i in range(length)]
+    expected = np.mean(hidden, 0) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+    np.testing.assert_allclose(found[row], expected, rtol=1e-9)
+  # What lies behind the last word changes nothing; no word at all is no NaN.
+  other = words.copy()
+  other[0, 3:] = 7
+  np.testing.assert_array_equal(model.apply(params, {"embedded": other, "mask": mask}), found)
+  assert np.isfinite(model.apply(params, {"embedded": words, "mask": 0 * mask})).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 4), {"embedded": (5, 4)}])
+def test_a_text_convolution_takes_words_and_their_mask(shape):
+  with pytest.raises(ValueError, match="image_shape of text_convolution must be {'embedded': "):
+    models.text_convolution(num_classes=3, image_shape=shape)

@@ -15,10 +15,11 @@ def digest(dataset: Dataset) -> dict[str, str]:
 
   The hash is BLAKE2b of 16 bytes (RFC 7693), a second for a gigabyte.
   """
-  return {name: _fingerprint(getattr(dataset, name)) for name in _ARRAYS}
+  return {name: of_array(getattr(dataset, name)) for name in _ARRAYS}
 
 
-def _fingerprint(array):
+def of_array(array: np.ndarray | rows.Rows) -> str:
+  """`"dtype [shape] hash"` of one array."""
   content = hashlib.blake2b(digest_size=16)
   for block in rows.blocks(array):
     content.update(memoryview(np.ascontiguousarray(block)).cast("B"))

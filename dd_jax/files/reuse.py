@@ -5,7 +5,7 @@ What is read of the metadata, all optional but where a network has to be built:
   inner_algorithm     unroll or implicit, which take the same steps, or ridge, with its num_features
                       and regularization
   inner_optimizer     name in `optimizers`; gradient descent where absent
-  inner_loss          classification: the mean cross-entropy
+  inner_loss          classification: the mean cross-entropy; or regression: the squared error
   inner_augmentation  names for `augmentation.compose`, or null; inner_siamese beside it
   precision           of float32 products on an accelerator; highest where absent
   model, model_options, num_classes
@@ -36,7 +36,7 @@ from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
 from dd_jax.types import Array, Params
 
-INNER_LOSS = "classification"
+INNER_LOSSES = {"classification": losses.classification, "regression": losses.regression}
 _PRECISIONS = ("highest", "high", "default")
 _ALGORITHMS = ("unroll", "implicit", "ridge")
 
@@ -170,13 +170,13 @@ def _model(artifact, num_outputs):
   if name not in models.MODELS:
     raise ValueError(f"model of the metadata must be one of {sorted(models.MODELS)}, or apply be "
                      f"given; got {name!r}")
-  shape = tuple(artifact.images.shape[2:])
+  shape = jax.tree.map(lambda x: tuple(x.shape[2:]), artifact.distilled.inputs)
   arguments = {"num_classes": num_outputs, "image_shape": shape}
   try:
     inspect.signature(models.MODELS[name]).bind(**arguments, **options)
     return models.MODELS[name](**arguments, **options)
   except (TypeError, ValueError) as error:
-    raise ValueError(f"model_options of the metadata must be those of {name} for images {shape}; "
+    raise ValueError(f"model_options of the metadata must be those of {name} for inputs {shape}; "
                      f"got {options} ({error})") from error
 
 
@@ -212,7 +212,7 @@ def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
 
 def _inner_loss(artifact, apply, loss):
   """The loss with the augmentation of the run."""
-  name = artifact.metadata.get("inner_loss", INNER_LOSS)
+  name = artifact.metadata.get("inner_loss", "classification")
   augment = artifact.metadata.get("inner_augmentation")
   if loss is None:
     for field, function in (("inner_loss", name), ("inner_augmentation", augment)):
@@ -220,10 +220,10 @@ def _inner_loss(artifact, apply, loss):
         raise ValueError(f"loss must be given: the {field} of the file is {function!r}, and a file "
                          "never causes an import; import it and give the whole inner loss, "
                          "loss(params, inputs, labels)")
-    if name != INNER_LOSS:
-      raise ValueError(f"inner_loss of the metadata must be {INNER_LOSS!r} to train on the file "
+    if name not in INNER_LOSSES:
+      raise ValueError(f"inner_loss of the metadata must be of {list(INNER_LOSSES)} to train on it "
                        f"without a loss; got {name!r}")
-    loss = losses.classification(apply)
+    loss = INNER_LOSSES[name](apply)
   if augment is None or _is_own(augment):
     return loss
   return augmentation.augmented(

@@ -12,9 +12,11 @@ from dd_jax.models.alexcifarnet import alexcifarnet
 from dd_jax.models.alexnet import alexnet
 from dd_jax.models.convnet import convnet
 from dd_jax.models.lenet import lenet
+from dd_jax.models.linear import linear
 from dd_jax.models.mlp import mlp
 from dd_jax.models.model import Model, check_params, from_flax, from_nnx
 from dd_jax.models.resnet import resnet18
+from dd_jax.models.text_convolution import text_convolution
 from dd_jax.models.vit import vit
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -25,9 +27,12 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet18": resnet18,
     "vit": vit,
     "mlp": mlp,
+    "linear": linear,
+    "text_convolution": text_convolution,
 }
 
 __all__ = [
     "convolution", "pooling", "MODELS", "Model", "alexcifarnet", "alexnet", "check_params",
-    "convnet", "from_flax", "from_nnx", "lenet", "mlp", "resnet18", "vit",
+    "convnet", "from_flax", "from_nnx", "lenet", "linear", "mlp", "resnet18", "text_convolution",
+    "vit",
 ]

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from dd_jax.models.model import Model, check_classes, from_flax
+from dd_jax.models.model import Model, check_sizes, from_flax
 
 
 def mlp(*, num_classes: int, image_shape: tuple[int, ...],
@@ -10,11 +10,11 @@ def mlp(*, num_classes: int, image_shape: tuple[int, ...],
   """A multi-layer perceptron with ReLU on the flattened input: images, table rows, embeddings.
 
   Args:
-    num_classes: K.
-    image_shape: (H, W, C), of any size; (1, 1, D) for D columns of a table.
+    num_classes: K; 1 or more of targets.
+    image_shape: (H, W, C), of any size, or (D,) for D columns of a table.
     hidden: units of every hidden layer.
   """
-  check_classes(num_classes)
+  check_sizes(num_classes=num_classes)
   return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
 
 

@@ -27,8 +27,8 @@ class Model(NamedTuple):
   apply: Callable[..., Array]
 
 
-def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
-  """The `Model` of a linen module called on images `[n, *image_shape]`.
+def from_flax(module: nn.Module, image_shape: tuple[int, ...] | dict) -> Model:
+  """The `Model` of a linen module called on images `[n, *image_shape]`, or a dict of arrays.
 
   A module whose `__call__` takes `train`, `training` or `is_training` is told
   True when `apply` gets a key, one that takes `deterministic` is told False; the
@@ -40,7 +40,8 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...]) -> Model:
   """
   name = type(module).__name__
   modes, flags = _call_arguments(module)
-  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  images = jax.tree.map(lambda shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32), image_shape,
+                        is_leaf=lambda shape: isinstance(shape, tuple))
 
   def call(method, variables_or_key, images, key):
     rngs = {} if key is None else {"rngs": {"dropout": key}}

@@ -10,6 +10,7 @@ from dd_jax.runs.data import examples_at
 from dd_jax.runs.data import from_dataset
 from dd_jax.runs.data import input_shapes
 from dd_jax.runs.data import prepared
+from dd_jax.runs.data import start_labels
 from dd_jax.runs.interruptions import Interrupted
 from dd_jax.runs.pools import PoolSettings
 from dd_jax.runs.pools import pretrain_pools
@@ -21,9 +22,12 @@ from dd_jax.runs.run import distill
 from dd_jax.runs.run import Result
 from dd_jax.runs.settings import Settings
 from dd_jax.runs.smoothness import measure_smoothness
+from dd_jax.runs.table_data import from_columns
+from dd_jax.runs.text_data import from_texts
 
 __all__ = [
     "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
-    "compare_baselines", "distill", "examples_at", "from_dataset", "input_shapes", "make_problem",
-    "measure_smoothness", "prepared", "pretrain_pools", "pretrained_inits",
+    "compare_baselines", "distill", "examples_at", "from_columns", "from_dataset", "from_texts",
+    "input_shapes", "make_problem", "measure_smoothness", "prepared", "pretrain_pools",
+    "pretrained_inits", "start_labels",
 ]

@@ -1,40 +1,80 @@
 """What is reported of networks before and after they were trained on distilled data."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dd_jax.evaluation import EvalResult, Metrics, poisoning_metrics
+from dd_jax.evaluation import EvalResult, poisoning_metrics
 
-Figures = Callable[[Metrics], dict[str, np.ndarray]]  # Figures of each network [N].
+# Figure -> what it is called, and whether it is a share, shown in percent.
+LABELS = {"accuracy": ("accuracy", True), "attack_success": ("attack class read as target", True),
+          "others_accuracy": ("accuracy on the other classes", True), "r2": ("R2", False),
+          "rmse": ("root mean squared error", False)}
+
+
+class Figures(NamedTuple):
+  """What a run measures."""
+  of: Callable[[Any], dict[str, np.ndarray]]  # Metrics -> figures of each network [N].
+  headline: str  # The figure that a run is known by: the higher the better.
+  choosing: tuple[str, ...]  # Those whose mean baselines are chosen by.
 
 
 def summarize(evaluated: EvalResult, figures: Figures) -> dict[str, float]:
   """Mean and standard deviation over networks of every figure, after and before training."""
   found: dict[str, float] = {}
   for metrics, suffix in ((evaluated.after, ""), (evaluated.before, "_before")):
-    values = {"accuracy": np.asarray(metrics.accuracy, np.float64), **figures(metrics)}
+    values = figures.of(metrics)
     found |= {f"{name}{suffix}_mean": float(of_networks.mean())
               for name, of_networks in values.items()}
     found |= {f"{name}{suffix}_std": std(of_networks) for name, of_networks in values.items()}
   return found
 
 
+def headline_of(result: dict[str, Any]) -> str:
+  """The figure that the result of a finished run is known by."""
+  return next(name for name in LABELS if f"{name}_mean" in result)
+
+
+def shown(name: str, value: float) -> str:
+  """A figure to be read: a share in percent, anything else as it is."""
+  return f"{100 * value:.1f}" if LABELS[name][1] else f"{value:.3g}"
+
+
+def unit(name: str) -> str:
+  """What stands behind a shown figure."""
+  return " %" if LABELS[name][1] else ""
+
+
+def chosen_by(found: dict[str, np.ndarray], figures: Figures) -> float:
+  """What sets and step sizes are compared by."""
+  return float(np.mean([found[name] for name in figures.choosing]))
+
+
+ACCURACY = Figures(lambda metrics: {"accuracy": np.asarray(metrics.accuracy, np.float64)},
+                   "accuracy", ("accuracy",))
+
+
 def poisoning(attack_class: int, target_class: int) -> Figures:
-  """The figures that a poisoning objective adds."""
+  """Accuracy, and the two figures of a poisoning objective, by which sets are chosen."""
   def figures(metrics):
     success, others = poisoning_metrics(metrics.confusion, attack_class=attack_class,
                                         target_class=target_class)
-    return {"attack_success": np.asarray(success, np.float64),
+    return {**ACCURACY.of(metrics), "attack_success": np.asarray(success, np.float64),
             "others_accuracy": np.asarray(others, np.float64)}
 
-  return figures
+  return Figures(figures, "accuracy", ("attack_success", "others_accuracy"))
 
 
-def no_more(metrics: Metrics) -> dict[str, np.ndarray]:
-  """None beside the accuracy."""
-  del metrics
-  return {}
+def targets(scale: np.ndarray) -> Figures:
+  """R2, and the root mean squared error in the targets' own units, mean over the D targets.
+
+  Args:
+    scale: what targets were divided by, `[D]`.
+  """
+  return Figures(lambda metrics: {
+      "r2": np.asarray(metrics.r2, np.float64),
+      "rmse": (np.asarray(metrics.rmse, np.float64) * scale).mean(-1)}, "r2", ("r2",))
 
 
 def std(values: np.ndarray) -> float:

@@ -70,8 +70,10 @@ def apply_distilled(artifact: dd_jax.Artifact, data: datasets.Dataset | Data, *,
 
   evaluated = test(distribution.state, inputs, labels)
   objective = artifact.metadata.get("objective", {})
-  figures = (accuracies.poisoning(objective["attack_class"], objective["target_class"])
-             if objective.get("name") == "poisoning" else accuracies.no_more)
+  targets = artifact.metadata.get("targets")
+  figures = (accuracies.targets(np.asarray(targets["std"])) if targets else
+             accuracies.poisoning(objective["attack_class"], objective["target_class"])
+             if objective.get("name") == "poisoning" else accuracies.ACCURACY)
   return {**accuracies.summarize(jax.tree.map(np.asarray, evaluated), figures),
           "num_networks": num_networks, "init": name, "num_test": len(labels), "seed": seed,
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__}
@@ -84,12 +86,13 @@ def fitted(artifact: dd_jax.Artifact, dataset: datasets.Dataset) -> datasets.Dat
 
 
 def describe(result: dict[str, Any]) -> str:
-  """A line for each figure of `apply_distilled`, in percent."""
+  """A line for each figure of `apply_distilled`, shares in percent."""
   figures = [name.removesuffix("_before_mean") for name in result if name.endswith("_before_mean")]
   return "\n".join(
-      "{}: {:.1f} ± {:.1f} % before, {:.1f} ± {:.1f} % after, of {} networks".format(
-          name.replace("_", " "), *(100 * result[f"{name}{suffix}"] for suffix in (
-              "_before_mean", "_before_std", "_mean", "_std")), result["num_networks"])
+      "{}: {} ± {}{unit} before, {} ± {}{unit} after, of {} networks".format(
+          name.replace("_", " "), *(accuracies.shown(name, result[f"{name}{suffix}"])
+                                    for suffix in ("_before_mean", "_before_std", "_mean", "_std")),
+          result["num_networks"], unit=accuracies.unit(name))
       for name in figures)
 
 

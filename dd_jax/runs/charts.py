@@ -32,20 +32,34 @@ def line_chart(title, unit, series, x_label="outer step"):
   points = [point for line in series.values() for point in line if np.isfinite(point).all()]
   xs, ys = zip(*(points or [(0, 0)]))
   x, y, ticks = _axes((min(xs), max(xs)), (min(ys), max(ys)))
-  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [], "lines": [
+  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [], "points": [],
+          "lines": [
       (name, " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line if np.isfinite((a, b)).all()))
       for name, line in series.items()]}
 
 
-def histogram(evaluation):
-  """How many networks reach which accuracy, before and after."""
-  values = {"before": 100 * evaluation["before_accuracy"].astype(float),
-            "after training on distilled data": 100 * evaluation["after_accuracy"].astype(float)}
+def scatter(title, points, x_label, unit):
+  """Points `[(x, y)]` on one scale, and the line of equals."""
+  everything = [value for point in points for value in point if np.isfinite(value)]
+  ends = min(everything), max(everything)
+  x, y, ticks = _axes(ends, ends)
+  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [],
+          "points": [(x(a), y(b)) for a, b in points if np.isfinite((a, b)).all()],
+          "lines": [("equal", " ".join(f"{x(end):.1f},{y(end):.1f}" for end in ends))]}
+
+
+def histogram(evaluation, name, label, factor):
+  """How many networks reach which value of a figure, before and after."""
+  values = {"before": factor * evaluation[f"before_{name}"].astype(float),
+            "after training on distilled data": factor * evaluation[f"after_{name}"].astype(float)}
   everything = np.concatenate(list(values.values()))
-  edges = np.linspace(np.floor(everything.min()), np.ceil(everything.max()) or 1, 41)
+  low, high = everything.min(), everything.max()
+  if factor == 100:
+    low, high = np.floor(low), np.ceil(high) or 1
+  edges = np.linspace(low, high if high > low else low + 1, 41)
   counts = [np.histogram(of, edges)[0] for of in values.values()]
   x, y, ticks = _axes((edges[0], edges[-1]), (0, max(map(np.max, counts))))
   bars = [(i, x(low), y(count), x(high) - x(low), y(0) - y(count))
           for i, of in enumerate(counts) for low, high, count in zip(edges, edges[1:], of) if count]
-  return {"title": "Networks never seen in training", "unit": "networks", **ticks, "bars": bars,
-          "x_label": "test accuracy, %", "lines": [(name, "") for name in values]}
+  return {"title": "Networks never seen in training", "unit": "networks", **ticks, "bars": bars, "points": [],
+          "x_label": label, "lines": [(name, "") for name in values]}

@@ -18,14 +18,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 import dd_jax
 from dd_jax.runs import workdirs
 
-_METRIC = "validation_accuracy"
+_METRIC = "validation"
 
 
 class Checkpoints:
   """The checkpoints of one directory; a context that waits for what is being written."""
 
   def __init__(self, directory: pathlib.Path, config: dict, num_kept: int):
-    """Keeps the last `num_kept`, and the best by validation accuracy."""
+    """Keeps the last `num_kept`, and the best by validation."""
     self._directory, self._config = directory, config
     keep = policies.AnyPreservationPolicy([
         policies.LatestN(num_kept),
@@ -50,19 +50,19 @@ class Checkpoints:
       if error is None:
         raise self._write_error(failure) from failure
 
-  def save(self, state: dd_jax.OuterState, accuracy: float | None) -> None:
-    """Starts writing the state; `accuracy` is on validation images, None where not measured.
+  def save(self, state: dd_jax.OuterState, score: float | None) -> None:
+    """Starts writing the state; `score` is on validation examples, None where not measured.
 
     Raises:
       OSError: this checkpoint, or the one before, cannot be written; older ones are unharmed.
     """
     try:
       self._manager.save(
-          int(state.step), metrics=None if accuracy is None else {_METRIC: accuracy},
+          int(state.step), metrics=None if score is None else {_METRIC: score},
           args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
               run=ocp.args.JsonSave({"digest": _digest(state), "config": self._config,
-                                     _METRIC: accuracy})))
+                                     _METRIC: score})))
     except Exception as error:  # Of many kinds, by file system.
       raise self._write_error(error) from error
 
@@ -87,10 +87,10 @@ class Checkpoints:
     return None
 
   def restore_best(self, like: dd_jax.OuterState) -> dd_jax.OuterState:
-    """The state of the highest validation accuracy, the latest of equals."""
+    """The state of the highest validation score, the latest of equals."""
     self._manager.wait_until_finished()
-    accuracy = {step: self._run(step)[_METRIC] for step in self._manager.all_steps()}
-    return self._restore(max((value, step) for step, value in accuracy.items()
+    scores = {step: self._run(step)[_METRIC] for step in self._manager.all_steps()}
+    return self._restore(max((value, step) for step, value in scores.items()
                              if value is not None)[1], like)
 
   def _restore(self, step, like):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import datasets
+from dd_jax import parametrization
 from dd_jax import whitening as zca
 from dd_jax.datasets import normalization
 from dd_jax.datasets import rows
@@ -41,17 +42,28 @@ class Preparation(NamedTuple):
   costly: bool = False  # An evaluation on a device prepares all examples once, for all networks.
 
 
+class Targets(NamedTuple):
+  """What numbers are predicted, instead of classes: labels `[n, D]` are (target - mean) / std."""
+  names: tuple[str, ...]  # D.
+  mean: np.ndarray  # [D].
+  std: np.ndarray  # [D].
+
+
 class Data(NamedTuple):
   """What networks are trained, chosen and tested on."""
   train: Examples  # What is distilled.
   validation: Examples  # A part of the training set.
   test: Examples  # Used once, at the end.
-  num_classes: int  # K.
+  num_classes: int  # K; of targets D, the outputs of a network.
   name: str = "arrays"
   digest: dict[str, str] = {}  # Of `datasets.digest`: a run goes on with the same data alone.
   pixels: Pixels | None = None  # None: the inputs are no images, and no pictures are made.
   class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where they have names.
   preparation: Preparation = Preparation()  # From what is stored to what networks take.
+  targets: Targets | None = None  # None: the labels are classes [n].
+  # Of inputs that are a dict: those that are not learned, as each distilled example has them.
+  given: dict[str, np.ndarray] = {}
+  readable: Callable[[Any], dict[str, Any]] | None = None  # Distilled inputs in words, for JSON.
 
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
@@ -108,6 +120,28 @@ def input_shapes(data: Data) -> Any:
   one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data.train[0])
   prepared = jax.eval_shape(data.preparation.apply, data.preparation.state, one)
   return jax.tree.map(lambda x: tuple(x.shape[1:]), prepared)
+
+
+def start_labels(data: Data, num_steps: int, images_per_class: int) -> Array:
+  """Classes `[S, B]`, each as often; or targets `[S, B, D]` of training examples, spread evenly.
+
+  Args:
+    data: whose labels.
+    num_steps: S.
+    images_per_class: in every step; of targets B.
+
+  Raises:
+    ValueError: a number that is too small.
+  """
+  if data.targets is None:
+    return parametrization.class_labels(num_steps, data.num_classes, images_per_class)
+  parametrization.check_at_least("num_steps", num_steps, 1)
+  parametrization.check_at_least("images_per_class", images_per_class, 1)
+  targets = np.asarray(data.train[1])
+  number = num_steps * images_per_class
+  places = ((np.arange(number) + .5) / number * len(targets)).astype(int)
+  spread = targets[np.argsort(targets[:, 0], kind="stable")[places]]
+  return jnp.asarray(spread.reshape(images_per_class, num_steps, -1).swapaxes(0, 1))
 
 
 def read_all(examples: Examples) -> Examples:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dd_jax.files import pictures
 from dd_jax.datasets import npz
+from dd_jax.runs import accuracies
 from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
@@ -62,19 +63,21 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
   _save(figure, path)
 
 
-def curves(path: pathlib.Path, metrics: list[dict], test_accuracy: float) -> None:
-  """Outer loss, validation accuracy and hypergradient norm against the outer step."""
+def curves(path: pathlib.Path, metrics: list[dict], name: str, tested: float) -> None:
+  """Outer loss, the figure called `name` and hypergradient norm against the outer step."""
   figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
   steps = [line["step"] for line in metrics]
   axes[0].plot(steps, [line["loss"] for line in metrics])
-  axes[0].set_ylabel("outer loss (real training images)")
-  validated = [line for line in metrics if "validation_accuracy" in line]
+  axes[0].set_ylabel("outer loss (real training examples)")
+  validated = [line for line in metrics if f"validation_{name}" in line]
+  label, is_share = accuracies.LABELS[name]
+  factor = 100 if is_share else 1
   axes[1].plot([line["step"] for line in validated],
-               [100 * line["validation_accuracy"] for line in validated],
+               [factor * line[f"validation_{name}"] for line in validated],
                marker="." if len(validated) < 30 else None, label="validation")
-  axes[1].axhline(100 * test_accuracy, color="0.5", linestyle="--",
-                  label=f"test, final images: {100 * test_accuracy:.1f} %")
-  axes[1].set_ylabel("accuracy (%)")
+  axes[1].axhline(factor * tested, color="0.5", linestyle="--",
+                  label=f"test, final: {accuracies.shown(name, tested)}{accuracies.unit(name)}")
+  axes[1].set_ylabel(f"{label} (%)" if is_share else label)
   axes[1].legend(loc="lower right")
   axes[2].plot(steps, [line["hypergradient_norm"] for line in metrics])
   axes[2].set_yscale("log")

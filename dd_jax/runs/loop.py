@@ -13,6 +13,7 @@ import optax
 from tqdm import tqdm
 
 from dd_jax.inner_loop import Unroll
+from dd_jax.runs import accuracies
 from dd_jax.runs import figures
 from dd_jax.runs import fitting
 from dd_jax.runs import interruptions
@@ -62,7 +63,8 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     clock = time.perf_counter()
     outer_steps, validate = compile_programs(run, state)
     timing["compile_seconds"] = time.perf_counter() - clock
-    step, accuracy = int(state.step), None
+    name = run.problem.figures.headline
+    step, score = int(state.step), None
     steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
@@ -78,7 +80,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         infos = jax.tree.map(lambda x: x[:step - before], infos)
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
-        best = max((line.get("validation_accuracy", 0.) for line in metrics), default=0.)
+        best = max((line.get(f"validation_{name}", -np.inf) for line in metrics), default=-np.inf)
         if is_due(before, step, settings.validate_every) or step == num_steps:
           with validation_watchdog.watching(f"the validation at outer step {step}"):
             line |= _validation_figures(run, validate, state)
@@ -88,14 +90,14 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         if first:
           keeper.keep(state, before, line, checkpoint=(
               stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or line.get("validation_accuracy", 0.) > best))
+              or line.get(f"validation_{name}", -np.inf) > best))
         if stopping:
           raise Interrupted(signals[0] if signals else signal.SIGTERM,
                             f"stopped at outer step {step}; the same command continues from there")
         bar.update(step - before)
-        accuracy = line.get("validation_accuracy", accuracy)
-        bar.set_postfix(loss=f"{line['loss']:.4f}",
-                        **({"validation": f"{100 * accuracy:.1f}%"} if accuracy else {}))
+        score = line.get(f"validation_{name}", score)
+        bar.set_postfix(loss=f"{line['loss']:.4f}", **({} if score is None else {
+            "validation": accuracies.shown(name, score) + accuracies.unit(name).strip()}))
     state = layouts.to_host(state)
     if settings.selection == "best":
       state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
@@ -139,7 +141,8 @@ class _Keeper(NamedTuple):
     workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
     self.board.add_line(line)
     if checkpoint:
-      self.checkpoints.save(host, line.get("validation_accuracy"))
+      self.checkpoints.save(
+          host, line.get(f"validation_{self.run.problem.figures.headline}"))
 
   def recover(self, failed):
     """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.
@@ -177,7 +180,7 @@ def _validation_figures(run, validate, state):
   metrics = layouts.to_host(validate(
       programs.layout.place(programs.decode(layouts.to_host(state.trainable)))).after)
   return {f"validation_{name}": float(values.mean()) for name, values in
-          {"accuracy": metrics.accuracy, **run.problem.figures(metrics)}.items()}
+          run.problem.figures.of(metrics).items()}
 
 
 def compile_programs(run: Run, state: OuterState) -> tuple[Any, Any]:

@@ -15,11 +15,12 @@ from dd_jax import init_distributions
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
 from dd_jax.parametrization import Parametrization
 from dd_jax.runs import accuracies
-from dd_jax.runs.data import Data, from_dataset, input_shapes
+from dd_jax.runs.data import Data, from_dataset, input_shapes, start_labels
 from dd_jax.truncation import WarmStart
 from dd_jax.types import Train
 
@@ -39,7 +40,7 @@ class Problem(NamedTuple):
   learned: Parametrization  # What is learned, and the distilled data that it stands for.
   inits: Inits  # Where the networks come from.
   train: Train  # The inner algorithm, which also trains the networks that are tested.
-  apply: Callable  # (params, inputs) -> logits [n, K].
+  apply: Callable  # (params, inputs) -> logits [n, K], or outputs [n, D] for targets.
   real_loss: Callable  # The outer objective on real examples, (params, inputs, labels) -> [].
   # The outer one, with its learning rates; or what makes it of the number of outer steps.
   optimizer: optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
@@ -52,7 +53,7 @@ class Problem(NamedTuple):
   outer_train: Train | None = None  # What is differentiated; None: `train`. Windows, for instance.
   warm: WarmStart | None = None  # Instead of `outer_train`.
   augment: Callable | None = None  # (key, inputs) -> inputs of every real minibatch.
-  figures: accuracies.Figures = accuracies.no_more  # Beside the accuracy.
+  figures: accuracies.Figures = accuracies.ACCURACY  # What is measured.
   keeps_network: bool = False  # Whether distilled.npz holds the one network that it is for.
   metadata: dict[str, Any] = {}  # What distilled.npz says of itself.
   usual: dict[str, Any] = {}  # A config whose values the report does not repeat.
@@ -63,20 +64,24 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
                  *, images_per_class: int = 1, num_steps: int = 1, num_epochs: int = 3,
                  init: str | InitDistribution | Inits = "fixed", loss: Callable | None = None,
                  real_loss: Callable | None = None, seed: int = 0) -> Problem:
-  """A problem with usual choices: every pixel and step size learned, hard labels, Adam.
+  """A problem with usual choices: every input and step size learned, hard labels, Adam.
+
+  Targets are learned too, from those of spread training examples on.
 
   Args:
-    data: of `from_dataset`, or a dataset, of whose training images a twelfth is set aside.
+    data: of `from_dataset`, `from_texts` or `from_columns`, or a dataset, of whose training images
+      a twelfth is set aside.
     model: a maker `(num_classes=, image_shape=) -> Model` such as `models.lenet` or
       `functools.partial(models.mlp, hidden=(32,))`, whose weights are Xavier normal; or a maker or
       a `Model` of one's own, which keeps the weights of its `init`.
-    images_per_class: in every distill step.
+    images_per_class: in every distill step; of targets, examples.
     num_steps: S.
     num_epochs: E.
     init: "fixed" (one known network), "random" (fresh weights in every outer step), or where the
       networks come from.
-    loss: the inner loss, `(params, inputs, labels) -> []`. None: cross-entropy.
-    real_loss: the outer one. None: cross-entropy.
+    loss: the inner loss, `(params, inputs, labels) -> []`. None: cross-entropy, or of targets
+      the squared error.
+    real_loss: the outer one. None: the same.
     seed: of the validation split and of a fixed network.
 
   Raises:
@@ -88,9 +93,10 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
   shape = input_shapes(data)
   network = model if isinstance(model, models.Model) else model(
       num_classes=data.num_classes, image_shape=shape)
-  labels = parametrization.class_labels(num_steps, data.num_classes, images_per_class)
   fixed = isinstance(init, str) and init == "fixed"
-  inner_loss = losses.classification(network.apply) if loss is None else loss
+  labels = start_labels(data, num_steps, images_per_class)
+  usual = "classification" if data.targets is None else "regression"
+  usual_loss = (losses.classification if data.targets is None else losses.regression)(network.apply)
   maker, options = ((model.func, model.keywords) if isinstance(model, functools.partial) else
                     (model, {}))
   name = name_of(maker, models.MODELS)
@@ -98,21 +104,26 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
   num_networks = 1 if fixed else 4
   return Problem(
       data,
-      parametrization.paper(labels, shape, num_epochs=num_epochs, step_size=.1 if fixed else .02,
-                            step_size_scale="log"),
+      parametrization.join(
+          parametrization.inputs(shape, num_steps, labels.shape[1], given=data.given),
+          (parametrization.fixed_labels if data.targets is None else parametrization.soft_labels)(
+              labels), step_sizes.learned(num_epochs, num_steps, .1 if fixed else .02,
+                                               scale="log")),
       _inits(init, weights, network, jax.random.split(jax.random.key(seed), 2)[0]),
-      unroll(inner_loss, memory="plain"), network.apply,
-      losses.classification(network.apply) if real_loss is None else real_loss,
+      unroll(usual_loss if loss is None else loss, memory="plain"), network.apply,
+      usual_loss if real_loss is None else real_loss,
       _optimizer, num_inits=num_networks, num_validation_inits=1 if fixed else 10,
       num_test_inits=1 if fixed else 100,
-      batch_size=min(256, len(data.train[1])), keeps_network=fixed, made_from=data.digest,
+      batch_size=min(256, len(data.train[1])),
+      figures=(accuracies.ACCURACY if data.targets is None else
+               accuracies.targets(data.targets.std)), keeps_network=fixed, made_from=data.digest,
       metadata=describe(
           data, model=name, model_options=options,
           inner_algorithm="unroll", inner_optimizer="gradient_descent",
-          inner_loss="classification" if loss is None else name_of(loss),
+          inner_loss=usual if loss is None else name_of(loss),
           init={"name": init if isinstance(init, str) else None, "weights": weights,
                 "scale": None},
-          objective={"name": "classification" if real_loss is None else name_of(real_loss)}))
+          objective={"name": usual if real_loss is None else name_of(real_loss)}))
 
 
 def describe(data: Data, **parts: Any) -> dict[str, Any]:
@@ -125,6 +136,9 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
           "num_validation": len(data.validation[1]), "num_test": len(data.test[1]),
           "num_classes": data.num_classes,
           **({"class_names": list(data.class_names)} if data.class_names else {}), **images,
+          **({} if data.targets is None else {"targets": {
+              "names": list(data.targets.names), "mean": data.targets.mean.tolist(),
+              "std": data.targets.std.tolist()}}),
           "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
 
 

@@ -1,32 +1,28 @@
 """From the files of finished runs to one page of HTML."""
 
-import base64
-import io
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from dd_jax.files import artifacts
-from dd_jax.files import pictures
 from dd_jax.datasets import npz
 from dd_jax.runs.charts import histogram
 from dd_jax.runs.charts import line_chart
+from dd_jax.runs.charts import scatter
+from dd_jax.runs import accuracies
 from dd_jax.runs import figures
 from dd_jax.runs import paths
+from dd_jax.runs import shown
 from dd_jax.runs import snapshots
 from dd_jax.runs import workdirs
 
-_MAX_IMAGES = 400  # Shown of one run; a page of more is slow.
-_MAX_EVOLVING = 10
 _MAX_CLASSES = 25  # Of a confusion matrix that can still be read.
-_MEASURES = {"accuracy": "test accuracy", "attack_success": "attack class read as target",
-             "others_accuracy": "accuracy on the other classes"}
-_NUMBERS = ("accuracy_mean", "accuracy_std", "accuracy_before_mean", "accuracy_before_std",
-            "num_eval_inits", "num_distilled_images", "outer_steps", "seed", "wall_seconds",
+_MAX_POINTS = 1000  # Of a scatter of predictions.
+_MOMENTS = ("mean", "std", "before_mean", "before_std")
+_NUMBERS = ("num_eval_inits", "num_distilled_images", "outer_steps", "seed", "wall_seconds",
             "compile_seconds", "seconds_per_outer_step")
 _TEXTS = ("selection", "device", "dd_jax_version", "jax_version")
 
@@ -92,22 +88,26 @@ def _view(run, usual):
   """What the template shows of one run."""
   result = run.result
   names = run.artifact.class_names
-  validated = [line for line in run.metrics if "validation_accuracy" in line]
+  score, label, factor = _score(result)
+  validated = _validated(run)
   charts = [
-      line_chart("Outer loss", "on real training images",
+      line_chart("Outer loss", "on real training examples",
                   {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
-      line_chart("Accuracy while distilling", "% of validation images",
-                  {"validation": [(line["step"], 100 * line["validation_accuracy"])
-                                  for line in validated],
-                   f"test, at the end: {_percent(result['accuracy_mean'])} %":
-                       [(line["step"], 100 * result["accuracy_mean"]) for line in validated]})]
+      line_chart(f"{_upper(label)} while distilling",
+                 "% of validation examples" if factor == 100 else "on validation examples",
+                  {"validation": validated,
+                   f"test, at the end: {_shown(result, score)}":
+                       [(step, factor * result[f"{score}_mean"]) for step, _ in validated]})]
   return {
       "name": run.name, "title": title(run.artifact.metadata), "result": result,
-      "accuracy": _mean_std(result, "accuracy"), "measures": _measures(run),
-      "steps": _distilled_steps(run, names), "hidden": _num_images(run) - _MAX_IMAGES,
-      "num_images": _num_images(run), "evolution": _evolution(run), "charts": charts,
-      "histogram": None if run.evaluation is None or len(run.evaluation["after_accuracy"]) < 2
-                   else histogram(run.evaluation),
+      "score": _mean_std(result, score), "measures": _measures(run),
+      "scored": "of the test set" if factor == 100 else f"{label} on the test set",
+      "readable": shown.readable(run.artifact, names), "scatters": _scatters(run),
+      "steps": shown.distilled_steps(run.artifact, names), "hidden": shown.num_examples(run.artifact) - shown.MOST,
+      "num_images": shown.num_examples(run.artifact), "evolution": shown.evolution(run.artifact, run.snapshots), "charts": charts,
+      "histogram": None if run.evaluation is None or len(run.evaluation["after_loss"]) < 2
+                   else histogram(run.evaluation, score, f"test {label}{', %' * (factor == 100)}",
+                                  factor),
       "source": run.artifact.metadata.get("init", {}).get("source"),
       "confusion": _confusion(run, names), "facts": _facts(run),
       "changed": _changed(run.config, usual), "config": json.dumps(run.config, indent=2)}
@@ -120,20 +120,54 @@ def title(metadata: dict[str, Any]) -> str:
   return ", ".join(name for name in names if name)
 
 
-def _percent(fraction):
-  return f"{100 * fraction:.1f}"
+def _score(result):
+  """The figure that a run is known by: its name, what it is called, and 100 of a share."""
+  name = accuracies.headline_of(result)
+  label, is_share = accuracies.LABELS[name]
+  return name, label, 100 if is_share else 1
 
 
-def _mean_std(result, name):
-  text = _percent(result[f"{name}_mean"])
-  return (text if result["num_eval_inits"] == 1 else
-          f"{text} ± {_percent(result[f'{name}_std'])}")
+def _upper(text):
+  return text[0].upper() + text[1:]
+
+
+def _validated(run):
+  """`[(outer step, its validation figure)]`."""
+  name, _, factor = _score(run.result)
+  return [(line["step"], factor * line[f"validation_{name}"]) for line in run.metrics
+          if f"validation_{name}" in line]
+
+
+def _shown(result, name, suffix="_mean"):
+  return accuracies.shown(name, result[f"{name}{suffix}"]) + accuracies.unit(name)
+
+
+def _mean_std(result, name, when=""):
+  text = accuracies.shown(name, result[f"{name}{when}_mean"])
+  if result["num_eval_inits"] > 1:
+    text += f" ± {accuracies.shown(name, result[f'{name}{when}_std'])}"
+  return text + accuracies.unit(name)
 
 
 def _measures(run):
   """Rows of name, before, after; of an adaptation, before is no adaptation."""
-  return [(label, _mean_std(run.result, f"{name}_before"), _mean_std(run.result, name))
-          for name, label in _MEASURES.items() if f"{name}_mean" in run.result]
+  return [(f"test {label}" if name == _score(run.result)[0] else label,
+           _mean_std(run.result, name, "_before"), _mean_std(run.result, name))
+          for name, (label, _) in accuracies.LABELS.items() if f"{name}_mean" in run.result]
+
+
+def _scatters(run):
+  """Of each target, the test examples' against what the first network tested predicts."""
+  if run.evaluation is None or "predictions" not in run.evaluation:
+    return []
+  targets = run.artifact.metadata["targets"]
+  return [scatter(f"{name}, test examples", [
+      (float(known), float(found)) for known, found in zip(
+          std * run.evaluation["targets"][:_MAX_POINTS, d] + mean,
+          std * run.evaluation["predictions"][:_MAX_POINTS, d] + mean)],
+                  x_label="target", unit="prediction of one network")
+          for d, (name, mean, std) in enumerate(zip(*(targets[field] for field in (
+              "names", "mean", "std"))))]
 
 
 def _facts(run):
@@ -143,7 +177,7 @@ def _facts(run):
           ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
           ("outer steps", f"{result['outer_steps']:,}"),
           *([("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range))]
-            if _has_pictures(run) else []),
+            if shown.has_pictures(run.artifact) else []),
           ("networks tested", result["num_eval_inits"]),
           ("selection", result["selection"]), ("seed", result["seed"]),
           ("device", result["device"]),
@@ -162,68 +196,12 @@ def _changed(config, usual):
           if value != usual.get(name)]
 
 
-# Images
-
-
-def _num_images(run):
-  return int(run.artifact.distilled.labels.shape[0] * run.artifact.distilled.labels.shape[1])
-
-
-def _has_pictures(run):
-  return "mean" in run.artifact.metadata and run.artifact.distilled.inputs.shape[-1] in (1, 3)
-
-
-def _distilled_steps(run, names):
-  """Of each distill step: its step sizes by epoch, and its images with their labels."""
-  if not _has_pictures(run):
-    return []
-  pixels = np.round(255 * run.artifact.pictures()).astype(np.uint8)
-  labels = np.asarray(run.artifact.distilled.labels)
-  steps, shown = [], 0
-  for s, (batch, batch_labels) in enumerate(zip(pixels, labels)):
-    batch = batch[:max(0, _MAX_IMAGES - shown)]
-    shown += len(batch)
-    if len(batch):
-      steps.append({
-          "sizes": [f"{size:.3g}" for size in np.asarray(run.artifact.distilled.step_sizes)[:, s]],
-          "images": [(_png(image), *_label(label, names))
-                     for image, label in zip(batch, batch_labels)]})
-  return steps
-
-
-def _label(label, names):
-  """Its class, and all of a soft label in words."""
-  if label.ndim == 0:
-    return figures.class_name(label, names), f"class {figures.class_name(label, names)}"
-  order = np.argsort(-label)[:3]
-  return figures.class_name(order[0], names), "soft label, largest: " + ", ".join(
-      f"{figures.class_name(k, names)} ({label[k]:.2f})" for k in order)
-
-
-def _evolution(run):
-  """Rows of outer step and one picture of a few images."""
-  if not run.snapshots or not _has_pictures(run):
-    return []
-  return [(step, _png(pictures.image_grid(
-      found["pixels"].reshape(1, -1, *found["pixels"].shape[2:])[:, :_MAX_EVOLVING] / 255.)))
-          for step, found in run.snapshots.items()]
-
-
-def _png(pixels):
-  """A data URI; pixels `[H, W, C]` as uint8, or floats in 0..1."""
-  if pixels.dtype != np.uint8:
-    pixels = np.round(255 * pixels).astype(np.uint8)
-  buffer = io.BytesIO()
-  Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-      buffer, "png", optimize=True)
-  return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _confusion(run, names):
   """`[(class, [share, ...]), ...]`: of each true class by predicted class, in %, mean over the
   networks tested.
   """
-  if run.evaluation is None or run.evaluation["after_confusion"].shape[-1] > _MAX_CLASSES:
+  if (run.evaluation is None or "after_confusion" not in run.evaluation
+      or run.evaluation["after_confusion"].shape[-1] > _MAX_CLASSES):
     return None
   counts = run.evaluation["after_confusion"].sum(0)
   shares = (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
@@ -240,7 +218,7 @@ def _comparison(runs):
       "names": names,
       "rows": [(label, [_mean_std(run.result, name) if f"{name}_mean" in run.result else ""
                         for run in runs])
-               for name, label in _MEASURES.items()
+               for name, (label, _) in accuracies.LABELS.items()
                if any(f"{name}_mean" in run.result for run in runs)]
               + [(label, [dict(_facts(run))[label] for run in runs])
                  for label in ("images", "inner steps", "outer steps", "networks tested",
@@ -248,19 +226,21 @@ def _comparison(runs):
       "differing": [(field, [config.get(field) for config in configs]) for field in fields
                     if len({json.dumps(config.get(field)) for config in configs}) > 1],
       "charts": [
-          line_chart("Outer loss", "on real training images", {
+          line_chart("Outer loss", "on real training examples", {
               name: [(line["step"], line["loss"]) for line in run.metrics]
               for name, run in zip(names, runs)}),
-          line_chart("Accuracy while distilling", "% of validation images", {
-              name: [(line["step"], 100 * line["validation_accuracy"]) for line in run.metrics
-                     if "validation_accuracy" in line] for name, run in zip(names, runs)})]}
+          line_chart(" and ".join(dict.fromkeys(_upper(_score(run.result)[1]) for run in runs))
+                     + " while distilling", "on validation examples",
+                     {name: _validated(run) for name, run in zip(names, runs)})]}
 
 
 def _check_result(path, result):
   if not isinstance(result, dict):
     raise ValueError(f"{path} must be that of a run; got {type(result).__name__}")
   missing = [] if isinstance(result.get("config"), dict) else ["config"]
-  missing += [name for name in _NUMBERS if not isinstance(result.get(name), (int, float))]
+  scores = [name for name in accuracies.LABELS if f"{name}_mean" in result] or ["accuracy"]
+  missing += [name for name in (*(f"{scores[0]}_{moment}" for moment in _MOMENTS), *_NUMBERS)
+              if not isinstance(result.get(name), (int, float))]
   if not isinstance(result.get("peak_memory_bytes"), (int, float, type(None))):
     missing.append("peak_memory_bytes")
   missing += [name for name in _TEXTS if not isinstance(result.get(name), str)]

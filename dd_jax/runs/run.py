@@ -11,6 +11,7 @@ import numpy as np
 
 import dd_jax
 from dd_jax import parametrization
+from dd_jax.evaluation import Plan, draw_networks, train_networks
 from dd_jax.files import artifacts
 from dd_jax.inner_loop import Unroll
 from dd_jax.optimizers import INNER_OPTIMIZERS
@@ -26,9 +27,10 @@ from dd_jax.runs import snapshots
 from dd_jax.runs import storage
 from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
+from dd_jax.runs.data import prepared
 from dd_jax.runs.loop import Run, run_outer_loop
 from dd_jax.runs.problem import Problem, name_of
-from dd_jax.runs.programs import make_programs
+from dd_jax.runs.programs import make_keys, make_programs
 from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import SELECTIONS, Settings
 
@@ -121,8 +123,8 @@ def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
   (selected,) = (line for line in metrics if line["step"] == state.step)
   return {
       **accuracies.summarize(evaluated, run.problem.figures),
-      "num_eval_inits": len(evaluated.after.accuracy),
-      "validation_accuracy": selected["validation_accuracy"],
+      "num_eval_inits": len(evaluated.after.loss),
+      **{name: value for name, value in selected.items() if name.startswith("validation_")},
       "num_distilled_images": int(np.prod(jax.tree.leaves(inputs)[0].shape[:2])),
       "learned_bytes": parametrization.num_bytes(state.trainable),
       "outer_steps": metrics[-1]["step"],
@@ -149,8 +151,29 @@ def _artifact(run, state, result):
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
                                          "outer_steps")}}
   params = layouts.to_host(problem.inits.test.state) if problem.keeps_network else None
+  distilled = run.programs.decode(state.trainable)
+  if problem.data.readable is not None:
+    metadata["readable"] = problem.data.readable(jax.tree.map(np.asarray, distilled.inputs))
   whitening = None if problem.data.pixels is None else problem.data.pixels.whitening
-  return artifacts.Artifact(run.programs.decode(state.trainable), params, metadata, whitening)
+  return artifacts.Artifact(distilled, params, metadata, whitening)
+
+
+def _predicted(run, distilled):
+  """Of targets: what the first network that was tested predicts, and the test targets `[n, D]`."""
+  problem = run.problem
+  if problem.data.targets is None:
+    return {}
+  inputs, targets = prepared(problem.data, problem.data.test)
+  key, init = make_keys(run.seed)["test"], problem.inits.test
+
+  @jax.jit
+  def predict(distilled, init_state, inputs):
+    given = init._replace(state=init_state)
+    networks = jax.tree.map(lambda x: x[:1], draw_networks(key, given, problem.num_test_inits))
+    _, trained = train_networks(key, distilled, given, problem.train, networks, plan=Plan(1))
+    return problem.apply(jax.tree.map(lambda leaf: leaf[0], trained), inputs)
+
+  return {"predictions": np.asarray(predict(distilled, init.state, inputs)), "targets": targets}
 
 
 def _inner_optimizer(train):
@@ -167,16 +190,18 @@ def _write(run, artifact, evaluated, metrics, result):
   workdir, distilled = run.workdir, artifact.distilled
   artifacts.save(workdir / "distilled.npz", distilled, init_params=artifact.init_params,
                  whitening=artifact.whitening, metadata=artifact.metadata)
-  accuracy = f"{100 * result['accuracy_mean']:.1f}"
+  name = run.problem.figures.headline
+  score = accuracies.shown(name, result[f"{name}_mean"])
   if result["num_eval_inits"] > 1:
-    accuracy += f" ± {100 * result['accuracy_std']:.1f}"
+    score += f" ± {accuracies.shown(name, result[f'{name}_std'])}"
   if run.problem.data.pixels is not None and distilled.inputs.shape[-1] in (1, 3):
     figures.distilled_images(
         workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
-        f"{report.title(artifact.metadata)}: test accuracy {accuracy} % after "
+        f"{report.title(artifact.metadata)}: test {accuracies.LABELS[name][0]} {score}"
+        f"{accuracies.unit(name)} after "
         f"{distilled.step_sizes.size} steps of gradient descent", artifact.class_names)
-  figures.curves(workdir / "curves.png", metrics, result["accuracy_mean"])
-  snapshots.save_evaluation(workdir, evaluated)
+  figures.curves(workdir / "curves.png", metrics, name, result[f"{name}_mean"])
+  snapshots.save_evaluation(workdir, evaluated, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
   workdirs.write_json(workdir / "result.json", result)

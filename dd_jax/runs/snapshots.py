@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from dd_jax.evaluation import EvalResult, Metrics
+from dd_jax.evaluation import EvalResult
 from dd_jax.datasets import npz
 from dd_jax.runs.data import Pixels
 from dd_jax.types import DistilledData
@@ -46,9 +46,9 @@ def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
   return {step: _load(paths[step], ("pixels", "step_sizes")) for step in sorted(paths)}
 
 
-def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult) -> None:
-  """Writes evaluation.npz: loss and accuracy `[N]`, confusion `[N, K, K]`, before and after."""
-  _save(workdir / "evaluation.npz", **{
+def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult, **more: np.ndarray) -> None:
+  """Writes evaluation.npz: the metrics of every network before and after, and these arrays."""
+  _save(workdir / "evaluation.npz", **more, **{
       f"{when}_{name}": np.asarray(values) for when in evaluated._fields
       for name, values in getattr(evaluated, when)._asdict().items()})
 
@@ -56,9 +56,7 @@ def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult) -> None:
 def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
   """What `save_evaluation` wrote, None where a run has none; ValueError for a damaged file."""
   path = workdir / "evaluation.npz"
-  names = [f"{when}_{name}" for when in EvalResult._fields
-           for name in Metrics._fields]
-  return _load(path, names) if path.exists() else None
+  return _load(path, ("before_loss", "after_loss")) if path.exists() else None
 
 
 def _save(path, **arrays):

@@ -23,7 +23,14 @@ def get_config() -> ConfigDict:
   data.image_shape = config_dict.placeholder(tuple)  # None: its own; larger: a border, grey to RGB.
   # Of pictures in files, which become of that shape as they are read: border, or stretch, or crop.
   data.resize = "border"
-  data.label = "label"  # Of tables in files: the column of labels.
+  data.label = "label"  # Of tables and texts in files: the column of labels.
+  data.kind = "images"  # Or texts, with a column of text; or table, of numbers and categories.
+  data.predict = "class"  # Of a table: class; or number, of one or more columns of data.label.
+  data.text = "text"  # The column of texts.
+  data.length = 16  # Words of a text, which is cut or padded.
+  data.vectors = "trained"  # Of words, with a network; or random; or a file of them, as GloVe's.
+  data.dim = 50  # Numbers of a word, where no file says.
+  data.min_count = 2  # Times that a word must be in the training texts to be known.
   data.test_fraction = 1 / 6  # Of every class, where files of one's own have no test split.
   # Where they lie: device; host, main memory; or stream: read from their files as the run goes.
   data.storage = "device"
@@ -51,7 +58,7 @@ def get_config() -> ConfigDict:
   init.source = ""  # What the pool was trained on; empty: data.name.
 
   config.objective = objective = ConfigDict()
-  objective.name = "classification"  # Or poisoning: attack_class is to be read as target_class.
+  objective.name = "classification"  # Of targets the squared error. Or poisoning: attack_class is to be read as target_class.
   objective.attack_class = 0
   objective.target_class = 1
 
@@ -61,7 +68,12 @@ def get_config() -> ConfigDict:
   distill.images_per_class = 1  # In every step: B = K * images_per_class.
   # Images of a step where they are fewer than the classes; with soft labels. None: as above.
   distill.few_images = config_dict.placeholder(int)
-  distill.images = "pixels"  # Or bases, which all images share; upsampled, of a lower resolution.
+  # Or bases, which all images share; upsampled, of a lower resolution; or perturbed, real ones that
+  # change by at most epsilon, in pixels of 0..1.
+  distill.images = "pixels"
+  distill.epsilon = 8 / 255
+  distill.norm = "linf"  # Of the change: linf, or l2.
+  distill.real_per_class = 0  # Real images beside the learned ones, in every step.
   distill.num_bases = 32  # Of bases.
   distill.upsampling = 2  # Of upsampled: how many times lower.
   # Or real: pixels start as real images; or the path of a distilled.npz, whose images, labels and

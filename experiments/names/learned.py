@@ -4,13 +4,14 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from dd_jax import baselines
 from dd_jax import optimizers
 from dd_jax import parametrization
+from dd_jax import perturbations
 from dd_jax import runs
 from dd_jax import step_sizes
 from dd_jax.files import artifacts
@@ -29,15 +30,14 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
     ValueError: a field that does not fit, or more bytes than `distill.max_bytes`.
   """
   distill, num_classes = config.distill, data.num_classes
-  hard = hard_labels(distill, num_classes)
-  images_shape = (*hard.shape[:2], *runs.input_shapes(data))
-  start = _make_start(config, data, hard, images_shape)
+  hard = hard_labels(distill, data)
+  start = _make_start(config, data, hard)
   learned = parametrization.join(
-      _make_inputs(distill, images_shape, start.images),
+      _make_inputs(config, data, hard, start.images),
       parts.choose({
           "hard": lambda: parametrization.fixed_labels(start.labels),
           "soft": lambda: parametrization.soft_labels(
-              start.labels if start.labels.ndim == 3 else
+              start.labels if start.labels.ndim == 3 or data.targets is not None else
               jax.nn.one_hot(start.labels, num_classes)),
           "tied": lambda: parametrization.tied_labels(hard, num_classes),
       }, distill.labels, "distill.labels")(),
@@ -53,21 +53,55 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
   return learned
 
 
-def _make_inputs(distill, shape, start):
+def _make_inputs(config, data, hard, start):
   """What is learned of the inputs; one's own function makes a Part of their shape [S, B, ...]."""
+  distill, shapes = config.distill, runs.input_shapes(data)
+  num_steps, batch = hard.shape[:2]
+  if distill.images == "pixels" and not distill.real_per_class:
+    return parametrization.inputs(shapes, num_steps, batch, start=start, given=data.given)
+  if isinstance(shapes, dict):
+    raise ValueError("distill.images must be 'pixels', and distill.real_per_class 0, for inputs "
+                     f"{[*shapes]}; got {distill.images!r} and {distill.real_per_class}")
+  real, num_learned = None, batch - distill.real_per_class * data.num_classes
+  if distill.real_per_class or distill.images == "perturbed":
+    real = _real(config, data, hard)
+  shape = (num_steps, num_learned, *shapes)
   if parts.is_own(distill.images):
-    return parts.make_own(distill.images, "distill.images", Part, shape=shape)
-  return parts.choose({
-      "pixels": lambda: parametrization.pixels(shape, start),
-      "bases": lambda: parametrization.bases(shape, distill.num_bases),
-      "upsampled": lambda: parametrization.upsampled(shape, distill.upsampling),
-  }, distill.images, "distill.images")()
+    part = parts.make_own(distill.images, "distill.images", Part, shape=shape)
+  else:
+    part = parts.choose({
+        "pixels": lambda: parametrization.pixels(
+            shape, None if start is None else start[:, :num_learned]),
+        "bases": lambda: parametrization.bases(shape, distill.num_bases),
+        "upsampled": lambda: parametrization.upsampled(shape, distill.upsampling),
+        "perturbed": lambda: _perturbed(distill, data, real[:, :num_learned]),
+    }, distill.images, "distill.images")()
+  return perturbations.beside(part, real[:, num_learned:]) if distill.real_per_class else part
 
 
-def hard_labels(distill: ConfigDict, num_classes: int) -> jax.Array:
-  """Classes `[S, B]`; soft labels `[S, B, K]` where a step has fewer images than classes."""
+def _perturbed(distill, data, real):
+  """Real images within epsilon, in pixels, and within the range of the dataset's."""
+  pixels = data.pixels
+  if pixels is None or pixels.whitening is not None:
+    raise ValueError("distill.images must be 'pixels' for data that are no images, or whitened; "
+                     "got 'perturbed'")
+  low, high = ((end - pixels.mean) / pixels.std for end in pixels.range)
+  return perturbations.perturbed(real, distill.epsilon, norm=distill.norm,
+                                 scale=np.float32(pixels.std), low=np.float32(low),
+                                 high=np.float32(high))
+
+
+def hard_labels(distill: ConfigDict, data: runs.Data) -> jax.Array:
+  """Classes `[S, B]`, those of real images last; soft labels `[S, B, K]` where a step has fewer
+  images than classes; or targets `[S, B, D]`.
+  """
+  num_classes = data.num_classes
   if distill.few_images is None:
-    return parametrization.class_labels(distill.num_steps, num_classes, distill.images_per_class)
+    learned = runs.start_labels(data, distill.num_steps, distill.images_per_class)
+    if not distill.real_per_class:
+      return learned
+    return jnp.concatenate([learned, runs.start_labels(data, distill.num_steps,
+                                                       distill.real_per_class)], 1)
   if distill.labels != "soft":
     raise ValueError("distill.labels must be 'soft' for distill.few_images="
                      f"{distill.few_images}; got {distill.labels!r}")
@@ -81,29 +115,43 @@ class _Start(NamedTuple):
   step_sizes: float | np.ndarray
 
 
-def _make_start(config, data, hard, images_shape):
+def _real(config, data, hard):
+  """Real examples of the classes `[S, B]`, each of them once; of targets, of any.
+
+  Raises:
+    ValueError: labels that are none of classes.
+  """
+  if hard.ndim == 3 and data.targets is None:
+    raise ValueError("distill.start must be 'noise' where distill.few_images is given; got 'real'")
+  wanted = np.zeros(hard.shape[:2], int) if data.targets is not None else np.asarray(hard)
+  labels = np.zeros(len(data.train[1]), int) if data.targets is not None else data.train[1]
+  rng, places = np.random.default_rng(config.seed), np.empty(wanted.shape, int)
+  for label in np.unique(wanted):
+    members = np.flatnonzero(labels == label)
+    number = int((wanted == label).sum())
+    if len(members) < number:
+      raise ValueError(f"images must hold at least {number} of every class; got {len(members)} of "
+                       f"class {label}")
+    places[wanted == label] = rng.choice(members, number, replace=False)
+  chosen, _ = runs.examples_at(data, data.train, places.reshape(-1))
+  return jax.tree.map(lambda x: np.reshape(x, (*wanted.shape, *x.shape[1:])), chosen)
+
+
+def _make_start(config, data, hard):
   """What `config.distill.start` names; `hard` are the config's own labels."""
   distill = config.distill
   if distill.start != "noise" and distill.images != "pixels":
     raise ValueError(f"distill.images must be 'pixels' for distill.start={distill.start!r}; "
                      f"got {distill.images!r}")
   if distill.start.endswith(".npz"):
-    return _start_from_file(config, data.num_classes, images_shape)
-
-  def real():
-    if hard.ndim == 3:
-      raise ValueError("distill.start must be 'noise' where distill.few_images is given; "
-                       "got 'real'")
-    places = baselines.random_places(
-        config.seed, data.train[1], num_classes=int(hard.max()) + 1,
-        num_steps=distill.num_steps, images_per_class=distill.images_per_class)
-    chosen, _ = runs.examples_at(data, data.train, places.reshape(-1))
-    return np.reshape(chosen, images_shape)
+    return _start_from_file(config, data.num_classes,
+                            (*hard.shape[:2], *runs.input_shapes(data)))
 
   if distill.start not in ("noise", "real"):
     raise ValueError("distill.start must be 'noise', 'real' or the path of a distilled.npz; "
                      f"got {distill.start!r}")
-  return _Start(real() if distill.start == "real" else None, hard, distill.step_size)
+  return _Start(_real(config, data, hard) if distill.start == "real" else None, hard,
+                distill.step_size)
 
 
 def _start_from_file(config, num_classes, images_shape):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 import importlib
 import inspect
+import os
+import pathlib
 from typing import Any
 
 from flax import linen as nn
@@ -118,6 +120,12 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
   raise ValueError(f"{field} must give a dd_jax.datasets.Dataset, dd_jax.runs.Data or the arrays "
                    "(train_images, train_labels, test_images, test_labels); "
                    f"{name!r} gives {type(found).__name__}")
+
+
+def path_below(name: str, data_dir: str) -> str:
+  """A path as it stands or, where that is nothing, below the directory of the data."""
+  below = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA", "")).expanduser() / name
+  return str(below if not pathlib.Path(name).expanduser().exists() and below.exists() else name)
 
 
 def reading(config: ConfigDict) -> datasets.Reading:

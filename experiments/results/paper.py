@@ -29,6 +29,13 @@ ROWS = {
     "voc_alexnet": ("ImageNet → PASCAL-VOC, AlexNet", "70.75"),
     "cub200_alexnet": ("ImageNet → CUB-200, AlexNet", "38.76"),
     "mnist_poisoning": ("MNIST 0 → 1, one step, random pre-trained", "71.4 ± 29.6 of class 0"),
+    "mnist_poisoning_bounded": (
+        "MNIST 0 → 1, one step, within epsilon of real images, real ones beside", "not in the paper"),
+    "trec_random_init": ("TREC questions, text convolution, random init", "not in the paper"),
+    "breast_cancer_random_init": ("breast cancer, MLP, random init", "not in the paper"),
+    "wine_random_init": ("wine, MLP, random init", "not in the paper"),
+    "diabetes_random_init": ("diabetes, a number, MLP, random init", "not in the paper"),
+    "diabetes_linear": ("diabetes, linear, random init (section 3.3)", "not in the paper"),
     "cifar10_poisoning": ("CIFAR-10 plane → car, random pre-trained", "45.9 ± 18.1 of class 0"),
 }
 NOT_RUN = {

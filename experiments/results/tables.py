@@ -21,12 +21,14 @@ import pathlib
 from absl import app
 import numpy as np
 
+from dd_jax.runs.accuracies import LABELS, shown
 from experiments.results import paper
 
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
 _BENCH_MARKS = ("<!-- bench: python -m experiments.results.tables -->\n", "<!-- end of bench -->\n")
 _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
+_BESIDE = ("all_real", "boosted_trees_all_real", "boosted_trees_random_real")
 
 
 def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
@@ -67,24 +69,29 @@ def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
 def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> str:
   """One row a config: the distilled images and every baseline of the same budget.
 
-  Of poisoning, the share of the attack class read as the target and the accuracy of the others.
+  Of poisoning, the share of the attack class read as the target and the accuracy of the others; of
+  targets R2.
   """
   rows = [("config", "images", "distilled", "random real", "optimized real", "k-means",
-           "average real", "1-NN on random real", "1-NN on k-means", "held-out networks")]
+           "average real", "networks on all real", "trees on all real", "trees on random real",
+           "1-NN on random real", "1-NN on k-means", "held-out networks")]
   for name, result in baselines.items():
     config, note = _config_and_note(name)
     figures = result["baselines"]
     measures = (("attack_success", "others_accuracy")
-                if "attack_success_mean" in figures["kmeans"] else ("accuracy",))
+                if "attack_success_mean" in figures["kmeans"] else
+                ("r2",) if "r2_mean" in figures["kmeans"] else ("accuracy",))
     cells = ["; ".join(_mean_std(figures[baseline], measure) for measure in measures)
-             for baseline in _BASELINES]
+             if baseline in figures else "" for baseline in (*_BASELINES, *_BESIDE)]
     cells += [_mean_std(figures[baseline], "nearest_neighbor")
               for baseline in ("random_real", "kmeans")]
     rows.append((_link(config, note), result["num_distilled_images"],
                  _distilled(runs, name, result["num_distilled_images"], measures), *cells,
                  result["num_eval_inits"]))
     if config in paper.BASELINES:
-      rows.append(("the paper", "", paper.ROWS[config][1], *paper.BASELINES[config], 200))
+      *sets, random_nn, kmeans_nn = paper.BASELINES[config]
+      rows.append(("the paper", "", paper.ROWS[config][1], *sets, "", "", "", random_nn, kmeans_nn,
+                   200))
   return _markdown(rows)
 
 
@@ -216,6 +223,9 @@ def _obtained(results, pools):
   if "attack_success_mean" in results[0]:
     return (f"class 0 read as 1: {_over_seeds(results, 'attack_success', before=True)}; other "
             f"classes right: {_over_seeds(results, 'others_accuracy', before=True)}")
+  if "r2_mean" in results[0]:
+    return (f"R2 {_over_seeds(results, 'r2', before=True)}; root mean squared error "
+            f"{_over_seeds(results, 'rmse', before=True)}")
   text = _over_seeds(results, "accuracy", before=True)
   config = results[0]["config"]
   pool = pools.get(paper.FULL_TARGET.get(config["data"]["name"], ""))
@@ -240,21 +250,27 @@ def _distilled(runs, name, num_images, measures):
 
 def _over_seeds(results, measure, *, before=False):
   """Mean over seeds, mean of the standard deviations over networks, and the worst seed."""
-  means = [100 * result[f"{measure}_mean"] for result in results]
-  text = f"{np.mean(means):.1f}"
+  means = [result[f"{measure}_mean"] for result in results]
+  text = _shown(measure, np.mean(means))
   if before:
-    text = f"{100 * np.mean([r[f'{measure}_before_mean'] for r in results]):.1f} → **{text}**"
+    begun = _shown(measure, np.mean([r[f"{measure}_before_mean"] for r in results]))
+    text = f"{begun} → **{text}**"
   if results[0]["num_eval_inits"] > 1:
-    text += f" ± {100 * np.mean([result[f'{measure}_std'] for result in results]):.1f}"
+    text += f" ± {_shown(measure, np.mean([result[f'{measure}_std'] for result in results]))}"
   if len(results) > 1:
-    text += f" (worst seed {min(means):.1f})"
+    worst = max(means) if measure == "rmse" else min(means)
+    text += f" (worst seed {_shown(measure, worst)})"
   return text
+
+
+def _shown(measure, value):
+  return shown(measure, value) if measure in LABELS else f"{100 * value:.1f}"
 
 
 def _mean_std(figures, measure):
   if f"{measure}_mean" not in figures:
     return ""
-  return f"{100 * figures[f'{measure}_mean']:.1f} ± {100 * figures[f'{measure}_std']:.1f}"
+  return " ± ".join(_shown(measure, figures[f"{measure}_{what}"]) for what in ("mean", "std"))
 
 
 def _markdown(rows):

@@ -1,0 +1,24 @@
+"""A linear network."""
+
+from flax import linen as nn
+
+from dd_jax.models.model import Model, check_sizes, from_flax
+
+
+def linear(*, num_classes: int, image_shape: tuple[int, ...]) -> Model:
+  """Logits or targets linear in the flattened input, without a constant (section 3.3).
+
+  Args:
+    num_classes: K; 1 or more of targets.
+    image_shape: of one input, such as (D,).
+  """
+  check_sizes(num_classes=num_classes)
+  return from_flax(_Linear(num_classes), image_shape)
+
+
+class _Linear(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.num_classes, use_bias=False)(x.reshape(x.shape[0], -1))

@@ -1,0 +1,57 @@
+"""Real examples changed within a bound, and real examples beside learned ones.
+
+What is poisonous without being seen as such (section 3.6): images that stay within epsilon of real
+ones, in batches with real ones as they are.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dd_jax.types import Array, Part
+
+NORMS = ("linf", "l2")
+
+
+def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array | float = 1.,
+              low: Array | None = None, high: Array | None = None) -> Part:
+  """Real inputs, each with a learned change of at most epsilon; they start as they are.
+
+  Args:
+    real: `[S, B, ...]`.
+    epsilon: the bound of each example's change.
+    norm: "linf" bounds every number of it, by a tanh; "l2" the root of the sum of squares.
+    scale: what inputs are multiplied with before they are measured, broadcast: the standard
+      deviation of normalised pixels, for an epsilon in pixels.
+    low, high: what inputs stay within besides, broadcast; None: anything.
+
+  Raises:
+    ValueError: an unknown norm, or an epsilon that is not positive.
+  """
+  if norm not in NORMS:
+    raise ValueError(f"norm must be one of {list(NORMS)}; got {norm!r}")
+  if not epsilon > 0:
+    raise ValueError(f"epsilon must be positive; got {epsilon}")
+  real = jnp.asarray(real)
+  scale, low, high = (None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
+                      for x in (scale, low, high))
+
+  def decode(learned):
+    if norm == "linf":
+      change = epsilon * jnp.tanh(learned / epsilon)
+    else:
+      axes = tuple(range(2, real.ndim))
+      squared = (learned ** 2).sum(axes, keepdims=True)
+      # At most epsilon; the root is taken where it has a derivative.
+      inside = squared <= epsilon ** 2
+      root = jnp.sqrt(jnp.where(inside, epsilon ** 2, squared))
+      change = learned * epsilon / root
+    return jnp.clip(real + change / scale, low, high)
+
+  return Part(lambda key: jnp.zeros_like(real), decode)
+
+
+def beside(part: Part, real: Array) -> Part:
+  """Learned inputs `[S, B, ...]` with real ones `[S, M, ...]` behind them in every step."""
+  real = jnp.asarray(real)
+  return Part(part.init, lambda learned: jax.tree.map(
+      lambda inputs: jnp.concatenate([inputs, real], 1), part.decode(learned)))

@@ -1,0 +1,109 @@
+"""Tables of numbers and categories as the data of a run, with classes or targets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dd_jax.datasets import columns as files
+from dd_jax.datasets import digests
+from dd_jax.datasets import records
+from dd_jax.datasets.columns import Columns
+from dd_jax.datasets.dataset import stratified_indices
+from dd_jax.datasets.labels import as_classes
+from dd_jax.runs.data import Data, Targets
+from dd_jax.runs.settings import check_choice
+
+PREDICTED = ("class", "number")
+
+
+def from_columns(train: Columns, test: Columns | None = None, *, label: str | Sequence[str],
+                 predict: str = "class", num_validation: int, test_fraction: float = 1 / 6,
+                 seed: int = 0, name: str = "columns") -> Data:
+  """The data of a table; its rows become numbers by the rules of `datasets.records`.
+
+  Args:
+    train: columns by name, `[n]` numbers or texts, None where a value is missing.
+    test: of the same names. None: a part of every class, or of all rows, is set aside.
+    label: the column of classes, or one or more of numbers.
+    predict: "class" or "number"; numbers are standardised too.
+    num_validation: training rows set aside.
+    test_fraction: of the rows, where there is no test split.
+    seed: of the split into training and validation rows.
+    name: of the data, for the metadata.
+
+  Raises:
+    ValueError: a column that is not there, a target that is not finite, a category never seen, or
+      too few rows to set aside.
+  """
+  check_choice("predict", predict, PREDICTED)
+  labels = [label] if isinstance(label, str) else list(label)
+  splits = [train, *([] if test is None else [test])]
+  known = [_labels(split, labels, predict) for split in splits]
+  if predict == "class":
+    *classes, names = as_classes(known[0], known[-1])
+    known = classes[:len(splits)]
+  numbers = [np.arange(len(of)) for of in known]
+  if test is None:
+    number, least = len(known[0]), 1 if predict == "number" else len(np.unique(known[0]))
+    size = int(np.clip(round(test_fraction * number), least, max(least, number - least)))
+    chosen = _aside(known[0], size, predict, 0)
+    splits, known = [train, train], [known[0], known[0]]
+    numbers = [np.setdiff1d(numbers[0], chosen), chosen]
+  chosen = numbers[0][_aside(known[0][numbers[0]], num_validation, predict, seed)]
+  places = [np.setdiff1d(numbers[0], chosen), chosen, numbers[1]]
+  splits, known = [splits[0], *splits], [known[0], *known]
+  parts = [{column: [values[i] for i in where] for column, values in split.items()
+            if column not in labels} for split, where in zip(splits, places)]
+  known = [of[where] for of, where in zip(known, places)]
+  fields = records.fit(parts[0])
+  rows = [records.encode(fields, part) for part in parts]
+  targets = None
+  if predict == "number":
+    mean, std = known[0].mean(0), known[0].std(0)
+    if not (std > 0).all():
+      raise ValueError(f"targets must differ; column {labels[int(np.argmin(std))]!r} is constant")
+    targets = Targets(tuple(labels), mean, std)
+    known = [((of - mean) / std).astype(np.float32) for of in known]
+  return Data(
+      *zip(rows, known), num_classes=len(labels) if targets else int(known[0].max()) + 1, name=name,
+      digest={f"{split}_{what}": digests.of_array(array) for what, arrays in (
+          ("inputs", rows), ("labels", known))
+              for split, array in zip(("train", "validation", "test"), arrays)},
+      class_names=() if targets else names, targets=targets,
+      readable=lambda inputs: {"what": "in the table's own units", "columns": [
+          field.name for field in fields], "rows": records.decode(fields, inputs)})
+
+
+def from_files(path: str, *, label: str, **options) -> Data:
+  """The data of a file or folder of `datasets.columns`; arguments and errors of `from_columns`."""
+  train, test = files.read_splits(path)
+  return from_columns(train, test, label=label.split(","), **options)
+
+
+def _labels(split, labels, predict):
+  """Labels `[n]` as they are, or numbers `[n, D]`."""
+  for label in labels:
+    if label not in split:
+      raise ValueError(f"label must name a column of {list(split)}; got {label!r}")
+  if predict == "number":
+    return np.stack([records.numbers(label, split[label]) for label in labels], 1)
+  if len(labels) > 1:
+    raise ValueError(f"label must be one column where classes are predicted; got {labels}")
+  missing = [row for row, value in enumerate(split[labels[0]], start=1) if value is None]
+  if missing:
+    raise ValueError(f"label must have a value in every row; column {labels[0]!r} has none in row "
+                     f"{missing[0]}")
+  values = split[labels[0]]
+  if all(str(value).lstrip("+-").isdecimal() for value in values):
+    return np.array([int(value) for value in values])
+  return np.array([str(value) for value in values])
+
+
+def _aside(labels, number, predict, seed):
+  """Indices of rows to set aside, of every class its share."""
+  if not 1 <= number < len(labels):
+    raise ValueError(f"num_validation must lie in 1..{len(labels) - 1}; got {number}")
+  if predict == "number":
+    return np.sort(np.random.default_rng(seed).permutation(len(labels))[:number])
+  classes, _, _ = as_classes(labels, labels)
+  return stratified_indices(classes, number, num_classes=int(classes.max()) + 1, seed=seed)

@@ -1,0 +1,119 @@
+"""Files of columns, and their rows as numbers and back."""
+
+import gzip
+import re
+
+import numpy as np
+import pytest
+
+from dd_jax.datasets import columns
+from dd_jax.datasets import records
+
+_CSV = "age,colour,label\n1,red,a\n3,,b\n,blue,a\n"
+
+
+def test_every_format_gives_the_same_columns(tmp_path):
+  expected = {"age": ["1", "3", None], "colour": ["red", None, "blue"], "label": ["a", "b", "a"]}
+  (tmp_path / "a.csv").write_text(_CSV)
+  (tmp_path / "a.tsv").write_text(_CSV.replace(",", "\t"))
+  (tmp_path / "a.csv.gz").write_bytes(gzip.compress(_CSV.encode()))
+  for name in ("a.csv", "a.tsv", "a.csv.gz"):
+    assert columns.read_splits(tmp_path / name) == (expected, None)
+  (tmp_path / "b.tsv").write_text('text\nsays "yes, and\n')
+  assert columns.read(tmp_path / "b.tsv") == {"text": ['says "yes, and']}
+
+
+def test_parquet_keeps_its_types(tmp_path):
+  parquet = pytest.importorskip("pyarrow.parquet")
+  import pyarrow
+  parquet.write_table(pyarrow.table({"age": [1., None, float("nan")], "name": ["x", "y", None]}),
+                      tmp_path / "a.parquet")
+  assert columns.read(tmp_path / "a.parquet") == {
+      "age": [1., None, None], "name": ["x", "y", None]}
+
+
+def test_a_folder_has_both_splits(tmp_path):
+  for split in ("train", "test"):
+    (tmp_path / f"{split}.tsv").write_text(f"text\tlabel\nof {split}\t1\n")
+  train, test = columns.read_splits(tmp_path)
+  assert (train["text"], test["text"]) == (["of train"], ["of test"])
+  (tmp_path / "test.tsv").write_text("other\n1\n")
+  with pytest.raises(ValueError, match=r"expected the columns of .*, \['text', 'label'\]"):
+    columns.read_splits(tmp_path)
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.csv", b"a,b\n1\n", "expected 2 fields in line 2, as in the header; found 1"),
+    ("a.csv", b"a,a\n1,2\n", "a name of its own for every column"),
+    ("a.csv", b"a,b\n", "expected lines behind the header; found none"),
+    ("a.csv", b"", "expected lines behind the header; found none"),
+    ("a.csv", b"a\n\xff\n", "expected text in UTF-8"),
+    ("a.csv.gz", b"a\n1\n", "expected text in UTF-8 with columns; found Not a gzipped file"),
+    ("a.txt", b"a\n1\n", "expected a file that ends in")])
+def test_a_file_that_is_none_is_one_line(tmp_path, name, content, message):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=message) as error:
+    columns.read_splits(tmp_path / name)
+  assert "\n" not in str(error.value)
+  with pytest.raises(FileNotFoundError):
+    columns.read_splits(tmp_path / "none.csv")
+
+
+def test_a_column_that_is_asked_for_has_all_its_values(tmp_path):
+  (tmp_path / "a.csv").write_text(_CSV)
+  found = columns.read(tmp_path / "a.csv")
+  assert columns.column("a.csv", found, "label", "data.label") == ["a", "b", "a"]
+  with pytest.raises(ValueError, match="data.text must name a column of a.csv"):
+    columns.column("a.csv", found, "text", "data.text")
+  with pytest.raises(ValueError, match=r"expected a value of 'age' \(data.label\) in row 3"):
+    columns.column("a.csv", found, "age", "data.label")
+
+
+_TRAIN = {"age": ["1", "3", None, "5"], "colour": ["red", "blue", "red", None],
+          "size": [1., 2., 3., 2.]}
+
+
+def test_rows_follow_the_rules():
+  fields = records.fit(_TRAIN)
+  rows = records.encode(fields, _TRAIN)
+  assert rows.dtype == np.float32 and rows.shape == (4, 2 + 3 + 1)
+  std = np.std([1, 3, 5])
+  np.testing.assert_allclose(rows[:, 0], np.array([-2, 0, 0, 2]) / std, rtol=1e-6)
+  np.testing.assert_array_equal(rows[:, 1], [0, 0, 1, 0])  # Says where the age is missing.
+  np.testing.assert_array_equal(rows[:, 2:5], [[0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+  np.testing.assert_allclose(rows[:, 5].std(), 1, rtol=1e-6)
+  # Another split, by the training split's numbers.
+  other = records.encode(fields, {"size": [2.], "colour": ["blue"], "age": [7]})
+  np.testing.assert_allclose(other, [[4 / std, 0, 1, 0, 0, 0]], rtol=1e-6)
+
+
+def test_rows_come_back_to_be_read():
+  fields = records.fit(_TRAIN)
+  rows = records.encode(fields, _TRAIN)
+  assert records.decode(fields, rows[None]) == [[
+      ["1", "red", "1"], ["3", "blue", "2"], ["(missing)", "red", "3"],
+      ["5", "(missing)", "2"]]]
+
+
+def test_a_constant_column_is_zeros():
+  fields = records.fit({"a": [3., 3.]})
+  np.testing.assert_array_equal(records.encode(fields, {"a": [3., 4.]}), [[0], [1]])
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"age": [1], "colour": ["green"], "size": [1.]},
+     "column 'colour' must hold categories of the training split, ['(missing)'"),
+    ({"age": ["old"], "colour": ["red"], "size": [1.]},
+     "column 'age' must hold numbers, as in the training split; got 'old'"),
+    ({"age": [1], "colour": ["red"]}, "columns must hold 'size', as the training split")])
+def test_what_was_never_seen_is_named(columns, message):
+  message = message.replace("['(missing)'", "['blue', 'red', '(missing)']; got 'green' in row 1")
+  with pytest.raises(ValueError, match=re.escape(message)):
+    records.encode(records.fit(_TRAIN), columns)
+
+
+def test_targets_are_finite_numbers():
+  np.testing.assert_array_equal(records.numbers("y", ["1", 2., "-3e1"]), [1, 2, -30])
+  for wrong in ("inf", None, "x", float("nan")):
+    with pytest.raises(ValueError, match=r"targets must be finite numbers; column 'y' has .* row 2"):
+      records.numbers("y", ["1", wrong])

@@ -1,0 +1,91 @@
+"""Texts as tokens, masks and vectors of words, and back."""
+
+import numpy as np
+import pytest
+
+from dd_jax.datasets import texts
+
+_TEXTS = ["What is the House?", "the house, the garden", "Where is it ?"]
+
+
+def test_words_and_signs_in_lower_case():
+  assert texts.tokenize("What's U.S.A., twice?") == [
+      "what", "'", "s", "u", ".", "s", ".", "a", ".", ",", "twice", "?"]
+
+
+def test_a_vocabulary_is_sorted_by_frequency():
+  words = texts.vocabulary(_TEXTS, min_count=2)
+  assert words == ("<padding>", "<unknown>", "the", "?", "house", "is")
+  assert len(texts.vocabulary(_TEXTS)) == 2 + 9
+
+
+def test_sentences_are_cut_and_padded():
+  words = texts.vocabulary(_TEXTS, min_count=2)
+  tokens, mask = texts.encode(_TEXTS, words, 4)
+  np.testing.assert_array_equal(tokens, [[1, 5, 2, 4], [2, 4, 1, 2], [1, 5, 1, 3]])
+  np.testing.assert_array_equal(mask, np.ones((3, 4)))
+  tokens, mask = texts.encode(["the house"], words, 4)
+  np.testing.assert_array_equal(tokens, [[2, 4, 0, 0]])
+  np.testing.assert_array_equal(mask, [[1, 1, 0, 0]])
+  assert tokens.dtype == np.int32 and mask.dtype == np.float32
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda tokens, mask: (tokens + 5, mask), r"tokens must lie in 0\.\.5 .*; got 5\.\.10"),
+    (lambda tokens, mask: (tokens - 1, mask), r"tokens must lie in 0\.\.5 .*; got -1\.\."),
+    (lambda tokens, mask: (tokens, mask[:, :3]), "mask numbers of that shape; got int32"),
+    (lambda tokens, mask: (tokens.astype(float), mask), "tokens must be integers"),
+    (lambda tokens, mask: (tokens, mask[:, ::-1]), r"row 1 has tokens \[2, 4, 0, 0\] and mask"),
+    (lambda tokens, mask: (tokens, 0 * mask), "at least one; row 1 has tokens"),
+    (lambda tokens, mask: (tokens, .5 * mask), "row 1 has tokens"),
+    (lambda tokens, mask: (tokens, np.ones_like(mask)), "row 1 has tokens")])
+def test_masks_that_do_not_match_are_named_in_a_line(change, message):
+  sentences = texts.encode(["the house", "is the house ?"],
+                           texts.vocabulary(_TEXTS, min_count=2), 4)
+  texts.check(sentences, 6)
+  with pytest.raises(ValueError, match=message) as error:
+    texts.check(texts.Sentences(*change(*sentences)), 6)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: texts.encode(["a", "  "], ("", ""), 4), "texts must hold a token each; got '  ' in"),
+    (lambda: texts.encode(["a"], ("", ""), 0), "length must be at least 1; got 0"),
+    (lambda: texts.vocabulary(["a"], min_count=0), "min_count must be at least 1; got 0"),
+    (lambda: texts.random_vectors(3, 0, 0), "dim must be at least 1; got 0")])
+def test_what_does_not_fit_is_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
+
+
+def test_vectors_come_from_a_file_of_words(tmp_path):
+  path = tmp_path / "vectors.txt"
+  path.write_text("3 2\nthe 1 -1\nother 7 7\nhouse 3 1\n")
+  words = texts.vocabulary(_TEXTS, min_count=2)
+  table = texts.read_vectors(path, words, seed=0)
+  scale = np.std([[1, -1], [3, 1]])
+  np.testing.assert_allclose(table[words.index("the")], np.array([1, -1]) / scale, rtol=1e-6)
+  np.testing.assert_allclose(table[words.index("house")], np.array([3, 1]) / scale, rtol=1e-6)
+  np.testing.assert_array_equal(table[texts.PADDING], [0, 0])
+  np.testing.assert_array_equal(table[words.index("is")],
+                                texts.random_vectors(len(words), 2, 0)[words.index("is")])
+
+
+@pytest.mark.parametrize("content, message", [
+    ("the 1 2\nhouse 1\n", "expected a word and 2 numbers in line 2; found 'house 1"),
+    ("the 1 x\n", "expected numbers behind the word in line 1"),
+    ("none 1 2\n", "expected vectors of words of the texts; found none of 6 words")])
+def test_a_file_of_something_else_is_named(tmp_path, content, message):
+  path = tmp_path / "vectors.txt"
+  path.write_text(content)
+  with pytest.raises(ValueError, match=message):
+    texts.read_vectors(path, texts.vocabulary(_TEXTS, min_count=2), seed=0)
+
+
+def test_the_nearest_words_of_words_are_these():
+  words = texts.vocabulary(_TEXTS, min_count=2)
+  table = texts.random_vectors(len(words), 20, 0)
+  tokens, mask = texts.encode(["the house ?", "is"], words, 3)
+  noise = .1 * np.random.default_rng(1).standard_normal((1, 2, 3, 20))
+  assert texts.nearest_words(table[tokens][None] + noise, mask[None], table, words) == [
+      ["the house ?", "is"]]
