@@ -18,7 +18,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGE = pathlib.Path(dd_jax.__file__).parent
 _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
-_ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "models",
+_ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "perturbations", "models",
           "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
           "checkpointing", "inner_loop", "metasmoothness", "truncation", "implicit_gradients",
           "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",

@@ -133,7 +133,7 @@ def test_evaluate_on_is_train_on_of_every_network():
     ({"inner_algorithm": "matching"}, {},
      r"inner_algorithm of the metadata must be one of \['unroll', .*; got 'matching'"),
     ({"inner_algorithm": "ridge"}, {}, "metadata must hold 'num_features'"),
-    ({"inner_loss": "hinge"}, {}, "inner_loss .* 'classification' to train .*; got 'hinge'"),
+    ({"inner_loss": "hinge"}, {}, "inner_loss .* 'regression'. to train .*; got 'hinge'"),
     ({"inner_optimizer": "lion"}, {}, "inner_optimizer .*; got 'lion'"),
     ({"inner_optimizer": "adam"}, {}, "must hold hyper/b1 of .* adam"),
     ({"precision": "half"}, {}, "precision .*; got 'half'"),
@@ -141,7 +141,7 @@ def test_evaluate_on_is_train_on_of_every_network():
      r"params must be weights of mlp with Dense_0/bias \(5,\); in params it is absent"),
     ({"model": "perceptron"}, {}, "model .*; got 'perceptron'"),
     ({"model": "lenet", "model_options": {}}, {},
-     r"model_options .* lenet for images \(4, 4, 1\); got {} \(image_shape of lenet must be"),
+     r"model_options .* lenet for inputs \(4, 4, 1\); got {} \(image_shape of lenet must be"),
     ({"model_options": {"heads": 2}}, {}, "got {'heads': 2} .*unexpected"),
     ({"model_options": None}, {}, "model_options .*got None"),
 ])
@@ -242,7 +242,7 @@ def test_weights_and_inputs_of_any_tree():
   params = [(jax.random.normal(keys[2], (4, 3)), jnp.ones(3)), ()]
   expected, _ = dd_jax.unroll(losses.classification(apply))(None, params, artifact.distilled)
   _assert_close(dd_jax.train_on(artifact, params, apply), expected)
-  with pytest.raises(ValueError, match=r"inputs must be images .*/a': 'float32 \[2, 3, 4\]'"):
+  with pytest.raises(ValueError, match=r"must be those of mlp for inputs {'a': \(4,\), 'b'"):
     dd_jax.train_on(artifact, params)
 
 

@@ -175,7 +175,7 @@ def _model(artifact, num_outputs):
   try:
     inspect.signature(models.MODELS[name]).bind(**arguments, **options)
     return models.MODELS[name](**arguments, **options)
-  except (TypeError, ValueError) as error:
+  except (AttributeError, TypeError, ValueError) as error:  # Of a dict where an array is wanted.
     raise ValueError(f"model_options of the metadata must be those of {name} for inputs {shape}; "
                      f"got {options} ({error})") from error
 

@@ -15,9 +15,10 @@ from dd_jax.runs import workdirs
 
 def provenance(config: dict, seed: int) -> dict[str, Any]:
   """The fields of every result that say where it comes from."""
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   return {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__,
-          "sources": [source()], "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+          "sources": [source()], "date": now,
           "seed": seed, "config": config}
 
 

@@ -1,9 +1,11 @@
 """100 images within epsilon of real ones that make networks take 0 for 1 (section 3.6).
 
+    python -m experiments.pretrain --config=experiments/configs/mnist_lenet_pool.py \
+      --workdir=pools/mnist_lenet_pool
     python -m experiments.main --config=experiments/configs/mnist_poisoning_bounded.py --workdir=DIR
 
 10 real images a class, each changed by at most 16 of 255 grey levels, and as many left as they are
-beside them; --config.distill.epsilon sets another bound. From the pool of mnist_lenet_pool.py.
+beside them; --config.distill.epsilon sets another bound.
 """
 
 from experiments.configs import default
