@@ -6,13 +6,13 @@ field of the distilled data; those of step sizes lie in `step_sizes`, those of h
 `optimizers`. What is not learned, such as hard labels, is closed over by its part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from dd_jax import step_sizes
 from dd_jax.types import Array, DistilledData, Part
@@ -89,7 +89,7 @@ def num_bytes(trainable: Any) -> int:
 
 
 def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
-           given: dict[str, Array] | None = None) -> Part:
+           given: Mapping[str, ArrayLike] | None = None) -> Part:
   """Inputs of which every number is learned: an array, or a dict of which some are given.
 
   Args:

@@ -22,5 +22,5 @@ def of_array(array: np.ndarray | rows.Rows) -> str:
   """`"dtype [shape] hash"` of one array."""
   content = hashlib.blake2b(digest_size=16)
   for block in rows.blocks(array):
-    content.update(memoryview(np.ascontiguousarray(block)).cast("B"))
+    content.update(np.ascontiguousarray(block).data.cast("B"))
   return f"{array.dtype} {list(array.shape)} {content.hexdigest()}"

@@ -104,13 +104,14 @@ def read_vectors(path: str | pathlib.Path, words: tuple[str, ...], seed: int) ->
     FileNotFoundError: there is no file.
     ValueError: a line of another length or with something else than numbers, or no known word.
   """
-  path, wanted, found, dim = pathlib.Path(path).expanduser(), {*words}, {}, None
+  path, wanted, dim = pathlib.Path(path).expanduser(), {*words}, 0
+  found: dict[str, np.ndarray] = {}
   with path.open(encoding="utf-8", errors="replace") as file:
     for number, line in enumerate(file, start=1):
       word, *fields = line.rstrip().split(" ")
       if number == 1 and len(fields) == 1 and word.isdecimal():
         continue
-      dim = len(fields) if dim is None else dim
+      dim = dim or len(fields)
       if len(fields) != dim or not dim:
         raise ValueError(f"{path}: expected a word and {dim or 'some'} numbers in line {number}; "
                          f"found {line[:40]!r}")

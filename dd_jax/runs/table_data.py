@@ -1,6 +1,7 @@
 """Tables of numbers and categories as the data of a run, with classes or targets."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,8 +65,9 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
       raise ValueError(f"targets must differ; column {labels[int(np.argmin(std))]!r} is constant")
     targets = Targets(tuple(labels), mean, std)
     known = [((of - mean) / std).astype(np.float32) for of in known]
+  of_train, of_validation, of_test = zip(rows, known)
   return Data(
-      *zip(rows, known), num_classes=len(labels) if targets else int(known[0].max()) + 1, name=name,
+      of_train, of_validation, of_test, num_classes=len(labels) if targets else int(known[0].max()) + 1, name=name,
       digest={f"{split}_{what}": digests.of_array(array) for what, arrays in (
           ("inputs", rows), ("labels", known))
               for split, array in zip(("train", "validation", "test"), arrays)},
@@ -74,7 +76,7 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
           field.name for field in fields], "rows": records.decode(fields, inputs)})
 
 
-def from_files(path: str, *, label: str, **options) -> Data:
+def from_files(path: str, *, label: str, **options: Any) -> Data:
   """The data of a file or folder of `datasets.columns`; arguments and errors of `from_columns`."""
   train, test = files.read_splits(path)
   return from_columns(train, test, label=label.split(","), **options)

@@ -1,6 +1,7 @@
 """Texts as the data of a run: tokens on the host, vectors of words where networks take them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +45,11 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
   num_classes = int(train_labels.max()) + 1
   chosen = stratified_indices(train_labels, num_validation, num_classes=num_classes, seed=seed)
   kept = np.setdiff1d(np.arange(len(train_labels)), chosen)
-  words = texts.vocabulary([train[0][i] for i in kept], min_count=min_count)
-  splits = []
+  words = texts.vocabulary([train[0][int(i)] for i in kept], min_count=min_count)
+  splits: list[Any] = []
   for of, labels, places in ((train[0], train_labels, kept), (train[0], train_labels, chosen),
                              (test[0], test_labels, np.arange(len(test_labels)))):
-    sentences = texts.encode([of[i] for i in places], words, length)
+    sentences = texts.encode([of[int(i)] for i in places], words, length)
     texts.check(sentences, len(words))
     splits.append((sentences._asdict(), labels[places]))
   table = (texts.random_vectors(len(words), dim, seed) if vectors == "random" else
@@ -60,8 +61,9 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
     return {"what": "the nearest words", "columns": ["text"],
             "rows": [[[text] for text in batch] for batch in found]}
 
+  of_train, of_validation, of_test = splits
   return Data(
-      *splits, num_classes=num_classes, name=name, class_names=names,
+      of_train, of_validation, of_test, num_classes=num_classes, name=name, class_names=names,
       digest={**{f"{split}_{what}": digests.of_array(array) for split, (inputs, labels) in zip(
           ("train", "validation", "test"), splits) for what, array in (
               ("tokens", inputs["tokens"]), ("labels", labels))},
@@ -70,7 +72,7 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
       given={"mask": np.ones(length, np.float32)}, readable=readable)
 
 
-def from_files(path: str, *, text: str, label: str, **options) -> Data:
+def from_files(path: str, *, text: str, label: str, **options: Any) -> Data:
   """The data of a folder of `datasets.columns` with both splits; arguments of `from_texts`.
 
   Args:
@@ -81,9 +83,12 @@ def from_files(path: str, *, text: str, label: str, **options) -> Data:
   train, test = files.read_splits(path)
   if test is None:
     raise ValueError(f"{path}: expected a folder with a train and a test file; found no test file")
-  splits = [tuple(files.column(path, split, name, field) for name, field in (
-      (text, "data.text"), (label, "data.label"))) for split in (train, test)]
-  return from_texts(*splits, **options)
+
+  def of(split):
+    return (files.column(path, split, text, "data.text"),
+            files.column(path, split, label, "data.label"))
+
+  return from_texts(of(train), of(test), **options)
 
 
 def _embed(state, inputs):
