@@ -4,9 +4,9 @@
       --workdir=DIR
 
 The studies: steps (S), epochs (E), images (per class and step), shape (one step of many images
-against many steps of few, at 10 images a class), inits (N), ingredients (of later work, with
-configs/mnist_ingredients.py). With a poisoning config the table and
-the plot show its two figures. DIR/STUDY.csv and DIR/STUDY.png; the runs lie in DIR/STUDY-VALUE.
+against many steps of few, at 10 images a class), inits (N), epsilon (with
+configs/mnist_poisoning_bounded.py), ingredients (of later work, with
+configs/mnist_ingredients.py). With a poisoning config the table and the plot show its two figures. DIR/STUDY.csv and DIR/STUDY.png; the runs lie in DIR/STUDY-VALUE.
 Running the same command again continues an interrupted study.
 """
 
@@ -16,7 +16,7 @@ from experiments import launcher
 from experiments.configs import default
 
 _STUDY = flags.DEFINE_enum(
-    "study", "steps", ["steps", "epochs", "images", "shape", "inits", "ingredients"],
+    "study", "steps", ["steps", "epochs", "images", "shape", "inits", "epsilon", "ingredients"],
     "What varies.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds of every run; those of the config by default.")
 

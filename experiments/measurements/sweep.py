@@ -25,6 +25,8 @@ STUDIES = {
         for s in (1, 2, 5, 10)}),
     "inits": ("initialisations N per outer step",
               {n: {"outer.num_inits": n} for n in (1, 2, 4, 8)}),
+    "epsilon": ("change of a pixel at most, of 255",
+                {e: {"distill.epsilon": e / 255} for e in (8, 16, 32, 64)}),
     "ingredients": ("ingredient", mnist_ingredients.INGREDIENTS),
 }
 _FIGURES = {"accuracy": "accuracy", "attack_success": "attack class read as target",
