@@ -16,6 +16,8 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
               low: Array | None = None, high: Array | None = None) -> Part:
   """Real inputs, each with a learned change of at most epsilon; they start as they are.
 
+  What is learned is the change in units of epsilon, before the bound: a learning rate serves any.
+
   Args:
     real: `[S, B, ...]`.
     epsilon: the bound of each example's change.
@@ -37,14 +39,12 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
 
   def decode(learned):
     if norm == "linf":
-      change = epsilon * jnp.tanh(learned / epsilon)
+      change = epsilon * jnp.tanh(learned)
     else:
       axes = tuple(range(2, real.ndim))
       squared = (learned ** 2).sum(axes, keepdims=True)
-      # At most epsilon; the root is taken where it has a derivative.
-      inside = squared <= epsilon ** 2
-      root = jnp.sqrt(jnp.where(inside, epsilon ** 2, squared))
-      change = learned * epsilon / root
+      # At least 1; the root is taken where it has a derivative.
+      change = epsilon * learned / jnp.sqrt(jnp.where(squared <= 1, 1, squared))
     return jnp.clip(real + change / scale, low, high)
 
   return Part(lambda key: jnp.zeros_like(real), decode)

@@ -4,8 +4,8 @@
       --workdir=pools/mnist_lenet_pool
     python -m experiments.main --config=experiments/configs/mnist_poisoning_bounded.py --workdir=DIR
 
-10 real images a class, each changed by at most 16 of 255 grey levels, and as many left as they are
-beside them; --config.distill.epsilon sets another bound.
+Ten steps, three epochs, on a real image of each class that is changed by at most 16 of 255 grey
+levels, beside another one as it is; --config.distill.epsilon sets another bound.
 """
 
 from experiments.configs import default
@@ -16,9 +16,13 @@ def get_config(variant: str = ""):
   config = mnist_poisoning.get_config()
   config.distill.images = "perturbed"
   config.distill.epsilon = 16 / 255
-  config.distill.images_per_class = 10
-  config.distill.real_per_class = 10
-  config.outer.learning_rate = 0.01
+  config.distill.num_steps = 10
+  config.distill.num_epochs = 3
+  config.distill.images_per_class = 1
+  config.distill.real_per_class = 1
+  config.distill.step_size = 0.1
+  config.outer.num_steps = 500
+  config.outer.learning_rate = 0.05
   config.outer.weight_decay = 0.0
   default.apply_variant(config, variant)
   return config
