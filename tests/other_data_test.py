@@ -19,6 +19,7 @@ from dd_jax.runs import report
 from dd_jax.runs import run
 from dd_jax.runs import table_data
 from dd_jax.runs import text_data
+from tests.launches import start_anew
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -148,6 +149,31 @@ def test_every_memory_mode_gives_the_same_run_of_texts(tmp_path, options):
                        settings=_SETTINGS)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
                plain.artifact.distilled, other.artifact.distilled)
+
+
+@pytest.mark.slow
+def test_every_layout_of_devices_gives_the_same_run_of_texts(tmp_path):
+  """In its first steps, before Adam enlarges what sums in another order differ by."""
+  folder = tmp_path / "texts"
+  folder.mkdir()
+  for split, part in (("train", _QUESTIONS[:27]), ("test", _QUESTIONS[27:])):
+    (folder / f"{split}.tsv").write_text("\n".join(
+        ["coarse\tquestion", *(f"{label}\t{text}" for text, label in part)]) + "\n")
+  found = []
+  for layout, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
+    workdir = tmp_path / f"{layout}{devices}"
+    process = start_anew(
+        "experiments.main", "--config=experiments/configs/trec_random_init.py:smoke",
+        f"--config.data.name={folder}", "--config.data.num_validation=6", "--config.data.length=4",
+        "--config.data.vectors=random", "--config.data.dim=5", "--config.outer.batch_size=16",
+        "--config.outer.num_steps=2", f"--config.parallel={layout}", f"--workdir={workdir}",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    assert process.returncode == 0, process.stderr
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["device"].startswith(f"{devices} x")
+    found.append(artifacts.load(workdir / "distilled.npz").distilled)
+  for other in found[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found[0], other)
 
 
 def test_a_table_is_split_once():
