@@ -29,7 +29,8 @@ from tests.launches import ROOT, SMOKE, error_of, launch, start_anew
 
 _MLP = (SMOKE, "--config.model.name=mlp")
 _CONFIGS = sorted(path.stem for path in (ROOT / "experiments/configs").glob("*.py")
-                  if path.stem not in ("default", "pool_default", "table_default", "adaptation", "transfer"))
+                  if path.stem not in (
+                      "default", "pool_default", "table_default", "adaptation", "transfer"))
 _RESULT_FIELDS = {
     "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
     "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",

@@ -21,8 +21,8 @@ _README = (_ROOT / "README.md").read_text()
 _ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "perturbations", "models",
           "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
           "checkpointing", "inner_loop", "metasmoothness", "truncation", "implicit_gradients",
-          "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation", "pretraining", "evaluation",
-          "baselines", "linear", "datasets", "files", "__init__", "runs"]
+          "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation",
+          "pretraining", "evaluation", "baselines", "linear", "datasets", "files", "__init__", "runs"]
 
 
 def _run(code):

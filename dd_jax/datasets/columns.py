@@ -25,7 +25,8 @@ def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
     path: ends in .csv, .tsv (each may end in .gz) or .parquet; or the folder.
 
   Returns:
-    The training columns, and those of the test split or None. Fields that are empty, NA or NaN are None.
+    The training columns, and those of the test split or None. Fields that are empty, NA or NaN are
+    None.
 
   Raises:
     FileNotFoundError: there is nothing, or no train file.

@@ -61,5 +61,5 @@ def histogram(evaluation, name, label, factor):
   x, y, ticks = _axes((edges[0], edges[-1]), (0, max(map(np.max, counts))))
   bars = [(i, x(low), y(count), x(high) - x(low), y(0) - y(count))
           for i, of in enumerate(counts) for low, high, count in zip(edges, edges[1:], of) if count]
-  return {"title": "Networks never seen in training", "unit": "networks", **ticks, "bars": bars, "points": [],
-          "x_label": label, "lines": [(name, "") for name in values]}
+  return {"title": "Networks never seen in training", "unit": "networks", **ticks,
+          "bars": bars, "points": [], "x_label": label, "lines": [(name, "") for name in values]}

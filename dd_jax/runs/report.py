@@ -103,8 +103,10 @@ def _view(run, usual):
       "score": _mean_std(result, score), "measures": _measures(run),
       "scored": "of the test set" if factor == 100 else f"{label} on the test set",
       "readable": shown.readable(run.artifact, names), "scatters": _scatters(run),
-      "steps": shown.distilled_steps(run.artifact, names), "hidden": shown.num_examples(run.artifact) - shown.MOST,
-      "num_images": shown.num_examples(run.artifact), "evolution": shown.evolution(run.artifact, run.snapshots), "charts": charts,
+      "steps": shown.distilled_steps(run.artifact, names),
+      "hidden": shown.num_examples(run.artifact) - shown.MOST,
+      "num_images": shown.num_examples(run.artifact),
+      "evolution": shown.evolution(run.artifact, run.snapshots), "charts": charts,
       "histogram": None if run.evaluation is None or len(run.evaluation["after_loss"]) < 2
                    else histogram(run.evaluation, score, f"test {label}{', %' * (factor == 100)}",
                                   factor),

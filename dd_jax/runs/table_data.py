@@ -43,15 +43,14 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
   if predict == "class":
     *classes, names = as_classes(known[0], known[-1])
     known = classes[:len(splits)]
-  numbers = [np.arange(len(of)) for of in known]
   if test is None:
-    number, least = len(known[0]), 1 if predict == "number" else len(np.unique(known[0]))
-    size = int(np.clip(round(test_fraction * number), least, max(least, number - least)))
-    chosen = _aside(known[0], size, predict, 0)
-    splits, known = [train, train], [known[0], known[0]]
-    numbers = [np.setdiff1d(numbers[0], chosen), chosen]
-  chosen = numbers[0][_aside(known[0][numbers[0]], num_validation, predict, seed)]
-  places = [np.setdiff1d(numbers[0], chosen), chosen, numbers[1]]
+    of_test = _aside(known[0], _test_size(known[0], test_fraction, predict), predict, 0)
+    splits, known = 2 * splits, 2 * known
+  else:
+    of_test = np.arange(len(known[1]))
+  kept = np.setdiff1d(np.arange(len(known[0])), of_test if test is None else [])
+  of_validation = kept[_aside(known[0][kept], num_validation, predict, seed)]
+  places = [np.setdiff1d(kept, of_validation), of_validation, of_test]
   splits, known = [splits[0], *splits], [known[0], *known]
   parts = [{column: [values[i] for i in where] for column, values in split.items()
             if column not in labels} for split, where in zip(splits, places)]
@@ -65,9 +64,10 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
       raise ValueError(f"targets must differ; column {labels[int(np.argmin(std))]!r} is constant")
     targets = Targets(tuple(labels), mean, std)
     known = [((of - mean) / std).astype(np.float32) for of in known]
-  of_train, of_validation, of_test = zip(rows, known)
+  train_rows, validation_rows, test_rows = zip(rows, known)
   return Data(
-      of_train, of_validation, of_test, num_classes=len(labels) if targets else int(known[0].max()) + 1, name=name,
+      train_rows, validation_rows, test_rows,
+      num_classes=len(labels) if targets else int(known[0].max()) + 1, name=name,
       digest={f"{split}_{what}": digests.of_array(array) for what, arrays in (
           ("inputs", rows), ("labels", known))
               for split, array in zip(("train", "validation", "test"), arrays)},
@@ -99,6 +99,12 @@ def _labels(split, labels, predict):
   if all(str(value).lstrip("+-").isdecimal() for value in values):
     return np.array([int(value) for value in values])
   return np.array([str(value) for value in values])
+
+
+def _test_size(labels, fraction, predict):
+  """Rows to test on, of every class one at least."""
+  number, least = len(labels), 1 if predict == "number" else len(np.unique(labels))
+  return int(np.clip(round(fraction * number), least, max(least, number - least)))
 
 
 def _aside(labels, number, predict, seed):

@@ -58,7 +58,8 @@ def get_config() -> ConfigDict:
   init.source = ""  # What the pool was trained on; empty: data.name.
 
   config.objective = objective = ConfigDict()
-  objective.name = "classification"  # Of targets the squared error. Or poisoning: attack_class is to be read as target_class.
+  # Of targets the squared error. Or poisoning: attack_class is to be read as target_class.
+  objective.name = "classification"
   objective.attack_class = 0
   objective.target_class = 1
 
