@@ -213,6 +213,7 @@ def main(argv):
           f"{'peak GFLOP/s':>12}")
     for name in _CHOSEN.value:
       setting = SETTINGS[name]._replace(real_batch=flags.FLAGS.real_batch)
+      setting = setting._replace(num_steps=flags.FLAGS.num_steps or setting.num_steps)
       speed = process.call("matmul_gflops", _PRECISION.value)
       row = {**time_setting(name, setting, _PRECISION.value, flags.FLAGS.rounds, with_torch,
                             report["machine"]["backend"]), "matmul_gflops": speed}
@@ -225,7 +226,7 @@ def main(argv):
             f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)
       text = json.dumps(report, indent=2)
       npz.write_atomically(paths.local(flags.FLAGS.out, "--out"),
-                                 lambda file, text=text: file.write(text.encode()))
+                           lambda file, text=text: file.write(text.encode()))
 
 
 if __name__ == "__main__":
@@ -233,4 +234,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "JSON file to write.", required=True)
   flags.DEFINE_integer("rounds", 7, "Timed rounds of either side.", lower_bound=1)
   flags.DEFINE_integer("real_batch", 1024, "R, the real images of an outer step.", lower_bound=1)
+  flags.DEFINE_integer("num_steps", None, "S, the steps of an epoch, where a quick look will do; "
+                       "by default the row's own, 1 or 10.", lower_bound=1)
   app.run(lambda argv: launcher.with_one_line_errors(lambda: main(argv)))
