@@ -182,8 +182,8 @@ def test_the_length_is_chosen_on_validation_images():
   chosen = scratch._chosen({100: ([.5, .6], [.9, .9]), 300: ([.6, .6], [.4, .5])})
   assert chosen["num_epochs"] == 300 and chosen["accuracy_mean"] == pytest.approx(.45)
   assert chosen["by_epochs"] == [
-      {"num_epochs": 100, "validation_accuracy_mean": .55, "accuracy_mean": .9},
-      {"num_epochs": 300, "validation_accuracy_mean": .6, "accuracy_mean": .45}]
+      {"num_epochs": 100, "validation_accuracy_mean": .55, "accuracy_mean": .9, "accuracy_max": .9},
+      {"num_epochs": 300, "validation_accuracy_mean": .6, "accuracy_mean": .45, "accuracy_max": .5}]
 
 
 @pytest.mark.slow

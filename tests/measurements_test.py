@@ -10,8 +10,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
+import dd_jax
 from dd_jax import datasets
+from dd_jax.files import artifacts
 from experiments.configs import digits_fixed_init
 from experiments.measurements import bench
 from experiments.measurements import jax_side
@@ -222,3 +225,23 @@ def test_time_to_accuracy_of_two_seeds(tmp_path):
   failed = start_anew("experiments.measurements.time_to_accuracy", "--seeds=1", f"--out={out}",
                       f"--command={SMOKE} --config.model.name=none")
   assert failed.returncode == 1 and "error: seed 0 ended with 1: error: " in failed.stderr
+
+
+@pytest.mark.slow
+def test_two_halves_are_distilled_and_merged(tmp_path):
+  """In small, on the smaller digits in MNIST's place, enough to set its validation images aside."""
+  images, labels = load_digits(return_X_y=True)
+  images = np.pad(images.reshape(-1, 8, 8).astype(np.uint8) * 15, ((0, 0), (10, 10), (10, 10)))
+  np.savez(tmp_path / "mnist.npz", train_images=np.tile(images[:1500], (4, 1, 1)),
+           train_labels=np.tile(labels[:1500], 4), test_images=images[1500:],
+           test_labels=labels[1500:])
+  out = tmp_path / "merging.json"
+  process = _run("experiments.measurements.merging", f"--data_dir={tmp_path}", f"--out={out}",
+                 f"--workdir={tmp_path / 'runs'}", "--variant=smoke")
+  assert process.returncode == 0, process.stderr
+  report = json.loads(out.read_text())
+  for name in ("low", "high", "all", "merged"):
+    assert 0 <= report[name]["accuracy_mean"] <= 1
+  merged = dd_jax.files.merge([artifacts.load(tmp_path / f"runs/{name}/distilled.npz")
+                               for name in ("low", "high")])
+  assert merged.distilled.labels.tolist() == [[*range(10)]] * 10

@@ -1,12 +1,18 @@
 """The tables of experiments/README.md come from the result files, and nothing else."""
 
+import hashlib
 import json
 import shutil
 
+import jax.numpy as jnp
 import pytest
 
+import dd_jax
+from experiments.names import applied
 from experiments.results import paper
+from experiments.results import published
 from experiments.results import tables
+from experiments.results import transfers
 
 _RESULT = {"accuracy_mean": .8, "accuracy_std": .02, "accuracy_before_mean": .1,
            "num_eval_inits": 200, "num_distilled_images": 100, "outer_steps": 600,
@@ -48,12 +54,18 @@ def test_the_readme_is_up_to_date():
   assert tables.render(text) == text
 
 
+def test_the_guide_of_evaluations_is_up_to_date():
+  text = (tables._HERE.parent / "docs/five_ways.md").read_text()
+  assert tables.render_ways(text) == text
+
+
 def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
   """On a copy of what it writes."""
   readme = tables._HERE / "README.md"
   shutil.copytree(tables._HERE, tmp_path / "experiments",
                   ignore=shutil.ignore_patterns("__pycache__"))
   shutil.copy(tables._HERE.parent / "BUILD_NOTES.md", tmp_path)
+  shutil.copytree(tables._HERE.parent / "docs", tmp_path / "docs")
   monkeypatch.setattr(tables, "_HERE", tmp_path / "experiments")
   tables.main([])
   assert (tmp_path / "experiments/README.md").read_bytes() == readme.read_bytes()
@@ -144,15 +156,64 @@ def test_baselines_stand_beside_the_distilled_data(lines):
   assert f"(configs/cifar10_fixed_init.py) | 100 | not run | {cells} | 200 |" in text
 
 
+def _transfer(seed, test_chosen, **accuracies):
+  """transfer.json of one seed; the same length is chosen on validation images everywhere."""
+  return {"num_eval_inits": 5, "distilled_with": "lenet", "distilled_seed": seed, "scores": [
+      {"network": network, "augmentation": "none", "ior": .2 + .1 * seed, "lrs": .4567}
+      for network in ("lenet", "vit")], "rows": [
+          {"network": network, "augmentation": "none", "set": name.replace("_", " "),
+           "num_images": 100, "num_epochs": 300, "accuracy_mean": mean, "accuracy_std": .02,
+           "by_epochs": [{"num_epochs": 100, "accuracy_mean": test_chosen, "accuracy_max": .9},
+                         {"num_epochs": 300, "accuracy_mean": mean, "accuracy_max": .8}]}
+          for network in ("lenet", "vit") for name, mean in accuracies.items()]}
+
+
 def test_an_ingredient_and_a_transfer_are_a_row_each(lines):
-  sets = {"distilled": .8, "random real": .6, "k-means": .7}
-  rendered = lines(**{"transfers/mnist_soft_labels": {
-      "num_eval_inits": 5, "scores": [
-          {"network": "vit", "augmentation": "none", "ior": .2, "lrs": .4567}], "rows": [
-          {"network": "vit", "augmentation": "none", "set": name, "num_images": 100,
-           "num_epochs": 300, "accuracy_mean": mean, "accuracy_std": .02}
-          for name, mean in sets.items()]}})
+  rendered = lines(**{f"transfers/mnist_soft_labels-seed{seed}": _transfer(
+      seed, .85, distilled=.8 - .1 * seed, random_real=.6) for seed in (0, 1)})
   assert "| soft_labels | 75.0 ± 1.5 | 3 | 20 | 100 | 317720 | 200 | 1.5 |" in rendered
-  assert row_of(rendered, "mnist_soft_labels").endswith(
-      "| vit | none | 100: 80.0 ± 2.0 (300) |  | 100: 60.0 ± 2.0 (300) | 100: 70.0 ± 2.0 (300) |  "
-      "|  | 0.200 | 0.457 |  | 5 |")
+  *_, vit = [line for line in rendered if "(configs/mnist_soft_labels.py)" in line]
+  assert vit.endswith(
+      "| 2 | vit | none | 100: 75.0 ± 2.0 (300) |  | 100: 60.0 ± 2.0 (300) |  |  "
+      "|  | 0.250 | 0.457 |  | 5 |")
+
+
+def test_the_ways_to_evaluate_stand_side_by_side():
+  table = transfers.ways_table(
+      {"mnist_soft_labels": [{"seed": seed, "accuracy_mean": .7 + .1 * seed} for seed in (0, 1, 2)]},
+      {"mnist_soft_labels": [_transfer(seed, .85, distilled=.8, random_real=.6)
+                             for seed in (0, 1)]})
+  assert table.splitlines()[-1].endswith(
+      "| 2 | 75.0 | 80.0 | 85.0 | 90.0 | are its labels | 80.0 | 60.0 |")
+
+
+def test_a_published_file_stands_with_what_checks_it(tmp_path):
+  distilled = dd_jax.DistilledData(jnp.ones((2, 3, 4, 4, 1)), jnp.zeros((2, 3), jnp.int32),
+                                   jnp.ones((1, 2)))
+  dd_jax.files.artifacts.save(tmp_path / "mnist_fixed_init-short-seed3.npz", distilled,
+                              metadata={"accuracy_mean": .9375, "num_eval_inits": 1})
+  digest = hashlib.blake2b((tmp_path / "mnist_fixed_init-short-seed3.npz").read_bytes(),
+                           digest_size=8).hexdigest()
+  assert published.table(tmp_path).splitlines()[-1] == (
+      "| [mnist_fixed_init-short-seed3](results/distilled/mnist_fixed_init-short-seed3.npz) "
+      f"| MNIST, LeNet, fixed init, short | 6 | 2 | `{digest}` | 93.8 % | 1 "
+      "| `--distilled=experiments/results/distilled/mnist_fixed_init-short-seed3.npz` |")
+
+
+def test_published_files_are_small():
+  files = [*(tables._HERE / "results/distilled").glob("*.npz")]
+  assert sum(path.stat().st_size for path in files) < 3e6
+
+
+@pytest.mark.parametrize("path", sorted((tables._HERE / "results/distilled").glob("*.npz")),
+                         ids=lambda path: path.stem)
+def test_a_published_file_gives_its_figure(path):
+  """Where the dataset is; random inits are tested on a tenth of the networks, to a point."""
+  metadata = dd_jax.files.artifacts.load(path).metadata
+  if metadata["num_eval_inits"] > 1 or metadata.get("targets"):
+    pytest.skip("of many networks; its command takes a minute")
+  try:
+    found = applied.apply(str(path))
+  except OSError:
+    pytest.skip(f"{metadata['dataset']} is not here")
+  assert found["accuracy_after_mean"] == pytest.approx(metadata["accuracy_mean"], abs=1e-3)

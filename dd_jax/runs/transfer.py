@@ -113,6 +113,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
       print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     result = {"rows": rows, "scores": scores(rows), "dataset": dataset.name,
               "distilled_with": artifact.metadata.get("model"),
+              "distilled_seed": artifact.metadata.get("seed"),
               "selection": "epochs by validation accuracy; test data chose nothing",
               "num_eval_inits": training.num_inits, "wall_seconds": time.time() - started,
               "data": digest, **provenance(config, seed)}
@@ -168,7 +169,7 @@ def _chosen(by_epochs):
           "accuracy_std": accuracies.std(measured[best][1]),
           "validation_accuracy_mean": measured[best][0].mean(),
           "by_epochs": [{"num_epochs": num_epochs, "validation_accuracy_mean": validation.mean(),
-                         "accuracy_mean": test.mean()}
+                         "accuracy_mean": test.mean(), "accuracy_max": test.max()}
                         for num_epochs, (validation, test) in measured.items()]}
 
 

@@ -1,9 +1,11 @@
-"""Writes the tables of experiments/README.md, and that of the bench in BUILD_NOTES.md, from files.
+"""Writes the tables of experiments/README.md, BUILD_NOTES.md and docs/five_ways.md from files.
 
     cp runs/mnist/result.json experiments/results/mnist_fixed_init-seed0.json
     cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
     cp runs/baselines/baselines.json experiments/results/baselines/mnist_random_init.json
-    cp runs/transfer/transfer.json experiments/results/transfers/mnist_random_soft_labels.json
+    cp runs/transfer/transfer.json \\
+      experiments/results/transfers/mnist_random_soft_labels-seed0.json
+    cp runs/mnist/distilled.npz experiments/results/distilled/mnist_fixed_init-seed0.npz
     cp runs/ingredients/ingredients.csv \\
       experiments/measurements/studies/mnist_ingredients-ingredients.csv
     python -m experiments.results.tables
@@ -13,7 +15,6 @@ run that overrode its config; of a row the runs of the newest code count. Those 
 measurements/bench_1.json, bench_2.json and so on. Every number of the tables comes from these.
 """
 
-import collections
 import csv
 import json
 import pathlib
@@ -21,49 +22,39 @@ import pathlib
 from absl import app
 import numpy as np
 
-from dd_jax.runs.accuracies import LABELS, shown
 from experiments.results import paper
+from experiments.results import published
+from experiments.results import transfers
+from experiments.results.files import (config_and_note, last, link, markdown, mean_std, percent,
+                                       read_all, read_runs)
 
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
 _BENCH_MARKS = ("<!-- bench: python -m experiments.results.tables -->\n", "<!-- end of bench -->\n")
+_WAYS_MARKS = ("<!-- ways: python -m experiments.results.tables -->\n", "<!-- end of ways -->\n")
 _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 _BESIDE = ("all_real", "boosted_trees_all_real", "boosted_trees_random_real")
-
-
-def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
-  """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order."""
-  groups = collections.defaultdict(list)
-  for path in sorted(directory.glob("*.json")):
-    groups[path.stem.rsplit("-seed", 1)[0]].append(json.loads(path.read_text()))
-  return {name: _newest(groups[name]) for name in sorted(groups, key=_order)}
-
-
-def read_all(directory: pathlib.Path) -> dict[str, dict]:
-  """`{file stem: content}` in the order of the paper's rows."""
-  files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
-  return dict(sorted(files.items(), key=lambda item: _order(item[0])))
 
 
 def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   """One row a config: paper's figure, obtained figure, and what it took."""
   rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
            "held-out networks a seed", "outer steps", "minutes a seed", "hardware, JAX")]
-  newest = _last([result for results in runs.values() for result in results]).get("sources")
+  newest = last([result for results in runs.values() for result in results]).get("sources")
   for name, results in runs.items():
-    config, note = _config_and_note(name)
+    config, note = config_and_note(name)
     title, published = paper.ROWS[config]
     first = results[0]
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
-    rows.append((title, _link(config, note), first["num_distilled_images"], published,
+    rows.append((title, link(config, note), first["num_distilled_images"], published,
                  _obtained(results, pools) + _mark(first, newest), len(results), first["num_eval_inits"],
                  first["outer_steps"], f"{minutes:.1f}",
                  f"{first['device']}, {first['jax_version']}"))
   for config, reason in paper.NOT_RUN.items():
     if config not in runs and (_HERE / f"configs/{config}.py").exists():
       title, published = paper.ROWS[config]
-      rows.append((title, _link(config, []), "", published, reason, "", "", "", "", ""))
-  return _markdown(rows)
+      rows.append((title, link(config, []), "", published, reason, "", "", "", "", ""))
+  return markdown(rows)
 
 
 def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> str:
@@ -76,23 +67,23 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
            "average real", "networks on all real", "trees on all real", "trees on random real",
            "1-NN on random real", "1-NN on k-means", "held-out networks")]
   for name, result in baselines.items():
-    config, note = _config_and_note(name)
+    config, note = config_and_note(name)
     figures = result["baselines"]
     measures = (("attack_success", "others_accuracy")
                 if "attack_success_mean" in figures["kmeans"] else
                 ("r2",) if "r2_mean" in figures["kmeans"] else ("accuracy",))
-    cells = ["; ".join(_mean_std(figures[baseline], measure) for measure in measures)
+    cells = ["; ".join(mean_std(figures[baseline], measure) for measure in measures)
              if baseline in figures else "" for baseline in (*_BASELINES, *_BESIDE)]
-    cells += [_mean_std(figures[baseline], "nearest_neighbor")
+    cells += [mean_std(figures[baseline], "nearest_neighbor")
               for baseline in ("random_real", "kmeans")]
-    rows.append((_link(config, note), result["num_distilled_images"],
+    rows.append((link(config, note), result["num_distilled_images"],
                  _distilled(runs, name, result["num_distilled_images"], measures), *cells,
                  result["num_eval_inits"]))
     if config in paper.BASELINES:
       *sets, random_nn, kmeans_nn = paper.BASELINES[config]
       rows.append(("the paper", "", paper.ROWS[config][1], *sets, "", "", "", random_nn, kmeans_nn,
                    200))
-  return _markdown(rows)
+  return markdown(rows)
 
 
 def pools_table(pools: dict[str, dict]) -> str:
@@ -101,34 +92,12 @@ def pools_table(pools: dict[str, dict]) -> str:
            "held-out networks: number, test accuracy %", "epochs", "minutes", "hardware, JAX")]
   for name, result in pools.items():
     rows.append((
-        _link(*_config_and_note(name)),
-        *(f"{result[f'num_{role}']}: {_mean_std(result, f'{role}_accuracy')}"
+        link(*config_and_note(name)),
+        *(f"{result[f'num_{role}']}: {mean_std(result, f'{role}_accuracy')}"
           for role in ("train", "heldout")),
         result["config"]["pool"]["num_epochs"], f"{result['train_seconds'] / 60:.0f}",
         f"{result['device']}, {result['jax_version']}"))
-  return _markdown(rows)
-
-
-def transfers_table(transfers: dict[str, dict]) -> str:
-  """One row a file of distilled data, network and augmentation; one column a set or a score."""
-  if not transfers:
-    return ""
-  sets = ("distilled", "distilled, hard labels", "random real", "k-means", "all real")
-  marks = ("hlr", "ior", "lrs", "ars")
-  rows = [("distilled data of", "network", "augmentation",
-           *(f"{name}: number, test accuracy % (epochs)" for name in sets),
-           *(mark.upper() for mark in marks), "networks of each kind")]
-  for name, result in transfers.items():
-    for score in result["scores"]:
-      by_set = {row["set"]: row for row in result["rows"] if all(
-          row[field] == score[field] for field in ("network", "augmentation"))}
-      rows.append((_link(*_config_and_note(name)), score["network"], score["augmentation"], *(
-          f"{row['num_images']}: {_mean_std(row, 'accuracy')} ({row['num_epochs']})"
-          if (row := by_set.get(s)) else "" for s in sets),
-          *(f"{score[mark]:.3f}" if mark in score else "" for mark in marks),
-          result["num_eval_inits"]))
-  return ("\n### Networks trained from scratch\n\nEpochs were chosen on validation images. HLR, IOR, "
-          "LRS and ARS as in DD-Ranking, in fractions.\n\n" + _markdown(rows))
+  return markdown(rows)
 
 
 def ingredients_table(path: pathlib.Path) -> str:
@@ -138,10 +107,10 @@ def ingredients_table(path: pathlib.Path) -> str:
   with path.open() as file:
     for row in csv.DictReader(file):
       figures = {name: float(row[name]) for name in ("accuracy_mean", "accuracy_std")}
-      rows.append((row["ingredient"], _mean_std(figures, "accuracy"), row["num_seeds"],
+      rows.append((row["ingredient"], mean_std(figures, "accuracy"), row["num_seeds"],
                    row["num_eval_inits"], row["num_distilled_images"], row["learned_bytes"],
                    row["outer_steps"], f"{float(row['wall_seconds']) / 60:.1f}"))
-  return _markdown(rows)
+  return markdown(rows)
 
 
 def bench_table(runs: list[dict]) -> str:
@@ -159,17 +128,25 @@ def bench_table(runs: list[dict]) -> str:
                    if name in run else "" for run in by_name),
                  ", ".join(f"{ratio:.1f}" for ratio in by_hand if ratio), target, aim,
                  f"{row['compile_seconds']:.1f}", f"{row['temporary_bytes'] / 1e6:.0f}", release))
-  return _markdown(rows)
+  return markdown(rows)
 
 
 def render_bench(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
   """The build notes' text with the bench's table made anew; as it was where no run is kept."""
   runs = [json.loads(path.read_text()) for path in sorted(measurements.glob("bench_[0-9].json"))]
-  if not runs:
-    return text
-  begin, end = _BENCH_MARKS
+  return _between(_BENCH_MARKS, text, bench_table(runs)) if runs else text
+
+
+def render_ways(text: str, results: pathlib.Path = _HERE / "results") -> str:
+  """The text of docs/five_ways.md with its table made anew."""
+  return _between(_WAYS_MARKS, text, transfers.ways_table(
+      read_runs(results), read_runs(results / "transfers")))
+
+
+def _between(marks, text, table):
+  begin, end = marks
   head, _, rest = text.partition(begin)
-  return head + begin + "\n" + bench_table(runs) + "\n" + end + rest.partition(end)[2]
+  return head + begin + "\n" + table + "\n" + end + rest.partition(end)[2]
 
 
 def render(text: str, results: pathlib.Path = _HERE / "results",
@@ -184,38 +161,14 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
           + "\n### Pools of pre-trained networks\n\n" + pools_table(pools)
           + "\n### Ingredients of later work, one at a time\n\n"
           + ingredients_table(studies / "mnist_ingredients-ingredients.csv")
-          + transfers_table(read_all(results / "transfers")))
-
-
-def _newest(results):
-  """Those of the code that wrote the last of them."""
-  sources = _last(results).get("sources")
-  return [result for result in results if result.get("sources") == sources]
-
-
-def _last(results):
-  """The newest of them; older files have no date."""
-  return max(results, key=lambda result: result.get("date", ""), default={})
+          + transfers.table(read_runs(results / "transfers"))
+          + published.table(results / "distilled"))
 
 
 def _mark(result, newest):
   """Of what another code wrote than the newest result of all, or one that is not known."""
   sources = result.get("sources")
   return "" if sources and sources == newest else " †"
-
-
-def _order(name):
-  config, _ = _config_and_note(name)
-  return (list(paper.ROWS).index(config) if config in paper.ROWS else len(paper.ROWS), name)
-
-
-def _config_and_note(name):
-  config, *note = name.split("-")
-  return config, note
-
-
-def _link(config, note):
-  return ", ".join([f"[{config}](configs/{config}.py)", *note])
 
 
 def _obtained(results, pools):
@@ -241,7 +194,7 @@ def _obtained(results, pools):
 def _distilled(runs, name, num_images, measures):
   """Figures of the runs of a name; where there are none, of a noted run of as many images."""
   for run, results in sorted(runs.items(), key=lambda item: item[0] != name):
-    config, note = _config_and_note(run)
+    config, note = config_and_note(run)
     if run == name or config == name and results[0]["num_distilled_images"] == num_images:
       figures = "; ".join(_over_seeds(results, measure) for measure in measures)
       return ", ".join([f"**{figures}**", *(note if run != name else [])])
@@ -251,37 +204,23 @@ def _distilled(runs, name, num_images, measures):
 def _over_seeds(results, measure, *, before=False):
   """Mean over seeds, mean of the standard deviations over networks, and the worst seed."""
   means = [result[f"{measure}_mean"] for result in results]
-  text = _shown(measure, np.mean(means))
+  text = percent(measure, np.mean(means))
   if before:
-    begun = _shown(measure, np.mean([r[f"{measure}_before_mean"] for r in results]))
+    begun = percent(measure, np.mean([r[f"{measure}_before_mean"] for r in results]))
     text = f"{begun} → **{text}**"
   if results[0]["num_eval_inits"] > 1:
-    text += f" ± {_shown(measure, np.mean([result[f'{measure}_std'] for result in results]))}"
+    text += f" ± {percent(measure, np.mean([result[f'{measure}_std'] for result in results]))}"
   if len(results) > 1:
     worst = max(means) if measure == "rmse" else min(means)
-    text += f" (worst seed {_shown(measure, worst)})"
+    text += f" (worst seed {percent(measure, worst)})"
   return text
-
-
-def _shown(measure, value):
-  return shown(measure, value) if measure in LABELS else f"{100 * value:.1f}"
-
-
-def _mean_std(figures, measure):
-  if f"{measure}_mean" not in figures:
-    return ""
-  return " ± ".join(_shown(measure, figures[f"{measure}_{what}"]) for what in ("mean", "std"))
-
-
-def _markdown(rows):
-  head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
-  return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
 def main(argv):
   del argv
   for path, render_file in ((_HERE / "README.md", render),
-                            (_HERE.parent / "BUILD_NOTES.md", render_bench)):
+                            (_HERE.parent / "BUILD_NOTES.md", render_bench),
+                            (_HERE.parent / "docs/five_ways.md", render_ways)):
     path.write_text(render_file(path.read_text()))
 
 

@@ -1,0 +1,108 @@
+"""One file of several: of parts of the classes, or of several owners of data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dd_jax.files.artifacts import Artifact
+from dd_jax.types import DistilledData
+
+# What has to be one and the same, for a network to be trained on all of it together.
+_SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "inner_algorithm",
+         "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
+         "regularization", "targets")
+
+
+def merge(artifacts: Sequence[Artifact]) -> Artifact:
+  """Puts the examples of several files side by side in every step.
+
+  Step sizes become their mean: every step moves the weights by the mean of the files' own steps, as
+  in federated averaging. Images are brought to the first file's normalisation. The result is used as
+  it is, or is a start for `distill.start`; it has no accuracy, for none has been measured.
+
+  Args:
+    artifacts: what `artifacts.load` returns, two or more: of classes numbered alike, of as many
+      steps S and epochs E, of one network and inner algorithm. Batches B may differ.
+
+  Returns:
+    An artifact `[S, B_1 + B_2 + ..., ...]`; labels are `[S, B, K]` if those of any file are.
+
+  Raises:
+    ValueError: fewer than two, or what does not go together; it names the field.
+  """
+  if len(artifacts) < 2:
+    raise ValueError(f"artifacts must be two or more; got {len(artifacts)}")
+  first, *others = artifacts
+  for number, other in enumerate(others, 1):
+    _check(number, first, other)
+  distilled = [artifact.distilled for artifact in artifacts]
+  labels = [_scores(part.labels, artifact) if any(part.labels.ndim == 3 for part in distilled)
+            else part.labels for part, artifact in zip(distilled, artifacts)]
+  inputs = [_as_normalized_by(first, artifact) for artifact in artifacts]
+  return Artifact(
+      DistilledData(jax.tree.map(_side_by_side, *inputs), _side_by_side(*labels),
+                    jnp.stack([part.step_sizes for part in distilled]).mean(0),
+                    first.distilled.hyper),
+      first.init_params, _metadata(artifacts), first.whitening)
+
+
+def _side_by_side(*parts):
+  return jnp.concatenate(parts, axis=1)
+
+
+def _check(number: int, first: Artifact, other: Artifact) -> None:
+  """Raises ValueError where the two cannot be trained on together."""
+  def require(name, expected, found, equal):
+    if not equal:
+      raise ValueError(f"artifacts must agree in {name}: {expected} in the first; "
+                       f"got {found} in number {number}")
+
+  for name in _SAME:
+    expected, found = first.metadata.get(name), other.metadata.get(name)
+    require(name, expected, found, expected == found)
+  shapes = [jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
+            for each in (first, other)]
+  require("the shape of an example", *shapes, shapes[0] == shapes[1])
+  sizes = [list(each.distilled.step_sizes.shape) for each in (first, other)]
+  require("[E, S]", *sizes, sizes[0] == sizes[1])
+  for name, parts in (("hyper", (first.distilled.hyper, other.distilled.hyper)),
+                      ("weights of a fixed init", (first.init_params, other.init_params)),
+                      ("whitening", (first.whitening, other.whitening))):
+    require(name, "those", "others", _equal(*parts))
+
+
+def _equal(a: Any, b: Any) -> bool:
+  return (jax.tree.structure(a) == jax.tree.structure(b) and
+          all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b))))
+
+
+def _as_normalized_by(first, artifact):
+  """The inputs, images in the first file's normalised space."""
+  same = all(artifact.metadata.get(name) == first.metadata.get(name) for name in ("mean", "std"))
+  if same:
+    return artifact.distilled.inputs
+  if first.whitening is not None:
+    raise ValueError("artifacts must agree in mean and std where images are whitened; "
+                     f"got {first.field('mean')} and {artifact.field('mean')}")
+  mean, std = (np.asarray(artifact.field(name)) for name in ("mean", "std"))
+  pixels = artifact.images.astype(np.float64) * std + mean
+  return jnp.asarray((pixels - first.field("mean")) / first.field("std"), artifact.images.dtype)
+
+
+def _scores(labels, artifact):
+  """Labels `[S, B, K]`."""
+  return labels if labels.ndim == 3 else jax.nn.one_hot(labels, artifact.field("num_classes"))
+
+
+def _metadata(artifacts):
+  """What all files say alike, and the normalisation of the first."""
+  first = artifacts[0].metadata
+  known = {name: value for name, value in first.items()
+           if all(name in each.metadata and each.metadata[name] == value for each in artifacts)}
+  kept = {name: first[name] for name in ("mean", "std", "pixel_range") if name in first}
+  return {**{name: value for name, value in known.items()
+             if not name.endswith(("_mean", "_std")) and name != "num_eval_inits"},
+          **kept, "merged": len(artifacts)}

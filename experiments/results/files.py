@@ -1,0 +1,68 @@
+"""Reading the files that runs wrote, and writing cells and tables of them."""
+
+import collections
+import json
+import pathlib
+from typing import Any
+
+from dd_jax.runs.accuracies import LABELS, shown
+from experiments.results import paper
+
+
+def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
+  """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order."""
+  groups = collections.defaultdict(list)
+  for path in sorted(directory.glob("*.json")):
+    groups[path.stem.rsplit("-seed", 1)[0]].append(json.loads(path.read_text()))
+  return {name: newest_of(groups[name]) for name in sorted(groups, key=_order)}
+
+
+def read_all(directory: pathlib.Path) -> dict[str, dict]:
+  """`{file stem: content}` in the order of the paper's rows."""
+  files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
+  return dict(sorted(files.items(), key=lambda item: _order(item[0])))
+
+
+def newest_of(results: list[dict]) -> list[dict]:
+  """Those of the code that wrote the last of them."""
+  sources = last(results).get("sources")
+  return [result for result in results if result.get("sources") == sources]
+
+
+def last(results: list[dict]) -> dict:
+  """The newest of them; older files have no date."""
+  return max(results, key=lambda result: result.get("date", ""), default={})
+
+
+def _order(name):
+  config, _ = config_and_note(name)
+  return (list(paper.ROWS).index(config) if config in paper.ROWS else len(paper.ROWS), name)
+
+
+def config_and_note(name: str) -> tuple[str, list[str]]:
+  """The two parts of a file's name."""
+  config, *note = name.split("-")
+  return config, note
+
+
+def link(config: str, note: list[str]) -> str:
+  """To the config, for experiments/README.md."""
+  return ", ".join([f"[{config}](configs/{config}.py)", *note])
+
+
+def percent(measure: str, value: float) -> str:
+  """A share in %, anything else as it is."""
+  return shown(measure, value) if measure in LABELS else f"{100 * value:.1f}"
+
+
+def mean_std(figures: dict[str, Any], measure: str) -> str:
+  """Nothing where there is no such figure."""
+  if f"{measure}_mean" not in figures:
+    return ""
+  return " ± ".join(percent(measure, figures[f"{measure}_{what}"]) for what in ("mean", "std"))
+
+
+def markdown(rows: list[tuple]) -> str:
+  """A table; the first row is its head."""
+  head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
+  return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"

@@ -1,0 +1,35 @@
+"""The distilled files that lie in experiments/results/distilled, and how to check each."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+
+from dd_jax import files
+from dd_jax.runs import accuracies
+from experiments.results import paper
+from experiments.results.files import config_and_note, markdown, percent
+
+
+def table(directory: pathlib.Path) -> str:
+  """One row a file: its size, digest and figure, and the command that gives this figure again."""
+  paths = sorted(directory.glob("*.npz"), key=lambda path: path.stem)
+  if not paths:
+    return ""
+  rows = [("file", "distilled data", "examples", "kB", "BLAKE2b (8 bytes)", "figure", "networks",
+           "arguments of `experiments.apply`")]
+  for path in paths:
+    artifact = files.artifacts.load(path)
+    metadata = artifact.metadata
+    measure = "r2" if metadata.get("targets") else "accuracy"
+    content = path.read_bytes()
+    config, note = config_and_note(path.stem.rsplit("-seed", 1)[0])
+    figure = percent(measure, metadata[f"{measure}_mean"]) + accuracies.unit(measure)
+    rows.append((
+        f"[{path.stem}](results/distilled/{path.name})",
+        ", ".join([paper.ROWS[config][0], *note]), int(np.prod(artifact.distilled.labels.shape[:2])),
+        f"{len(content) / 1e3:.0f}", f"`{hashlib.blake2b(content, digest_size=8).hexdigest()}`",
+        figure, metadata["num_eval_inits"],
+        f"`--distilled=experiments/results/distilled/{path.name}`"))
+  return ("\n### Files\n\nEach gives the figure beside it again, on the same test set and networks: "
+          "`python -m experiments.apply --data_dir=DIR` and these arguments.\n\n" + markdown(rows))
