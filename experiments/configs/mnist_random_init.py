@@ -14,17 +14,17 @@ def get_config(variant: str = ""):
   config.init.name = "random"
   config.distill.step_size = 0.05
   config.distill.step_size_scale = "log"
-  config.outer.num_inits = 4
-  config.outer.num_steps = 500
-  config.outer.batch_size = 256
+  config.outer.num_inits = 1
+  config.outer.num_steps = 1300
+  config.outer.batch_size = 128
   config.outer.chunk_size = 64
-  config.outer.learning_rate = 0.03
+  config.outer.learning_rate = 0.06
   config.outer.step_size_learning_rate = 0.01
   config.outer.weight_decay = 0.15
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
-  config.log_every = 20
-  config.checkpoint_every = 100
-  config.validation.every = 100
+  config.log_every = 50
+  config.checkpoint_every = 650
+  config.validation.every = 650
   default.apply_variant(config, variant)
   return config

@@ -3,12 +3,14 @@
     python -m experiments.measurements.time_to_accuracy --seeds=20,21,22,23,24 --out=FILE.json \\
       --command="--config=experiments/configs/mnist_fixed_init.py --config.data.dir=DATA"
 
-Each seed is a process of its own in an empty directory, one after the other; the first one, with
-the seed before the first, only fills the compilation cache. Seconds end when the process has: they
+Each seed is a process of its own in an empty directory, kept with --workdir=DIR as DIR/seedN, one
+after the other; the first one, with the seed before the first, only fills the compilation cache.
+Seconds end when the process has: they
 include its start, compilation from the cache, validation, the final test, report and pictures.
 """
 
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -22,9 +24,12 @@ import numpy as np
 from experiments import launcher
 
 
-def run(arguments: list[str], seed: int) -> dict:
-  """One run; a ChildProcessError where it fails."""
-  with tempfile.TemporaryDirectory() as workdir:
+def run(arguments: list[str], seed: int, keep: str | None = None) -> dict:
+  """One run; `keep` is the directory in which its own stays. ChildProcessError where it fails."""
+  with tempfile.TemporaryDirectory() as empty:
+    workdir = os.path.join(keep or empty, f"seed{seed}")
+    if os.path.exists(workdir):
+      raise FileExistsError(f"workdir must have no seed{seed} yet; {workdir} is there")
     started = time.monotonic()
     process = subprocess.run(
         [sys.executable, "-m", "experiments.main", *arguments, f"--workdir={workdir}",
@@ -55,7 +60,8 @@ def _measure():
   seeds = launcher.numbers("seeds", options.seeds, int)
   arguments = shlex.split(options.command)
   run(arguments, seeds[0] - 1)
-  speed, runs = _gflops(), [run(arguments, seed) for seed in seeds]
+  speed, runs = _gflops(), [
+      run(arguments, seed, options.workdir) for seed in seeds]
   seconds, accuracies = ([row[name] for row in runs] for name in ("seconds", "accuracy_mean"))
   report = {"command": options.command, "matmul_gflops": [speed, _gflops()], "runs": runs,
             "seconds_mean": statistics.mean(seconds), "seconds_worst": max(seconds),
@@ -70,4 +76,5 @@ if __name__ == "__main__":
   flags.DEFINE_string("command", None, "Flags of experiments.main, without --workdir and the seed.",
                       required=True)
   flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
+  flags.DEFINE_string("workdir", None, "Directory in which the runs are kept; they are not.")
   launcher.run(_measure)
