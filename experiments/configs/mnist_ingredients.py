@@ -42,6 +42,10 @@ def get_config(variant: str = ""):
   config = mnist_random_init.get_config()
   config.outer.num_steps = 200
   config.outer.num_inits = 2
+  config.outer.batch_size = 256
+  config.outer.learning_rate = 0.03
+  config.log_every = 20
+  config.checkpoint_every = config.validation.every = 100
   config.eval.num_inits = 20
   config.update_from_flattened_dict(INGREDIENTS.get(variant, {}))
   default.apply_variant(config, "" if variant in INGREDIENTS else variant)

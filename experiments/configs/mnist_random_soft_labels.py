@@ -17,9 +17,14 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.02
   config.inner.optimizer = "momentum"
   config.inner.learned = True
+  config.outer.num_inits = 4
   config.outer.num_steps = 1500
+  config.outer.batch_size = 256
+  config.outer.learning_rate = 0.03
   config.outer.label_learning_rate = 0.02
   config.outer.weight_decay = 0.05
+  config.log_every = 20
+  config.checkpoint_every = 100
   config.validation.every = 300
   default.apply_variant(config, variant)
   return config

@@ -17,7 +17,10 @@ def get_config(variant: str = ""):
   config.inner.optimizer = "momentum"
   config.inner.learned = True
   config.outer.num_steps = 6000
+  config.outer.batch_size = 256
   config.outer.learning_rate = 0.03
+  config.outer.step_size_learning_rate = 0.003
+  config.outer.weight_decay = 0.08
   config.outer.label_learning_rate = 0.01
   default.apply_variant(config, variant)
   return config
