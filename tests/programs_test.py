@@ -42,6 +42,20 @@ def test_training_warm_starts_and_evaluation_have_the_precision_of_the_settings(
     assert len(products) >= 4 and found == {f"{precision.upper()}, {precision.upper()}"}
 
 
+@pytest.mark.parametrize("init", ["fixed", "random"])
+def test_runs_of_other_seeds_find_their_programs_compiled(init):
+  """No key is a constant of a program."""
+  texts = []
+  for seed in (0, 1):
+    programs = make_programs(small_runs.problem(init=init), num_steps=4, seed=seed,
+                             settings=small_runs.SETTINGS)
+    distilled = programs.decode(programs.state.trainable)
+    texts.append([program.lower(first).as_text() for program, first in (
+        (programs.steps, programs.state), (programs.validate, distilled),
+        (programs.test, distilled))])
+  assert texts[0] == texts[1]
+
+
 def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_alone(
     tmp_path, monkeypatch):
   problem, num_steps = small_runs.problem(), 48

@@ -104,6 +104,10 @@ class _Building(NamedTuple):
         self.keys["warm"], init_state, problem.learned.decode(trainable))
     return loop.init(trainable, carry)
 
+  def place_key(self, consumer):
+    """The data of a key: an argument, so that runs of other seeds find their programs compiled."""
+    return self.layout.place(jax.random.key_data(self.keys[consumer]))
+
   def examples(self, split):
     """Those of a split on the host, in memory unless they are streamed."""
     stays = self.settings.storage == "stream"
@@ -113,7 +117,7 @@ class _Building(NamedTuple):
     """`log_every` outer steps, on data that lie where the settings say."""
     settings, layout, batch_size = self.settings, self.layout, self.problem.batch_size
     preparation, examples = self.problem.data.preparation, self.examples("train")
-    arguments = init_state, layout.place(preparation.state)
+    arguments = self.place_key("outer"), init_state, layout.place(preparation.state)
     options = {"stop": self.num_steps}
 
     def step_with(prepared_by):
@@ -123,13 +127,15 @@ class _Building(NamedTuple):
 
       return step
 
-    def run(state, init_state, prepared_by, inputs, labels):
-      return run_outer_steps(step_with(prepared_by), self.keys["outer"], state, init_state, inputs,
-                             labels, batch_size=batch_size, num_steps=settings.log_every, **options)
+    def run(state, key_data, init_state, prepared_by, inputs, labels):
+      return run_outer_steps(
+          step_with(prepared_by), jax.random.wrap_key_data(key_data), state, init_state, inputs,
+          labels, batch_size=batch_size, num_steps=settings.log_every, **options)
 
-    def run_on(state, init_state, prepared_by, numbers, inputs, labels):
-      return run_on_minibatches(step_with(prepared_by), self.keys["outer"], state, init_state,
-                                numbers, inputs, labels, **options)
+    def run_on(state, key_data, init_state, prepared_by, numbers, inputs, labels):
+      return run_on_minibatches(
+          step_with(prepared_by), jax.random.wrap_key_data(key_data), state, init_state, numbers,
+          inputs, labels, **options)
 
     if settings.storage == "device":
       return Bound(layout.compile_run(self.precise(run)),
@@ -144,17 +150,17 @@ class _Building(NamedTuple):
 
   def evaluation(self, split, num_inits):
     """`distilled -> EvalResult` of the split's networks on its examples."""
-    problem, settings, layout, key = self.problem, self.settings, self.layout, self.keys[split]
+    problem, settings, layout = self.problem, self.settings, self.layout
     init, examples = layout.place_test_init(getattr(problem.inits, split)), self.examples(split)
-    given = init.state, layout.place(problem.data.preparation.state)
+    given = self.place_key(split), init.state, layout.place(problem.data.preparation.state)
 
-    def of(init_state, prepared_by):
-      return init._replace(state=init_state), Plan(
+    def of(key_data, init_state, prepared_by):
+      return jax.random.wrap_key_data(key_data), init._replace(state=init_state), Plan(
           num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size,
           layout.spread, functools.partial(problem.data.preparation.apply, prepared_by))
 
-    def evaluate_all(distilled, init_state, prepared_by, inputs, labels):
-      init, plan = of(init_state, prepared_by)
+    def evaluate_all(distilled, key_data, init_state, prepared_by, inputs, labels):
+      key, init, plan = of(key_data, init_state, prepared_by)
       if problem.data.preparation.costly:
         inputs, plan = plan.prepare(inputs), plan._replace(prepare=None)
       return evaluate(key, distilled, init, problem.train, problem.apply, inputs, labels,
@@ -165,15 +171,16 @@ class _Building(NamedTuple):
                    (*given, *layout.place(examples)))
 
     def draw(given):
-      return draw_networks(key, of(*given)[0], num_inits)
+      key, init, _ = of(*given)
+      return draw_networks(key, init, num_inits)
 
     def train(distilled, given, networks):
-      init, plan = of(*given)
+      key, init, plan = of(*given)
       return train_networks(key, distilled, init, problem.train, networks, plan=plan)
 
     def count_both(both, given, inputs, labels):
       return count_networks(problem.apply, both, inputs, labels, num_examples=len(examples[1]),
-                            plan=of(*given)[1])
+                            plan=of(*given)[-1])
 
     return FedEvaluation(
         *(layout.compile(self.precise(function)) for function in (draw, train, count_both)),
