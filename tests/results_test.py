@@ -17,7 +17,8 @@ from experiments.results import transfers
 _RESULT = {"accuracy_mean": .8, "accuracy_std": .02, "accuracy_before_mean": .1,
            "num_eval_inits": 200, "num_distilled_images": 100, "outer_steps": 600,
            "wall_seconds": 90., "device": "1 x cpu", "jax_version": "0.10.2",
-           "sources": ["new"], "date": "2026-11-26", "config": {"data": {"name": "mnist"}, "init": {}}}
+           "sources": ["new"], "date": "2026-11-26",
+           "config": {"data": {"name": "mnist"}, "init": {}}}
 _POOL = {"heldout_accuracy_mean": .95, "heldout_accuracy_std": .01, "num_heldout": 200,
          "train_accuracy_mean": .94, "train_accuracy_std": .02, "num_train": 50,
          "train_seconds": 120., "device": "1 x cpu", "jax_version": "0.10.2",
@@ -57,6 +58,17 @@ def test_the_readme_is_up_to_date():
 def test_the_guide_of_evaluations_is_up_to_date():
   text = (tables._HERE.parent / "docs/five_ways.md").read_text()
   assert tables.render_ways(text) == text
+
+
+def test_the_guide_of_merging_is_up_to_date(tmp_path):
+  text = (tables._HERE.parent / "docs/merging.md").read_text()
+  assert tables.render_merging(text) == text
+  figures = {"accuracy_mean": .5, "accuracy_std": .1}
+  (tmp_path / "merging.json").write_text(json.dumps({
+      "num_eval_inits": 20, **{name: figures for name in ("low", "high", "all", "merged")}}))
+  rendered = tables.render_merging(text, tmp_path)
+  assert "| both files merged, tested on all | 50.0 ± 10.0 | 20 |" in rendered.splitlines()
+  assert tables.render_merging(rendered, tmp_path) == rendered
 
 
 def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
@@ -180,7 +192,8 @@ def test_an_ingredient_and_a_transfer_are_a_row_each(lines):
 
 def test_the_ways_to_evaluate_stand_side_by_side():
   table = transfers.ways_table(
-      {"mnist_soft_labels": [{"seed": seed, "accuracy_mean": .7 + .1 * seed} for seed in (0, 1, 2)]},
+      {"mnist_soft_labels": [{"seed": seed, "accuracy_mean": .7 + .1 * seed}
+                             for seed in (0, 1, 2)]},
       {"mnist_soft_labels": [_transfer(seed, .85, distilled=.8, random_real=.6)
                              for seed in (0, 1)]})
   assert table.splitlines()[-1].endswith(

@@ -30,7 +30,8 @@ ROWS = {
     "cub200_alexnet": ("ImageNet → CUB-200, AlexNet", "38.76"),
     "mnist_poisoning": ("MNIST 0 → 1, one step, random pre-trained", "71.4 ± 29.6 of class 0"),
     "mnist_poisoning_bounded": (
-        "MNIST 0 → 1, within epsilon of real images, real ones beside, random pre-trained", "not in the paper"),
+        "MNIST 0 → 1, within epsilon of real images, real ones beside, random pre-trained",
+        "not in the paper"),
     "trec_random_init": ("TREC questions, text convolution, random init", "not in the paper"),
     "breast_cancer_random_init": ("breast cancer, MLP, random init", "not in the paper"),
     "wine_random_init": ("wine, MLP, random init", "not in the paper"),

@@ -1,4 +1,4 @@
-"""Writes the tables of experiments/README.md, BUILD_NOTES.md and docs/five_ways.md from files.
+"""Writes the tables of experiments/README.md, BUILD_NOTES.md and two guides from files.
 
     cp runs/mnist/result.json experiments/results/mnist_fixed_init-seed0.json
     cp pools/mnist_lenet_pool/result.json experiments/results/pools/mnist_lenet_pool.json
@@ -36,6 +36,12 @@ _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 _BESIDE = ("all_real", "boosted_trees_all_real", "boosted_trees_random_real")
 
 
+_MERGING_MARKS = ("<!-- merging: python -m experiments.results.tables -->\n",
+                  "<!-- end of merging -->\n")
+_MERGED = {"low": "the digits 0 to 4, tested on these", "high": "the digits 5 to 9, tested on these",
+           "merged": "both files merged, tested on all", "all": "all ten at once"}
+
+
 def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   """One row a config: paper's figure, obtained figure, and what it took."""
   rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
@@ -47,8 +53,8 @@ def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
     first = results[0]
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
     rows.append((title, link(config, note), first["num_distilled_images"], published,
-                 _obtained(results, pools) + _mark(first, newest), len(results), first["num_eval_inits"],
-                 first["outer_steps"], f"{minutes:.1f}",
+                 _obtained(results, pools) + _mark(first, newest), len(results),
+                 first["num_eval_inits"], first["outer_steps"], f"{minutes:.1f}",
                  f"{first['device']}, {first['jax_version']}"))
   for config, reason in paper.NOT_RUN.items():
     if config not in runs and (_HERE / f"configs/{config}.py").exists():
@@ -114,7 +120,7 @@ def ingredients_table(path: pathlib.Path) -> str:
 
 
 def bench_table(runs: list[dict]) -> str:
-  """One row a setting: seconds of the first run, ratio and speed of each (of old runs one speed)."""
+  """One row a setting: seconds of the first run, ratio and speed of each (old runs have one)."""
   ratios = [f"ratio {i + 1} (2048 product, GFLOP/s)" for i in range(len(runs))]
   rows = [("setting", "ours s", "PyTorch s", *ratios, "by hand / ours",
            "target", "aim", "compile s", "temporary MB", "authors' release s")]
@@ -141,6 +147,18 @@ def render_ways(text: str, results: pathlib.Path = _HERE / "results") -> str:
   """The text of docs/five_ways.md with its table made anew."""
   return _between(_WAYS_MARKS, text, transfers.ways_table(
       read_runs(results), read_runs(results / "transfers")))
+
+
+def render_merging(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
+  """The text of docs/merging.md with its table made anew; as it was where no run is kept."""
+  path = measurements / "merging.json"
+  if not path.exists():
+    return text
+  report = json.loads(path.read_text())
+  return _between(_MERGING_MARKS, text, markdown([
+      ("images of", "test accuracy %", "held-out networks"),
+      *((title, mean_std(report[name], "accuracy"), report["num_eval_inits"])
+        for name, title in _MERGED.items())]))
 
 
 def _between(marks, text, table):
@@ -220,7 +238,8 @@ def main(argv):
   del argv
   for path, render_file in ((_HERE / "README.md", render),
                             (_HERE.parent / "BUILD_NOTES.md", render_bench),
-                            (_HERE.parent / "docs/five_ways.md", render_ways)):
+                            (_HERE.parent / "docs/five_ways.md", render_ways),
+                            (_HERE.parent / "docs/merging.md", render_merging)):
     path.write_text(render_file(path.read_text()))
 
 

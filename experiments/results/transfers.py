@@ -30,14 +30,14 @@ def table(transfers: dict[str, list[dict]]) -> str:
             for s in _SETS),
           *(f"{np.mean([each[mark] for each in scores]):.3f}" if mark in score else ""
             for mark in _SCORES), results[0]["num_eval_inits"]))
-  return ("\n### Networks trained from scratch\n\nEpochs were chosen on validation images. HLR, IOR, "
-          "LRS and ARS as in DD-Ranking, in fractions.\n\n" + markdown(rows))
+  return ("\n### Networks trained from scratch\n\nEpochs were chosen on validation images. HLR, "
+          "IOR, LRS and ARS as in DD-Ranking, in fractions.\n\n" + markdown(rows))
 
 
 def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) -> str:
   """One column a protocol: how far its choice moves the figure of one and the same file."""
-  rows = [("distilled data", "seeds", "as distilled", "from scratch", "epochs chosen on test images",
-           "best network and seed besides", "hard labels", "other networks",
+  rows = [("distilled data", "seeds", "as distilled", "from scratch",
+           "epochs chosen on test images", "best network and seed besides", "hard labels", "other networks",
            "random real images, from scratch")]
   for name, results in transfers.items():
     seeds = [result["distilled_seed"] for result in results]
