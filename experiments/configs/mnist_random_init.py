@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=experiments/configs/mnist_random_init.py --workdir=DIR
 
-Expected: 83 +- 2 % over 200 held-out networks, in 2 to 3 minutes on two CPU cores.
+Expected: 85 +- 3 % over 200 held-out networks, in a minute and a half on two CPU cores.
 """
 
 from experiments.configs import default
