@@ -14,7 +14,9 @@ from dd_jax.whitening import Whitening
 _MODEL = models.mlp(num_classes=4, image_shape=(3, 3, 1), hidden=[5])
 _METADATA = {"model": "mlp", "model_options": {"hidden": [5]}, "num_classes": 4, "mean": [.25],
              "std": [.5], "pixel_scale": 255, "inner_optimizer": "gradient_descent",
-             "accuracy_mean": .9, "num_eval_inits": 10, "seed": 3}
+             "seed": 3}
+_OF_ONE_RUN = {"accuracy_mean": .9, "num_eval_inits": 10, "learned_bytes": 100, "outer_steps": 6,
+               "selection": "final", "num_train": 50, "readable": {"rows": []}}
 
 
 def _artifact(seed, classes, params=None, whitening=None, hyper=(), **metadata):
@@ -22,7 +24,7 @@ def _artifact(seed, classes, params=None, whitening=None, hyper=(), **metadata):
                    for shape in ((2, len(classes), 3, 3, 1), (3, 2)))
   labels = jnp.tile(jnp.asarray(classes, jnp.int32), (2, 1))
   return dd_jax.Artifact(dd_jax.DistilledData(images, labels, jax.nn.softplus(sizes), hyper),
-                         params, {**_METADATA, **metadata}, whitening)
+                         params, {**_METADATA, **_OF_ONE_RUN, **metadata}, whitening)
 
 
 def test_a_step_is_the_mean_of_the_files_own_steps():
@@ -50,9 +52,7 @@ def test_examples_and_what_is_known_of_them():
   np.testing.assert_array_equal(merged.images[:, 2:], two.images)
   np.testing.assert_allclose(
       merged.distilled.step_sizes, (one.distilled.step_sizes + two.distilled.step_sizes) / 2)
-  assert merged.metadata == {
-      **{name: value for name, value in _METADATA.items()
-         if name not in ("accuracy_mean", "num_eval_inits")}, "merged": 2}
+  assert merged.metadata == {**_METADATA, "merged": 2}
 
 
 def test_soft_labels_make_all_soft():

@@ -218,13 +218,12 @@ def test_published_files_are_small():
   assert sum(path.stat().st_size for path in files) < 3e6
 
 
-@pytest.mark.parametrize("path", sorted((tables._HERE / "results/distilled").glob("*.npz")),
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=() if "_fixed_init" in path.stem else pytest.mark.slow, id=path.stem)
+    for path in sorted((tables._HERE / "results/distilled").glob("*.npz"))])
 def test_a_published_file_gives_its_figure(path):
-  """Where the dataset is; random inits are tested on a tenth of the networks, to a point."""
+  """On all networks of its run, where the dataset is at hand."""
   metadata = dd_jax.files.artifacts.load(path).metadata
-  if metadata["num_eval_inits"] > 1 or metadata.get("targets"):
-    pytest.skip("of many networks; its command takes a minute")
   try:
     found = applied.apply(str(path))
   except OSError:

@@ -14,14 +14,16 @@ from dd_jax.types import DistilledData
 _SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "inner_algorithm",
          "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
          "regularization", "targets")
+# What the run of one file says of itself, which holds for no merged file.
+_OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection", "readable")
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:
   """Puts the examples of several files side by side in every step.
 
   Step sizes become their mean: every step moves the weights by the mean of the files' own steps, as
-  in federated averaging. Images are brought to the first file's normalisation. The result is used as
-  it is, or is a start for `distill.start`; it has no accuracy, for none has been measured.
+  in federated averaging. Images are brought to the first file's normalisation. The result is used
+  as it is, or is a start for `distill.start`; it has no accuracy, for none has been measured.
 
   Args:
     artifacts: what `artifacts.load` returns, two or more: of classes numbered alike, of as many
@@ -104,5 +106,5 @@ def _metadata(artifacts):
            if all(name in each.metadata and each.metadata[name] == value for each in artifacts)}
   kept = {name: first[name] for name in ("mean", "std", "pixel_range") if name in first}
   return {**{name: value for name, value in known.items()
-             if not name.endswith(("_mean", "_std")) and name != "num_eval_inits"},
+             if not name.endswith(("_mean", "_std")) and name not in _OF_ONE_RUN},
           **kept, "merged": len(artifacts)}

@@ -1,7 +1,8 @@
 """Outer steps per second with the data on the device, in memory and in files; memory of large data.
 
     python -m experiments.measurements.storage --workdir=DIR --gigabytes=4 \\
-      --config=experiments/configs/mnist_random_init.py --config.data.name=FOLDER/
+      --config=experiments/configs/mnist_random_init.py --config.data.name=FOLDER/ \\
+      --config.outer.num_inits=4 --config.outer.batch_size=256
 
 FOLDER holds the set as .npy files, so that it can be read as a run goes. Every storage takes the
 same outer steps in turn; the median counts, and all must lead to the same state. With --gigabytes

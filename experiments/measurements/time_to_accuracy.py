@@ -5,8 +5,8 @@
 
 Each seed is a process of its own in an empty directory, kept with --workdir=DIR as DIR/seedN, one
 after the other; the first one, with the seed before the first, only fills the compilation cache.
-Seconds end when the process has: they
-include its start, compilation from the cache, validation, the final test, report and pictures.
+Seconds end when the process has: they include its start, compilation from the cache, validation,
+the final test, report and pictures.
 """
 
 import json
@@ -60,8 +60,7 @@ def _measure():
   seeds = launcher.numbers("seeds", options.seeds, int)
   arguments = shlex.split(options.command)
   run(arguments, seeds[0] - 1)
-  speed, runs = _gflops(), [
-      run(arguments, seed, options.workdir) for seed in seeds]
+  speed, runs = _gflops(), [run(arguments, seed, options.workdir) for seed in seeds]
   seconds, accuracies = ([row[name] for row in runs] for name in ("seconds", "accuracy_mean"))
   report = {"command": options.command, "matmul_gflops": [speed, _gflops()], "runs": runs,
             "seconds_mean": statistics.mean(seconds), "seconds_worst": max(seconds),
@@ -76,5 +75,5 @@ if __name__ == "__main__":
   flags.DEFINE_string("command", None, "Flags of experiments.main, without --workdir and the seed.",
                       required=True)
   flags.DEFINE_string("out", None, "The JSON file to write.", required=True)
-  flags.DEFINE_string("workdir", None, "Directory in which the runs are kept; they are not.")
+  flags.DEFINE_string("workdir", None, "Directory in which the runs are kept; None: nowhere.")
   launcher.run(_measure)

@@ -37,8 +37,8 @@ def table(transfers: dict[str, list[dict]]) -> str:
 def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) -> str:
   """One column a protocol: how far its choice moves the figure of one and the same file."""
   rows = [("distilled data", "seeds", "as distilled", "from scratch",
-           "epochs chosen on test images", "best network and seed besides", "hard labels", "other networks",
-           "random real images, from scratch")]
+           "epochs chosen on test images", "best network and seed besides", "hard labels",
+           "other networks", "random real images, from scratch")]
   for name, results in transfers.items():
     seeds = [result["distilled_seed"] for result in results]
     own = [run for run in runs.get(name, []) if run["seed"] in seeds]
