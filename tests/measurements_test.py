@@ -105,8 +105,9 @@ def test_the_step_by_hand_is_the_same_step(name):
   bench._check_agreement("by hand", by_hand.hypergradient64(), expected)
   assert by_hand.step() > 0
   assert by_hand.report()["plain_temporary_bytes"] > 0
-  in_float32 = ours.hypergradient()
-  bench._check_agreement("float32", in_float32, expected)
+  _, in_float32 = ours.hypergradient()
+  for leaf, values in expected[1].items():  # 1e-4 or so, by the machine's products.
+    assert np.linalg.norm(in_float32[leaf] - values) < 1e-3 * np.linalg.norm(values)
 
 
 @pytest.mark.slow

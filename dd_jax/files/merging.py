@@ -65,11 +65,11 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
   for name in _SAME:
     expected, found = first.metadata.get(name), other.metadata.get(name)
     require(name, expected, found, expected == found)
-  shapes = [jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
-            for each in (first, other)]
-  require("the shape of an example", *shapes, shapes[0] == shapes[1])
-  sizes = [list(each.distilled.step_sizes.shape) for each in (first, other)]
-  require("[E, S]", *sizes, sizes[0] == sizes[1])
+  expected, found = (jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
+                     for each in (first, other))
+  require("the shape of an example", expected, found, expected == found)
+  expected, found = (list(each.distilled.step_sizes.shape) for each in (first, other))
+  require("[E, S]", expected, found, expected == found)
   for name, parts in (("hyper", (first.distilled.hyper, other.distilled.hyper)),
                       ("weights of a fixed init", (first.init_params, other.init_params)),
                       ("whitening", (first.whitening, other.whitening))):
@@ -77,8 +77,10 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
 
 
 def _equal(a: Any, b: Any) -> bool:
-  return (jax.tree.structure(a) == jax.tree.structure(b) and
-          all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b))))
+  leaves, others = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
+  return len(leaves) == len(others) and all(
+      path == other_path and np.array_equal(leaf, other)
+      for (path, leaf), (other_path, other) in zip(leaves, others))
 
 
 def _as_normalized_by(first, artifact):
