@@ -10,7 +10,10 @@ from experiments.configs import default
 def get_config(variant: str = ""):
   config = cifar10_fixed_init.get_config()
   config.init.name = "random"
-  config.outer.num_inits = 4
+  config.outer.num_steps = 2000
+  config.outer.learning_rate = 0.06
+  config.outer.step_size_learning_rate = 0.01
+  config.outer.weight_decay = 0.1
   config.eval.num_inits = 200
   config.validation.num_inits = 4
   default.apply_variant(config, variant)

@@ -12,9 +12,13 @@ from experiments.configs import default
 def get_config(variant: str = ""):
   config = cifar10_random_init.get_config()
   config.distill.labels = "soft"
+  config.distill.step_size = 0.01
   config.outer.label_learning_rate = 0.01
   config.outer.num_inits = 2
   config.outer.num_steps = 1000
+  config.outer.batch_size = 256
+  config.outer.learning_rate = 0.03
+  config.outer.step_size_learning_rate = 0.02
   config.outer.weight_decay = 0.05
   config.eval.num_inits = 100
   config.validation.num_inits = 2
