@@ -1,6 +1,5 @@
 """Named sets in their official layouts: values, names of classes, and what broken ones say."""
 
-import re
 
 import numpy as np
 import pytest
@@ -11,13 +10,9 @@ from dd_jax.datasets import cifar
 from dd_jax.datasets import directories
 from dd_jax.datasets import formats
 from tests import dataset_files
+from tests.one_line import raises_of_file as raises
 
 WNIDS = ("n03", "n01", "n02")
-
-
-def raises(error, path, text):
-  """Expects `error` in one line that starts with the file and holds `text`."""
-  return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
 
 
 def assert_splits(splits, images, labels, num_train):

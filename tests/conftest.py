@@ -3,6 +3,7 @@
 import mmap
 import os
 import pathlib
+import socket
 import time
 
 # The launchers' own cache, for the processes that tests start too: a second run is faster.
@@ -91,3 +92,16 @@ def quick_runs():
   with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
     patch.setattr(figures, "_save", lambda figure, path: figures.plt.close(figure))
     yield
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+  """No test reaches for the network, nor for the data of whoever runs it."""
+  def refuse(*args, **kwargs):
+    pytest.fail(f"network: {args}")
+
+  monkeypatch.setattr(socket.socket, "connect", refuse)
+  monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+  monkeypatch.setattr(socket, "getaddrinfo", refuse)
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.delenv("DD_JAX_DATA", raising=False)

@@ -14,6 +14,8 @@ from pyarrow import parquet
 
 from dd_jax.datasets import tfds_source
 
+IDX_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+             "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 CIFAR10_BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
 
 
@@ -34,6 +36,29 @@ def random_bytes(shape, seed=0):
 def idx_bytes(array):
   header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
   return header + array.tobytes()
+
+
+def tiny(image_shape=(28, 28, 1), *, fill=None, num_train=20, num_test=10):
+  """`train_images train_labels test_images test_labels` with ten classes, by name."""
+  images = random_bytes((num_train + num_test, *image_shape))
+  if fill is not None:
+    images[:] = fill
+  labels = np.arange(num_train + num_test) % 10
+  return {"train_images": images[:num_train], "train_labels": labels[:num_train],
+          "test_images": images[num_train:], "test_labels": labels[num_train:]}
+
+
+def write_idx(directory, arrays):
+  """The four files of MNIST's form."""
+  directory.mkdir(parents=True, exist_ok=True)
+  for name, array in zip(IDX_FILES, arrays.values()):
+    array = array.reshape(array.shape[:3]).astype(np.uint8)
+    (directory / name).write_bytes(gzip.compress(idx_bytes(array)))
+
+
+def assert_holds(dataset, arrays):
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(getattr(dataset, name), array)
 
 
 def cifar10_batches(labels=np.arange(12) % 10, seed=0):

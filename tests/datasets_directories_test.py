@@ -1,6 +1,5 @@
 """PASCAL-VOC and CUB-200 from small directories: crops, labels, and what broken ones say."""
 
-import re
 
 import jax
 import numpy as np
@@ -13,11 +12,7 @@ from tests.dataset_files import random_picture
 from tests.dataset_files import write_cub200
 from tests.dataset_files import write_picture
 from tests.dataset_files import write_voc
-
-
-def raises(error, path, text):
-  """Expects `error` in one line that starts with the file and holds `text`."""
-  return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
+from tests.one_line import raises_of_file as raises
 
 
 def resized(pixels):

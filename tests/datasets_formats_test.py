@@ -4,7 +4,6 @@ import bz2
 import gzip
 import io
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -17,11 +16,7 @@ from tests.dataset_files import cifar10_batches
 from tests.dataset_files import idx_bytes
 from tests.dataset_files import random_bytes
 from tests.dataset_files import write_cifar10_archive
-
-
-def raises(error, path, text):
-  """Expects `error` in one line that starts with the file and holds `text`."""
-  return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
+from tests.one_line import raises_of_file as raises
 
 
 def write_idx(tmp_path, images, labels, suffix):

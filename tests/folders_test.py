@@ -1,7 +1,6 @@
 """Folders of pictures and of .npy files: values, rules, and what broken ones say."""
 
 import pathlib
-import re
 import shutil
 
 import numpy as np
@@ -17,14 +16,10 @@ from dd_jax.datasets import rows
 from dd_jax.datasets.splits import Reading
 from tests.dataset_files import random_bytes
 from tests.dataset_files import write_picture
+from tests.one_line import raises
 
 LABELS = np.arange(12) % 3
 NAMES = ("bird", "cat", "dog")
-
-
-def raises(error, text):
-  """Expects `error` in one line that holds `text`."""
-  return pytest.raises(error, match=rf"\A[^\n]*{re.escape(str(text))}[^\n]*\Z")
 
 
 def write_class(folder, images, first=0):

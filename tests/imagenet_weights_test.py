@@ -2,7 +2,6 @@
 
 import functools
 import pickle
-import re
 import sys
 import types
 
@@ -18,6 +17,7 @@ from dd_jax import models
 from dd_jax import parametrization
 from tests.alexnet_files import checkpoint
 from tests.alexnet_files import write
+from tests.one_line import raises
 
 _SUFFIXES = [".npz", ".safetensors", ".pth"]
 
@@ -132,11 +132,6 @@ def test_hypergradient_through_them_against_a_finite_difference(tmp_path):
 
   assert norm > 1e-3
   np.testing.assert_allclose((at(1e-4) - at(-1e-4)) / 2e-4, norm, rtol=1e-6)
-
-
-def raises(error, text):
-  """Expects `error` in one line that holds `text`."""
-  return pytest.raises(error, match=rf"\A[^\n]*{re.escape(text)}[^\n]*\Z")
 
 
 def changed(**changes):

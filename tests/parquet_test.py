@@ -1,6 +1,5 @@
 """dd_jax.datasets.parquet: values of every layout and kind of column, and what broken ones say."""
 
-import re
 import sys
 
 import numpy as np
@@ -12,11 +11,7 @@ from dd_jax.datasets.splits import Reading
 from tests.dataset_files import encoded
 from tests.dataset_files import random_bytes
 from tests.dataset_files import write_parquet
-
-
-def raises(error, path, text):
-  """Expects `error` in one line that starts with the file and holds `text`."""
-  return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
+from tests.one_line import raises_of_file as raises
 
 
 def in_structs(pictures):

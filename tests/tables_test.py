@@ -1,7 +1,6 @@
 """dd_jax.datasets.tables: values of CSV files, and what broken ones say."""
 
 import gzip
-import re
 
 import numpy as np
 import pytest
@@ -10,14 +9,10 @@ from dd_jax.datasets import tables
 from dd_jax.datasets.splits import Reading
 from tests.dataset_files import csv_text
 from tests.dataset_files import random_bytes
+from tests.one_line import raises_of_file as raises
 
 NUMBERS = np.array([[.5, -1e300, 3], [1.7e9, 0, 2**53 + 1.], [-.1, 1 / 3, 1e-300]])
 COLUMNS = ("a", "b, the second", 'c "quoted"')
-
-
-def raises(error, path, text):
-  """Expects `error` in one line that starts with the file and holds `text`."""
-  return pytest.raises(error, match=rf"\A{re.escape(str(path))}: [^\n]*{re.escape(text)}[^\n]*\Z")
 
 
 LABELS = [["cat", "dog, brown", "a \"b\""], [3, 1, 7], ["1.0", "2.", "-1e0"], [10**17 + 1, 2, 3]]
