@@ -187,12 +187,24 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
   Raises:
     ValueError: a number of the plan below 1.
   """
+  return evaluate_networks(key, distilled, init, train, apply,
+                           draw_networks(key, init, num_inits), inputs, labels, plan=plan)
+
+
+def evaluate_networks(key: Array, distilled: DistilledData, init: InitDistribution, train: Train,
+                      apply: Callable, networks: tuple[Array, Array], inputs: Any, labels: Array, *,
+                      plan: Plan) -> EvalResult:
+  """What `evaluate` gives of some of its networks.
+
+  Args:
+    key, distilled, init, train, apply, inputs, labels, plan: as of `evaluate`.
+    networks: n of `draw_networks`.
+  """
   def of_one(before_and_after):
     return EvalResult(*(measure(apply, params, inputs, labels, batch_size=plan.batch_size,
                                 prepare=plan.prepare) for params in before_and_after))
 
-  return _map_trained(of_one, key, distilled, init, train, draw_networks(key, init, num_inits),
-                      plan)
+  return _map_trained(of_one, key, distilled, init, train, networks, plan)
 
 
 def draw_networks(key: Array, init: InitDistribution, num_inits: int) -> tuple[Array, Array]:

@@ -35,7 +35,7 @@ _RESULT_FIELDS = {
     "accuracy_mean", "accuracy_std", "accuracy_before_mean", "num_eval_inits",
     "num_distilled_images", "outer_steps", "wall_seconds", "compile_seconds",
     "seconds_per_outer_step", "peak_memory_bytes", "selection", "device", "jax_version", "seed",
-    "config"}
+    "distilled_bytes", "distilled_blake2b", "config"}
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,19 @@ def test_a_published_file_stands_with_what_checks_it(tmp_path):
       "| `--distilled=experiments/results/distilled/mnist_fixed_init-short-seed3.npz` |")
 
 
+def test_a_file_that_lies_elsewhere_stands_with_its_digest(tmp_path):
+  found = {"seed": 7, "distilled_bytes": 7_654_321, "distilled_blake2b": "0123456789abcdef"}
+  for name, result in {"mnist_fixed_init-short-seed7": found, "mnist_fixed_init-seed7": found,
+                       "mnist_random_init-seed7": {"seed": 7}}.items():
+    (tmp_path / f"{name}.json").write_text(json.dumps(result))
+  (tmp_path / "distilled").mkdir()
+  (tmp_path / "distilled/mnist_fixed_init-seed7.npz").touch()
+  assert published.others_table(tmp_path).splitlines()[-1] == (
+      "| [mnist_fixed_init](configs/mnist_fixed_init.py), short | 7 | 7654 | `0123456789abcdef` |")
+  (tmp_path / "mnist_fixed_init-short-seed7.json").unlink()
+  assert published.others_table(tmp_path) == ""
+
+
 def test_published_files_are_small():
   files = [*(tables._HERE / "results/distilled").glob("*.npz")]
   assert sum(path.stat().st_size for path in files) < 3e6
@@ -220,7 +233,8 @@ def test_published_files_are_small():
 
 @pytest.mark.parametrize("path", [
     pytest.param(path, marks=() if "_fixed_init" in path.stem else pytest.mark.slow, id=path.stem)
-    for path in sorted((tables._HERE / "results/distilled").glob("*.npz"))])
+    for path in sorted((tables._HERE / "results/distilled").glob("*.npz"))
+    if not path.stem.startswith("cifar10")])  # Its 200 networks take 40 minutes.
 def test_a_published_file_gives_its_figure(path):
   """On all networks of its run, where the dataset is at hand."""
   metadata = dd_jax.files.artifacts.load(path).metadata

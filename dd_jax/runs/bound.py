@@ -78,9 +78,51 @@ class FedSteps(Bound):
     return numbers, *self.put(examples)
 
 
+class InGroups:
+  """`evaluation(distilled) -> EvalResult` of all networks; or of one group after the other."""
+
+  def __call__(self, distilled: Any) -> EvalResult:
+    return together([self.of_group(distilled, start) for start in self.starts(distilled)])
+
+  def starts(self, distilled: Any) -> range:
+    """The number of every group's first network."""
+    raise NotImplementedError
+
+  def of_group(self, distilled: Any, start: int) -> EvalResult:
+    """Of one group, on the host."""
+    raise NotImplementedError
+
+
+def together(groups: list[EvalResult]) -> EvalResult:
+  """All networks of some groups."""
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *groups)
+
+
 @dataclasses.dataclass(frozen=True)
-class FedEvaluation:
-  """`fed(distilled) -> EvalResult`: groups of networks, each on all real examples in batches."""
+class Evaluation(InGroups, Bound):
+  """On real examples that lie on the devices; the program takes `(distilled, start, *arguments)`."""
+  num_networks: int
+  group_size: int  # At most num_networks.
+
+  def starts(self, distilled: Any) -> range:
+    """As of `InGroups`."""
+    del distilled
+    return range(0, self.num_networks, self.group_size)
+
+  def of_group(self, distilled: Any, start: int) -> EvalResult:
+    """As of `InGroups`; a last group of fewer networks is filled up with those before it."""
+    first = min(start, self.num_networks - self.group_size)
+    found = layouts.to_host(self.program(distilled, np.int32(first), *self.arguments))
+    return jax.tree.map(lambda x: x[start - first:], found)
+
+  def all_arguments(self) -> tuple:
+    """As of `Bound`."""
+    return np.int32(0), *self.arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class FedEvaluation(InGroups):
+  """On real examples that come in batches, once for every group of networks."""
   draw: Callable  # given -> networks [N].
   train: Callable  # (distilled, given, networks) -> (params, trained), leaves [n, ...].
   count: Callable  # ((params, trained), given, inputs, labels) -> (Counts, Counts) of n networks.
@@ -90,10 +132,27 @@ class FedEvaluation:
   batch_size: int
   stream: bool
 
-  def __call__(self, distilled: Any) -> EvalResult:
-    networks = self.draw(self.given)
-    results = [self._of_group(distilled, group) for group in self._groups(distilled, networks)]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+  def starts(self, distilled: Any) -> range:
+    """As of `InGroups`: so many networks at once that the weights of all do not fill the memory."""
+    networks = jax.eval_shape(self.draw, self.given)
+    num_networks = jax.tree.leaves(networks)[0].shape[0]
+    params = jax.eval_shape(self.train, distilled, self.given, networks)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / num_networks
+    return range(0, num_networks, max(1, int(_GROUP_BYTES / size)))
+
+  def of_group(self, distilled: Any, start: int) -> EvalResult:
+    """As of `InGroups`."""
+    stop = start + self.starts(distilled).step
+    networks = jax.tree.map(lambda x: x[start:stop], self.draw(self.given))
+    both = self.train(distilled, self.given, networks)
+    batches = -(-len(self.examples[1]) // self.batch_size)
+    total = None
+    for batch in feeds.ahead(self._read, batches, stream=self.stream,
+                             size=feeds.batch_bytes(self.examples, self.batch_size)):
+      counts = self.count(both, self.given, *self.place(batch))
+      jax.block_until_ready(total)
+      total = counts if total is None else jax.tree.map(jnp.add, total, counts)
+    return EvalResult(*map(evaluation.to_metrics, layouts.to_host(total)))
 
   def trace(self, distilled: Any) -> None:
     """Meets every rule of the library, and computes nothing."""
@@ -109,26 +168,6 @@ class FedEvaluation:
   def compile(self) -> "FedEvaluation":
     """As `lower`."""
     return self
-
-  def _groups(self, distilled, networks):
-    """So many networks at once that the weights of all do not fill the memory."""
-    num_networks = jax.tree.leaves(networks)[0].shape[0]
-    params = jax.eval_shape(self.train, distilled, self.given, networks)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / num_networks
-    step = max(1, int(_GROUP_BYTES / size))
-    return [jax.tree.map(lambda x, start=start: x[start:start + step], networks)
-            for start in range(0, num_networks, step)]
-
-  def _of_group(self, distilled, networks):
-    both = self.train(distilled, self.given, networks)
-    batches = -(-len(self.examples[1]) // self.batch_size)
-    total = None
-    for batch in feeds.ahead(self._read, batches, stream=self.stream,
-                             size=feeds.batch_bytes(self.examples, self.batch_size)):
-      counts = self.count(both, self.given, *self.place(batch))
-      jax.block_until_ready(total)
-      total = counts if total is None else jax.tree.map(jnp.add, total, counts)
-    return EvalResult(*map(evaluation.to_metrics, layouts.to_host(total)))
 
   def _read(self, i):
     start, size = i * self.batch_size, len(self.examples[1])

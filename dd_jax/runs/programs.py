@@ -8,11 +8,11 @@ import jax
 import optax
 
 from dd_jax.distillation import make_outer_loop, run_on_minibatches, run_outer_steps
-from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate, train_networks
+from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate_networks, train_networks
 from dd_jax.hypergradient import make_outer_loss
 from dd_jax.runs import feeds
 from dd_jax.runs import layouts
-from dd_jax.runs.bound import Bound, FedEvaluation, FedSteps
+from dd_jax.runs.bound import Bound, Evaluation, FedEvaluation, FedSteps
 from dd_jax.runs.data import on_host, read_all
 from dd_jax.runs.layouts import Layout
 from dd_jax.runs.problem import Problem
@@ -20,6 +20,7 @@ from dd_jax.runs.settings import Settings
 from dd_jax.types import DistilledData, OuterState
 
 _KEYS = ("init", "images", "outer", "validation", "test", "warm")
+_GROUP = 10  # Held-out networks of a device that are tested before a signal is looked at.
 
 
 class Programs(NamedTuple):
@@ -28,8 +29,8 @@ class Programs(NamedTuple):
   state: OuterState  # Before the first outer step.
   decode: Callable[[Any], DistilledData]
   steps: Bound  # steps(state) -> (state, infos [log_every]).
-  validate: Bound | FedEvaluation  # validate(distilled) -> EvalResult.
-  test: Bound | FedEvaluation  # test(distilled) -> EvalResult.
+  validate: Evaluation | FedEvaluation  # validate(distilled) -> EvalResult.
+  test: Evaluation | FedEvaluation  # test(distilled) -> EvalResult.
 
 
 def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Settings,
@@ -48,8 +49,10 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
   state = layout.place(building.precise(building.begin)(loop, init.state))
   programs = Programs(
       layout, state, problem.learned.decode, building.steps(loop, init.state),
-      building.evaluation("validation", problem.num_validation_inits),
-      building.evaluation("test", problem.num_test_inits))
+      building.evaluation("validation", problem.num_validation_inits,
+                          group_size=problem.num_validation_inits),
+      building.evaluation("test", problem.num_test_inits, group_size=min(
+          problem.num_test_inits, max(_GROUP, settings.num_parallel or 0) * jax.device_count())))
   # Tracing meets every rule of the library before anything is written.
   distilled = programs.decode(state.trainable)
   programs.steps.trace(state)
@@ -148,7 +151,7 @@ class _Building(NamedTuple):
     return FedSteps(layout.compile_run(self.precise(run_on)), arguments, pieces, share.put,
                     settings.log_every // size)
 
-  def evaluation(self, split, num_inits):
+  def evaluation(self, split, num_inits, *, group_size):
     """`distilled -> EvalResult` of the split's networks on its examples."""
     problem, settings, layout = self.problem, self.settings, self.layout
     init, examples = layout.place_test_init(getattr(problem.inits, split)), self.examples(split)
@@ -159,16 +162,19 @@ class _Building(NamedTuple):
           num_parallel(settings.num_parallel, on_accelerator=10), settings.batch_size,
           layout.spread, functools.partial(problem.data.preparation.apply, prepared_by))
 
-    def evaluate_all(distilled, key_data, init_state, prepared_by, inputs, labels):
+    def evaluate_group(distilled, start, key_data, init_state, prepared_by, inputs, labels):
       key, init, plan = of(key_data, init_state, prepared_by)
       if problem.data.preparation.costly:
         inputs, plan = plan.prepare(inputs), plan._replace(prepare=None)
-      return evaluate(key, distilled, init, problem.train, problem.apply, inputs, labels,
-                      num_inits=num_inits, plan=plan)
+      networks = jax.tree.map(
+          lambda x: jax.lax.dynamic_slice_in_dim(x, start, group_size),
+          draw_networks(key, init, num_inits))
+      return evaluate_networks(key, distilled, init, problem.train, problem.apply, networks, inputs,
+                               labels, plan=plan)
 
     if settings.storage == "device":
-      return Bound(layout.compile(self.precise(evaluate_all)),
-                   (*given, *layout.place(examples)))
+      return Evaluation(layout.compile(self.precise(evaluate_group)),
+                        (*given, *layout.place(examples)), num_inits, group_size)
 
     def draw(given):
       key, init, _ = of(*given)

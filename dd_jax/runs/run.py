@@ -1,5 +1,6 @@
 """One run: from a problem and a directory to distilled data, figures and a result."""
 
+import hashlib
 import os
 import pathlib
 import sys
@@ -28,6 +29,7 @@ from dd_jax.runs import storage
 from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
+from dd_jax.runs.final_test import evaluate_held_out
 from dd_jax.runs.loop import Run, run_outer_loop
 from dd_jax.runs.problem import Problem, name_of
 from dd_jax.runs.programs import make_keys, make_programs
@@ -93,13 +95,12 @@ def _run(run, started):
   if processes.is_first():
     print(storage.describe(run.problem.data, run.settings.storage), file=sys.stderr)
   state, metrics, timing = run_outer_loop(run)
-  programs = run.programs
-  evaluated = layouts.to_host(jax.block_until_ready(programs.test(
-      programs.layout.place(programs.decode(state.trainable)))))
+  evaluated = evaluate_held_out(run, state)
   result = _summarize(run, state, evaluated, metrics, timing,
                       wall_seconds=timing["earlier_seconds"] + time.time() - started)
   result["sources"] = sources
   artifact = _artifact(run, state, result)
+  result |= processes.on_first(lambda: _save(run, artifact))
   processes.on_first(lambda: _write(run, artifact, evaluated, metrics, result))
   return Result(artifact, result, run.workdir)
 
@@ -185,11 +186,19 @@ def _inner_optimizer(train):
   return {"inner_optimizer": name_of(train.optimizer, INNER_OPTIMIZERS) or "own"}
 
 
-def _write(run, artifact, evaluated, metrics, result):
-  """distilled.npz, pictures and report; result.json last, as it marks the run as finished."""
-  workdir, distilled = run.workdir, artifact.distilled
-  artifacts.save(workdir / "distilled.npz", distilled, init_params=artifact.init_params,
+def _save(run, artifact):
+  """Writes distilled.npz; its size and digest, by which anyone tells this file from another."""
+  path = run.workdir / "distilled.npz"
+  artifacts.save(path, artifact.distilled, init_params=artifact.init_params,
                  whitening=artifact.whitening, metadata=artifact.metadata)
+  content = path.read_bytes()
+  return {"distilled_bytes": len(content),
+          "distilled_blake2b": hashlib.blake2b(content, digest_size=8).hexdigest()}
+
+
+def _write(run, artifact, evaluated, metrics, result):
+  """Pictures and report; result.json last, as it marks the run as finished."""
+  workdir, distilled = run.workdir, artifact.distilled
   name = run.problem.figures.headline
   score = accuracies.shown(name, result[f"{name}_mean"])
   if result["num_eval_inits"] > 1:
@@ -205,3 +214,4 @@ def _write(run, artifact, evaluated, metrics, result):
   snapshots.save_evaluation(workdir, evaluated, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
   workdirs.write_json(workdir / "result.json", result)
+  snapshots.remove_groups(workdir)

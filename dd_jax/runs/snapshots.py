@@ -2,11 +2,14 @@
 
 import io
 import pathlib
+import shutil
+from typing import Any
 
 import numpy as np
 
-from dd_jax.evaluation import EvalResult
+from dd_jax.evaluation import EvalResult, Metrics, TargetMetrics
 from dd_jax.datasets import npz
+from dd_jax.runs import processes
 from dd_jax.runs.data import Pixels
 from dd_jax.types import DistilledData
 
@@ -48,15 +51,51 @@ def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
 
 def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult, **more: np.ndarray) -> None:
   """Writes evaluation.npz: the metrics of every network before and after, and these arrays."""
-  _save(workdir / "evaluation.npz", **more, **{
-      f"{when}_{name}": np.asarray(values) for when in evaluated._fields
-      for name, values in getattr(evaluated, when)._asdict().items()})
+  _save(workdir / "evaluation.npz", **more, **_arrays_of(evaluated))
 
 
 def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
   """What `save_evaluation` wrote, None where a run has none; ValueError for a damaged file."""
   path = workdir / "evaluation.npz"
   return _load(path, ("before_loss", "after_loss")) if path.exists() else None
+
+
+def save_group(workdir: pathlib.Path, step: int, start: int, evaluated: EvalResult) -> None:
+  """Writes tested/STEP-START.npz: what a group of networks gave, the first of them number START."""
+  (workdir / "tested").mkdir(exist_ok=True)
+  _save(_group_path(workdir, step, start), **_arrays_of(evaluated))
+
+
+def load_group(workdir: pathlib.Path, step: int, start: int) -> EvalResult | None:
+  """What `save_group` wrote, in every process; None where there is no such file, or a damaged one."""
+  def load():
+    try:
+      arrays = _load(_group_path(workdir, step, start), ("before_loss", "after_loss"))
+    except ValueError:
+      return None
+    return {name: [array.dtype.name, array.tolist()] for name, array in arrays.items()}
+
+  found = processes.on_first(load)
+  if found is None:
+    return None
+  kind: Any = TargetMetrics if "after_r2" in found else Metrics
+  return EvalResult(*(
+      kind(*(np.array(values, dtype) for dtype, values in (
+          found[f"{when}_{name}"] for name in kind._fields))) for when in EvalResult._fields))
+
+
+def remove_groups(workdir: pathlib.Path) -> None:
+  """Once evaluation.npz holds them all."""
+  shutil.rmtree(workdir / "tested", ignore_errors=True)
+
+
+def _group_path(workdir, step, start):
+  return workdir / "tested" / f"{step}-{start}.npz"
+
+
+def _arrays_of(evaluated):
+  return {f"{when}_{name}": np.asarray(values) for when in evaluated._fields
+          for name, values in getattr(evaluated, when)._asdict().items()}
 
 
 def _save(path, **arrays):

@@ -1,6 +1,7 @@
-"""The distilled files that lie in experiments/results/distilled, and how to check each."""
+"""The distilled files of the results: those that lie here, how to check each, and the others."""
 
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from dd_jax import files
 from dd_jax.runs import accuracies
 from experiments.results import paper
-from experiments.results.files import config_and_note, markdown, percent
+from experiments.results.files import config_and_note, link, markdown, percent
 
 
 def table(directory: pathlib.Path) -> str:
@@ -32,5 +33,16 @@ def table(directory: pathlib.Path) -> str:
         f"{len(content) / 1e3:.0f}", f"`{hashlib.blake2b(content, digest_size=8).hexdigest()}`",
         figure, metadata["num_eval_inits"],
         f"`--distilled=experiments/results/distilled/{path.name}`"))
-  return ("\n### Files\n\nEach gives the figure beside it again, on the same test set and "
-          "networks: `python -m experiments.apply --data_dir=DIR` and these arguments.\n\n" + markdown(rows))
+  return ("\n### Files\n\nEach gives the figure beside it again, on the same test set and networks: "
+          "`python -m experiments.apply --data_dir=DIR` and these arguments.\n\n" + markdown(rows))
+
+
+def others_table(results: pathlib.Path) -> str:
+  """One row a file that is too large to lie here: of what size and digest its run wrote it."""
+  rows = [("distilled.npz of", "seed", "kB", "BLAKE2b (8 bytes)")]
+  for path in sorted(results.glob("*.json")):
+    result = json.loads(path.read_text())
+    if "distilled_blake2b" in result and not (results / f"distilled/{path.stem}.npz").exists():
+      rows.append((link(*config_and_note(path.stem.rsplit("-seed", 1)[0])), result["seed"],
+                   f"{result['distilled_bytes'] / 1e3:.0f}", f"`{result['distilled_blake2b']}`"))
+  return "\nOthers, by their digests:\n\n" + markdown(rows) if rows[1:] else ""

@@ -180,7 +180,7 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
           + "\n### Ingredients of later work, one at a time\n\n"
           + ingredients_table(studies / "mnist_ingredients-ingredients.csv")
           + transfers.table(read_runs(results / "transfers"))
-          + published.table(results / "distilled"))
+          + published.table(results / "distilled") + published.others_table(results))
 
 
 def _mark(result, newest):
