@@ -3,7 +3,7 @@
     python -m experiments.main --config=experiments/configs/mnist_random_soft_labels.py \\
       --workdir=DIR
 
-Expected: see experiments/README.md; about ten minutes on a CPU core.
+Expected: see experiments/README.md; about 30 minutes on one CPU core.
 """
 
 from experiments.configs import default
@@ -14,11 +14,17 @@ def get_config(variant: str = ""):
   config = mnist_random_init.get_config()
   config.distill.labels = "soft"
   config.distill.num_epochs = 5
-  config.distill.step_size = 0.03
+  config.distill.step_size = 0.02
   config.inner.optimizer = "momentum"
   config.inner.learned = True
-  config.outer.num_steps = 6000
-  config.checkpoint_every = 500
-  config.validation.every = 1000
+  config.outer.num_inits = 4
+  config.outer.num_steps = 1500
+  config.outer.batch_size = 256
+  config.outer.learning_rate = 0.03
+  config.outer.label_learning_rate = 0.02
+  config.outer.weight_decay = 0.05
+  config.log_every = 20
+  config.checkpoint_every = 100
+  config.validation.every = 300
   default.apply_variant(config, variant)
   return config
