@@ -73,7 +73,8 @@ def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, 
   with pytest.raises(Interrupted, match=f"stopped at the test, after {done} of 7 networks"):
     _distil(workdir, storage)
   files = sorted(path.name for path in (workdir / "tested").iterdir())
-  assert files == [f"4-{start}.npz" for start in tested] and not (workdir / "result.json").exists()
+  size = {"device": 3, "host": 1}[storage]
+  assert files == [f"4-{start}-{start + size}.npz" for start in tested] and not (workdir / "result.json").exists()
   (workdir / "tested" / files[0]).write_bytes(b"damaged")
   tested.clear()
   tested.extend([None, None])  # No signal any more.
@@ -85,3 +86,22 @@ def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, 
     np.testing.assert_array_equal(values, snapshots.load_evaluation(whole.workdir)[name])
   assert result.figures["accuracy_mean"] == whole.figures["accuracy_mean"]
   assert json.loads((workdir / "result.json").read_text())["num_eval_inits"] == 7
+
+
+def test_groups_of_another_size_are_tested_anew(tmp_path, small_groups, monkeypatch):
+  """As on another number of devices."""
+  whole = _distil(tmp_path / "whole", "device")
+  workdir, of_group = tmp_path / "stopped", bound.Evaluation.of_group
+
+  def stopping(self, distilled, start):
+    if self.starts(distilled).stop == 7:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return of_group(self, distilled, start)
+
+  with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after 3 of 7"):
+    patch.setattr(bound.Evaluation, "of_group", stopping)
+    _distil(workdir, "device")
+  monkeypatch.setattr(run_programs, "_GROUP", 5)
+  assert _distil(workdir, "device").figures["num_eval_inits"] == 7
+  for name, values in snapshots.load_evaluation(workdir).items():
+    np.testing.assert_allclose(values, snapshots.load_evaluation(whole.workdir)[name], rtol=1e-6)

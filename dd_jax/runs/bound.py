@@ -1,5 +1,6 @@
 """Programs of a run with all that stays the same from call to call, wherever the data lie."""
 
+import abc
 from collections.abc import Callable
 import dataclasses
 from typing import Any
@@ -78,19 +79,19 @@ class FedSteps(Bound):
     return numbers, *self.put(examples)
 
 
-class InGroups:
+class InGroups(abc.ABC):
   """`evaluation(distilled) -> EvalResult` of all networks; or of one group after the other."""
 
   def __call__(self, distilled: Any) -> EvalResult:
     return together([self.of_group(distilled, start) for start in self.starts(distilled)])
 
+  @abc.abstractmethod
   def starts(self, distilled: Any) -> range:
-    """The number of every group's first network."""
-    raise NotImplementedError
+    """The number of every group's first network; up to that of all, in steps of a group's."""
 
+  @abc.abstractmethod
   def of_group(self, distilled: Any, start: int) -> EvalResult:
     """Of one group, on the host."""
-    raise NotImplementedError
 
 
 def together(groups: list[EvalResult]) -> EvalResult:

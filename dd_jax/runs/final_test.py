@@ -24,19 +24,21 @@ def evaluate_held_out(run: Run, state: OuterState) -> EvalResult:
   distilled = run.programs.layout.place(run.programs.decode(state.trainable))
   starts, groups = test.starts(distilled), []
   with (interruptions.deferred() as signals,
-        tqdm(total=run.problem.num_test_inits, desc="test", unit="network", mininterval=1,
+        tqdm(total=starts.stop, desc="test", unit="network", mininterval=1,
              disable=not first or len(starts) == 1) as bar):
     for start in starts:
-      group = snapshots.load_group(run.workdir, step, start)
+      stop = min(start + starts.step, starts.stop)
+      # Another number of devices makes groups of another size, which are others.
+      path = run.workdir / "tested" / f"{step}-{start}-{stop}.npz"
+      group = snapshots.load_group(path)
       if group is None:
         group = test.of_group(distilled, start)
         if first and len(starts) > 1:
-          snapshots.save_group(run.workdir, step, start, group)
+          snapshots.save_group(path, group)
       groups.append(group)
-      tested = start + len(group.after.loss)
-      bar.update(tested - start)
+      bar.update(stop - start)
       if start != starts[-1] and processes.any_of(bool(signals)):
         raise Interrupted(signals[0] if signals else signal.SIGTERM,
-                          f"stopped at the test, after {tested} of {bar.total} networks; the same "
+                          f"stopped at the test, after {stop} of {starts.stop} networks; the same "
                           "command continues from there")
   return together(groups)

@@ -60,17 +60,17 @@ def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
   return _load(path, ("before_loss", "after_loss")) if path.exists() else None
 
 
-def save_group(workdir: pathlib.Path, step: int, start: int, evaluated: EvalResult) -> None:
-  """Writes tested/STEP-START.npz: what a group of networks gave, the first of them number START."""
-  (workdir / "tested").mkdir(exist_ok=True)
-  _save(_group_path(workdir, step, start), **_arrays_of(evaluated))
+def save_group(path: pathlib.Path, evaluated: EvalResult) -> None:
+  """Writes what a group of networks gave, in a directory that is made."""
+  path.parent.mkdir(exist_ok=True)
+  _save(path, **_arrays_of(evaluated))
 
 
-def load_group(workdir: pathlib.Path, step: int, start: int) -> EvalResult | None:
-  """What `save_group` wrote, in every process; None where there is no such file, or a damaged one."""
+def load_group(path: pathlib.Path) -> EvalResult | None:
+  """What `save_group` wrote, in every process; None where the file is damaged or not there."""
   def load():
     try:
-      arrays = _load(_group_path(workdir, step, start), ("before_loss", "after_loss"))
+      arrays = _load(path, ("before_loss", "after_loss"))
     except ValueError:
       return None
     return {name: [array.dtype.name, array.tolist()] for name, array in arrays.items()}
@@ -87,10 +87,6 @@ def load_group(workdir: pathlib.Path, step: int, start: int) -> EvalResult | Non
 def remove_groups(workdir: pathlib.Path) -> None:
   """Once evaluation.npz holds them all."""
   shutil.rmtree(workdir / "tested", ignore_errors=True)
-
-
-def _group_path(workdir, step, start):
-  return workdir / "tested" / f"{step}-{start}.npz"
 
 
 def _arrays_of(evaluated):

@@ -38,7 +38,7 @@ def table(directory: pathlib.Path) -> str:
 
 
 def others_table(results: pathlib.Path) -> str:
-  """One row a file that is too large to lie here: of what size and digest its run wrote it."""
+  """One row a file that does not lie here: its size and digest, as its run wrote them."""
   rows = [("distilled.npz of", "seed", "kB", "BLAKE2b (8 bytes)")]
   for path in sorted(results.glob("*.json")):
     result = json.loads(path.read_text())
