@@ -18,7 +18,6 @@ from dd_jax import optimizers
 from dd_jax import ridge_regression
 from dd_jax import runs
 from dd_jax import truncation
-from dd_jax.datasets import own_files
 from dd_jax.files import imagenet_weights
 from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
@@ -28,8 +27,8 @@ from dd_jax.runs.problem import describe, one_network
 from dd_jax.runs.programs import make_keys
 from dd_jax.runs.settings import STORAGES, check_choice, check_positive, check_seed
 from experiments.names import learned
+from experiments.names import loaded
 from experiments.names import parts
-from experiments.names.loaded import load_data
 from experiments.configs import default
 
 # Inits of one known network, whose weights belong to the distilled data.
@@ -46,7 +45,7 @@ def distill(config: ConfigDict, workdir: str) -> runs.Result:
 def pretrain(config: ConfigDict, workdir: str) -> dict:
   """Trains the pools of a config of experiments/configs/pool_default.py."""
   check_seed("seed", config.seed)
-  data = load_data(config)
+  data = loaded.load_data(config)
   model = parts.make_model(config.model.name, data.num_classes, runs.input_shapes(data),
                            model_options(config.model), "model.name")
   pool = config.pool
@@ -103,7 +102,7 @@ def make_problem(config: ConfigDict) -> runs.Problem:
     ValueError, OSError: a field that does not fit, or data that are not there.
   """
   check_seed("seed", config.seed)
-  data = load_data(config)
+  data = loaded.load_data(config)
   model = make_network(config, data)
   inits = make_inits(config, model, data, make_keys(config.seed)["init"])
   inner_loss = make_inner_loss(config.inner, model, data)
@@ -280,9 +279,9 @@ def _digests_of_files(config):
 def _metadata(config, data):
   """What distilled.npz says of itself; docs/format.md explains every field."""
   inner, objective = config.inner, config.objective
+  reading = loaded.reading(config)
   return describe(
-      data, **({"reading": parts.reading(config)._asdict()}
-               if own_files.is_path(config.data.name) else {}),
+      data, **({"reading": reading} if reading else {}),
       inner_optimizer=inner.optimizer,
       inner_loss=inner.loss or ("classification" if data.targets is None else "regression"),
       inner_augmentation=inner.augmentation, inner_siamese=inner.siamese,

@@ -273,3 +273,40 @@ def test_a_run_from_a_pool_needs_to_be_told_which(fixed, tmp_path):
     applied.apply(tmp_path / "a.npz")
   with pytest.raises(ValueError, match="the file holds no weights"):
     applied.apply(tmp_path / "a.npz", init="stored")
+
+
+def test_a_table_is_read_again_and_others_are_refused(tmp_path):
+  """By its own name, below another directory, by the name of another table, and when it changed."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(60) % 3
+  rows = rng.normal(size=(60, 2)) + labels[:, None]
+
+  def write(path, rows):
+    path.write_text("a,b,y\n" + "".join(
+        f"{a},{b},{label}\n" for (a, b), label in zip(rows, labels)))
+
+  (tmp_path / "first").mkdir()
+  path = tmp_path / "first/own.csv"
+  write(path, rows)
+  config = smoke(**{"data.kind": "table", "data.name": "own.csv", "data.label": "y",
+                    "data.dir": str(path.parent), "data.num_validation": 6, "model.name": "mlp",
+                    "init.name": "random", "eval.num_inits": 20, "outer.batch_size": 8})
+  result = problem.distill(config, tmp_path / "run")
+  file = result.workdir / "distilled.npz"
+  assert result.artifact.metadata["reading"] == {
+      "kind": "table", "label": "y", "predict": "class", "num_validation": 6,
+      "test_fraction": config.data.test_fraction}
+  moved = path.rename(tmp_path / "own.csv")
+  for found in (applied.apply(file, data_dir=str(tmp_path)), applied.apply(file, data=str(moved))):
+    assert [found[name] for name in _FIGURES] == pytest.approx(
+        [result.figures[name] for name in _FIGURES], abs=1e-6)
+  write(moved, rows ** 2)
+  with pytest.raises(ValueError, match="data must be given: 'own.csv' has other rows than the run"):
+    applied.apply(file, data_dir=str(tmp_path))
+  for reading, message in (({"kind": "table"}, "got 'table' with \\[\\]"),
+                           ({"kind": "table", "name": "x"}, "must say how a table is read"),
+                           ({"kind": "sound"}, "got 'sound' with")):
+    artifacts.save(tmp_path / "a.npz", result.artifact.distilled,
+                   metadata={**result.artifact.metadata, "reading": reading})
+    with pytest.raises(ValueError, match=f"reading .*{message}"):
+      applied.apply(tmp_path / "a.npz", data_dir=str(tmp_path))

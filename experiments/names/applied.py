@@ -21,6 +21,7 @@ from dd_jax.runs import fingerprints
 from dd_jax.runs import paths
 from dd_jax.runs import transfer
 from dd_jax.runs.settings import check_positive
+from experiments.names import loaded
 from experiments.names import parts
 
 
@@ -92,8 +93,11 @@ def _dataset_of(artifact, name, data_dir, field, *, download):
   """The dataset that is named, else that of the file, which is looked for in `data_dir` too.
 
   Raises:
-    ValueError: the file names a function of the user's own, which it may not import.
+    ValueError: the file names a function of the user's own, which it may not import, or texts or a
+      table whose rows are others now.
   """
+  if "kind" in artifact.metadata.get("reading", {}) and not parts.is_own(name or ""):
+    return _read_again(artifact, name, data_dir, field)
   reading = _reading(artifact)
   if name:
     return parts.dataset(name, data_dir, field, download=download, reading=reading)
@@ -107,6 +111,20 @@ def _dataset_of(artifact, name, data_dir, field, *, download):
   return datasets.load(name, data_dir or None, download=download, reading=reading)
 
 
+def _read_again(artifact, name, data_dir, field):
+  """Texts or a table as the run read them, of its own name or of another."""
+  try:
+    data = loaded.load_again(name or artifact.field("dataset"), data_dir,
+                             seed=artifact.field("seed"), **artifact.metadata["reading"])
+  except TypeError as error:
+    raise ValueError(f"reading of the metadata must say how a table is read; got "
+                     f"{artifact.metadata['reading']!r}") from error
+  if not name and data.digest != artifact.metadata.get("data"):
+    raise ValueError(f"{field} must be given: {artifact.field('dataset')!r} has other rows than "
+                     "the run had")
+  return data
+
+
 def _reading(artifact):
   """How the run read files of one's own; pictures become of the shape of the distilled ones.
 
@@ -114,6 +132,8 @@ def _reading(artifact):
     ValueError: metadata with anything else.
   """
   inputs, found = artifact.distilled.inputs, artifact.metadata.get("reading", {})
+  if "kind" in found:
+    return datasets.Reading()
   shape = tuple(inputs.shape[2:]) if isinstance(inputs, jax.Array) and inputs.ndim == 5 else None
   try:
     return datasets.Reading(**found)._replace(image_shape=shape, in_files=True)

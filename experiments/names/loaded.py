@@ -1,15 +1,21 @@
 """The data that `config.data` names: images, texts or a table."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from dd_jax import runs
+from dd_jax.datasets import own_files
 from dd_jax.datasets import scikit_tables
 from dd_jax.runs import table_data
 from dd_jax.runs import text_data
 from dd_jax.runs.settings import check_choice
 from experiments.names import parts
 
-KINDS = ("images", "texts", "table")
+# What says how texts and tables are read, beside their name: fields of `config.data`.
+FIELDS = {"texts": ("text", "label", "num_validation", "length", "dim", "vectors", "min_count"),
+          "table": ("label", "predict", "num_validation", "test_fraction")}
+KINDS = ("images", *FIELDS)
 
 
 def load_data(config: ConfigDict) -> runs.Data:
@@ -19,35 +25,58 @@ def load_data(config: ConfigDict) -> runs.Data:
     ValueError, OSError: a field that does not fit, or data that are not there.
   """
   data = config.data
+  found = reading(config)
+  if "kind" not in found:
+    return _images(config)
+  return load_again(data.name, data.dir, seed=config.seed, **found)
+
+
+def reading(config: ConfigDict) -> dict[str, Any]:
+  """How what is no image is read, for `load_again`; of one's own picture files `Reading`'s fields.
+
+  Empty where the name says it all.
+  """
+  data = config.data
   kind = data.get("kind", "images")  # Pools have images.
   check_choice("data.kind", kind, KINDS)
-  if parts.is_own(data.name) or kind == "images":
-    return _images(config)
+  if kind != "images" and not parts.is_own(data.name):
+    return {"kind": kind, **{field: data[field] for field in FIELDS[kind]}}
+  return parts.reading(config)._asdict() if own_files.is_path(data.name) else {}
+
+
+def load_again(name: str, data_dir: str | None, *, kind: str, seed: int, **fields: Any
+               ) -> runs.Data:
+  """Texts or a table.
+
+  Args:
+    name: of a table of scikit-learn, or a path, which may lie below `data_dir`.
+    data_dir: where data lie. None or "": $DD_JAX_DATA.
+    kind: one of `FIELDS`.
+    seed: of the split into training and validation examples, and of vectors that are trained.
+    **fields: those of `FIELDS[kind]`.
+
+  Raises:
+    ValueError, OSError: other fields, one that does not fit, or data that are not there.
+  """
+  if kind not in FIELDS or set(fields) != set(FIELDS[kind]):
+    raise ValueError(f"reading must be of a kind of {FIELDS}, with its fields; "
+                     f"got {kind!r} with {sorted(fields)}")
+  options = {**fields, "seed": seed, "name": name}
   if kind == "texts":
-    return text_data.from_files(
-        _path(data), text=data.text, label=data.label, num_validation=data.num_validation,
-        length=data.length, dim=data.dim, vectors=data.vectors, min_count=data.min_count,
-        seed=config.seed, name=data.name)
-  options = {"predict": data.predict, "num_validation": data.num_validation,
-             "test_fraction": data.test_fraction, "seed": config.seed, "name": data.name}
-  if data.name in scikit_tables.NAMES:
-    return table_data.from_columns(scikit_tables.read(data.name), label=scikit_tables.LABEL,
-                                   **options)
-  return table_data.from_files(_path(data), label=data.label, **options)
+    return text_data.from_files(parts.path_below(name, data_dir), **options)
+  if name in scikit_tables.NAMES:
+    return table_data.from_columns(scikit_tables.read(name),
+                                   **{**options, "label": scikit_tables.LABEL})
+  return table_data.from_files(parts.path_below(name, data_dir), **options)
 
 
 def _images(config):
-  reading = parts.reading(config)
+  framed = parts.reading(config)
   found = parts.dataset(config.data.name, config.data.dir, "data.name",
-                        download=config.data.download, reading=reading)
+                        download=config.data.download, reading=framed)
   if isinstance(found, runs.Data):
     return found
   data = runs.from_dataset(
       found, num_validation=config.data.num_validation, seed=config.seed,
-      whitening=config.data.whitening, image_shape=reading.image_shape)
+      whitening=config.data.whitening, image_shape=framed.image_shape)
   return data._replace(name=config.data.name)
-
-
-def _path(data):
-  """Of a file or folder of one's own: as it stands, or below the directory of the data."""
-  return parts.path_below(data.name, data.dir)

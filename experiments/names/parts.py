@@ -122,7 +122,7 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
                    f"{name!r} gives {type(found).__name__}")
 
 
-def path_below(name: str, data_dir: str) -> str:
+def path_below(name: str, data_dir: str | None) -> str:
   """A path as it stands or, where that is nothing, below the directory of the data."""
   below = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA", "")).expanduser() / name
   return str(below if not pathlib.Path(name).expanduser().exists() and below.exists() else name)
