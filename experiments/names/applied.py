@@ -96,7 +96,7 @@ def _dataset_of(artifact, name, data_dir, field, *, download):
     ValueError: the file names a function of the user's own, which it may not import, or texts or a
       table whose rows are others now.
   """
-  if "kind" in artifact.metadata.get("reading", {}) and not parts.is_own(name or ""):
+  if _is_read_again(artifact) and not parts.is_own(name or ""):
     return _read_again(artifact, name, data_dir, field)
   reading = _reading(artifact)
   if name:
@@ -109,6 +109,12 @@ def _dataset_of(artifact, name, data_dir, field, *, download):
     moved = pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name
     name = moved if moved.exists() else name
   return datasets.load(name, data_dir or None, download=download, reading=reading)
+
+
+def _is_read_again(artifact):
+  """Whether these are texts or a table whose file says how they were read."""
+  found = artifact.metadata.get("reading")
+  return isinstance(found, dict) and "kind" in found
 
 
 def _read_again(artifact, name, data_dir, field):
@@ -132,7 +138,7 @@ def _reading(artifact):
     ValueError: metadata with anything else.
   """
   inputs, found = artifact.distilled.inputs, artifact.metadata.get("reading", {})
-  if "kind" in found:
+  if _is_read_again(artifact):
     return datasets.Reading()
   shape = tuple(inputs.shape[2:]) if isinstance(inputs, jax.Array) and inputs.ndim == 5 else None
   try:
