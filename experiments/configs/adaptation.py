@@ -23,14 +23,16 @@ def get_config(*, source: str, pool: str, target: str, fixed: bool, variant: str
   config.distill.step_size = 0.02
   config.distill.step_size_scale = "log"
   config.outer.num_inits = 1
-  config.outer.num_steps = 2000 if fixed else 3500
-  config.outer.batch_size = 256 if fixed else 128
+  config.outer.num_steps = 2000
+  config.outer.batch_size = 256
   config.outer.chunk_size = 64
-  config.outer.learning_rate = 0.03 if fixed else 0.06
+  config.outer.learning_rate = 0.03
   config.outer.step_size_learning_rate = 0.01
   config.outer.weight_decay = 0.1  # The initial noise would teach the pool's networks alone.
   config.outer.schedule = "cosine"
   config.outer.clip_norm = 1.0
+  if not fixed:  # Another network in every step: cheaper steps, and more of them.
+    config.outer.update(num_steps=3500, batch_size=128, learning_rate=0.06)
   config.eval.num_inits = 1 if fixed else 100
   config.validation.num_inits = 1 if fixed else 10
   config.validation.every = 200

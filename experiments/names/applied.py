@@ -120,8 +120,9 @@ def _is_read_again(artifact):
 def _read_again(artifact, name, data_dir, field):
   """Texts or a table as the run read them, of its own name or of another."""
   try:
-    data = loaded.load_again(name or artifact.field("dataset"), data_dir,
-                             seed=artifact.field("seed"), **artifact.metadata["reading"])
+    data = loaded.load_texts_or_table(
+        name or artifact.field("dataset"), data_dir, seed=artifact.field("seed"),
+        **artifact.metadata["reading"])
   except TypeError as error:
     raise ValueError(f"reading of the metadata must say how a table is read; got "
                      f"{artifact.metadata['reading']!r}") from error

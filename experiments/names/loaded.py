@@ -28,11 +28,11 @@ def load_data(config: ConfigDict) -> runs.Data:
   found = reading(config)
   if "kind" not in found:
     return _images(config)
-  return load_again(data.name, data.dir, seed=config.seed, **found)
+  return load_texts_or_table(data.name, data.dir, seed=config.seed, **found)
 
 
 def reading(config: ConfigDict) -> dict[str, Any]:
-  """How what is no image is read, for `load_again`; of one's own picture files `Reading`'s fields.
+  """How what is no image is read, for `load_texts_or_table`; of one's own picture files `Reading`'s fields.
 
   Empty where the name says it all.
   """
@@ -44,9 +44,9 @@ def reading(config: ConfigDict) -> dict[str, Any]:
   return parts.reading(config)._asdict() if own_files.is_path(data.name) else {}
 
 
-def load_again(name: str, data_dir: str | None, *, kind: str, seed: int, **fields: Any
-               ) -> runs.Data:
-  """Texts or a table.
+def load_texts_or_table(name: str, data_dir: str | None, *, kind: str, seed: int, **fields: Any
+                        ) -> runs.Data:
+  """Texts or a table by their name and what `reading` gives.
 
   Args:
     name: of a table of scikit-learn, or a path, which may lie below `data_dir`.
