@@ -310,3 +310,31 @@ def test_a_table_is_read_again_and_others_are_refused(tmp_path):
                    metadata={**result.artifact.metadata, "reading": reading})
     with pytest.raises(ValueError, match=f"reading .*{message}"):
       applied.apply(tmp_path / "a.npz", data_dir=str(tmp_path))
+
+
+def test_texts_are_read_again_by_their_name(tmp_path):
+  """Below another directory: the words and vectors are those of the run; others are refused."""
+  lines = [f"{who} {what} number {i} ?\t{label}\n" for i in range(12) for who, what, label in (
+      ("who", "is", "human"), ("where", "lies", "place"), ("when", "was", "time"))]
+
+  def write(folder, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in (("train", lines[:27]), ("test", lines[27:])):
+      (folder / f"{split}.tsv").write_text("".join(["text\tlabel\n", *part]))
+
+  write(tmp_path / "first/own", lines)
+  config = smoke(**{"data.kind": "texts", "data.name": "own", "data.text": "text",
+                    "data.label": "label", "data.dir": str(tmp_path / "first"),
+                    "data.num_validation": 6, "data.length": 4, "data.dim": 5,
+                    "model.name": "text_convolution", "init.name": "random",
+                    "eval.num_inits": 20, "outer.batch_size": 8})
+  result = problem.distill(config, tmp_path / "run")
+  file = result.workdir / "distilled.npz"
+  (tmp_path / "first").rename(tmp_path / "second")
+  for found in (applied.apply(file, data_dir=str(tmp_path / "second")),
+                applied.apply(file, data=str(tmp_path / "second/own"))):
+    assert [found[name] for name in _FIGURES] == pytest.approx(
+        [result.figures[name] for name in _FIGURES], abs=1e-6)
+  write(tmp_path / "second/own", [line.replace("number", "who") for line in lines])
+  with pytest.raises(ValueError, match="data must be given: 'own' has other"):
+    applied.apply(file, data_dir=str(tmp_path / "second"))
