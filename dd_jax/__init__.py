@@ -33,7 +33,8 @@ from dd_jax import datasets
 from dd_jax import files
 from dd_jax.types import DistilledData, OuterInfo, OuterState
 from dd_jax.models import Model, from_flax, from_nnx
-from dd_jax.init_distributions import InitDistribution, fixed_init, pretrained_init, random_init
+from dd_jax.init_distributions import (
+    InitDistribution, fixed_init, near_init, pretrained_init, random_init)
 from dd_jax.inner_loop import inner_step, unroll
 from dd_jax.truncation import warm_start, window
 from dd_jax.implicit_gradients import implicit
@@ -47,13 +48,14 @@ from dd_jax.files import Artifact, Pool, network, train_on
 __version__ = "0.1.0"
 
 __all__ = [
-    "types", "adapters", "step_sizes", "parametrization", "perturbations", "models", "init_distributions", "losses",
-    "augmentation", "whitening", "optimizers", "checkpointing", "inner_loop", "metasmoothness",
-    "truncation", "implicit_gradients", "ridge_regression", "parallel", "hypergradient",
-    "distillation", "pretraining", "evaluation", "baselines", "linear", "datasets", "files",
+    "types", "adapters", "step_sizes", "parametrization", "perturbations", "models",
+    "init_distributions", "losses", "augmentation", "whitening", "optimizers", "checkpointing",
+    "inner_loop", "metasmoothness", "truncation", "implicit_gradients", "ridge_regression",
+    "parallel", "hypergradient", "distillation", "pretraining", "evaluation", "baselines", "linear",
+    "datasets", "files",
     "DistilledData", "OuterInfo", "OuterState", "Model", "from_flax", "from_nnx",
-    "InitDistribution", "fixed_init", "pretrained_init", "random_init", "inner_step", "unroll",
-    "window", "warm_start", "implicit", "ridge", "make_outer_loss", "value_and_hypergrad",
+    "InitDistribution", "fixed_init", "near_init", "pretrained_init", "random_init", "inner_step",
+    "unroll", "window", "warm_start", "implicit", "ridge", "make_outer_loss", "value_and_hypergrad",
     "OuterLoop", "make_outer_loop", "run_outer_steps", "minibatches", "pretrain",
     "EvalResult", "Metrics", "Plan", "evaluate", "poisoning_metrics", "Artifact", "Pool", "network",
     "train_on",

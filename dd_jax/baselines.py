@@ -3,8 +3,8 @@
 A budget of S steps and k examples per class and step is M = S * k examples per class. Every set is
 laid out as distilled inputs are, `[S, B, ...]` with B = K * k and the labels of
 `parametrization.class_labels`: step s holds examples s * k to (s + 1) * k - 1 of each class. Inputs
-are images `[n, H, W, C]` in normalised space, or any pytree of arrays `[n, ...]`; targets instead of
-classes are one more array of them, of a single class. `with_step_size` makes distilled data of a
+are images `[n, H, W, C]` in normalised space, or any pytree of arrays `[n, ...]`; targets instead
+of classes are one more array of them, of a single class. `with_step_size` makes distilled data of a
 set. Sets and step sizes are to be chosen on training data.
 """
 

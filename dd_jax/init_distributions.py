@@ -169,6 +169,33 @@ def fixed_init(params: Params) -> InitDistribution:
   return InitDistribution(params, draw, lambda state, token: state)
 
 
+def near_init(params: Params, noise: float) -> InitDistribution:
+  """The network `params` with every weight times 1 + noise * N(0, 1), fresh in every draw.
+
+  To distil for one network by, before it is tested by `fixed_init`. Images that saw the network
+  alone come to lie where a ReLU or a max-pooling changes sides, since there the hypergradient
+  changes its sign; the last bit of a weight, as two kinds of CPU round it, then says which way the
+  steps go, and moves the accuracy by up to two points. With a noise of 1e-3 it moves by none.
+
+  Raises:
+    ValueError: a noise that is not positive.
+  """
+  if not noise > 0:
+    raise ValueError(f"noise must be positive; got {noise}")
+
+  def draw(state, key, num_inits):
+    del state
+    _check_num_inits(num_inits)
+    return jax.random.split(key, num_inits)
+
+  def make(state, key):
+    leaves, tree = jax.tree.flatten(state)
+    return tree.unflatten([leaf * (1 + noise * jax.random.normal(k, leaf.shape, leaf.dtype))
+                           for k, leaf in zip(jax.random.split(key, len(leaves)), leaves)])
+
+  return InitDistribution(params, draw, make)
+
+
 def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistribution:
   """Draws without replacement from a pool of trained networks (section 3.5).
 

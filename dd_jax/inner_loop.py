@@ -148,7 +148,7 @@ class Unroll:
     return self.optimizer(hyper) if callable(self.optimizer) else self.optimizer
 
   def _steps(self, key, distilled):
-    """`step(hyper, batch, state, input) -> (state, loss)`, all batches, inputs of positions `[n]`."""
+    """`step(hyper, batch, state, input) -> (state, loss)`, all batches, positions `[n]`."""
     check_distilled(distilled)
     loss = adapters.scalar(adapters.with_key(self.loss))
     keyed = adapters.takes_key(self.loss)

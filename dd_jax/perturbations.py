@@ -34,8 +34,9 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
   if not epsilon > 0:
     raise ValueError(f"epsilon must be positive; got {epsilon}")
   real = jnp.asarray(real)
-  scale, low, high = (None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
-                      for x in (scale, low, high))
+  scale, low, high = (
+      None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
+      for x in (scale, low, high))
 
   def decode(learned):
     if norm == "linf":

@@ -213,7 +213,7 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
   if parts.is_own(config.init.name):
     return everywhere(parts.make_own(config.init.name, "init.name", dd_jax.InitDistribution,
                                      model=model))
-  return parts.choose({
+  found = parts.choose({
       "random": lambda: everywhere(random_init(config, model)),
       "fixed": lambda: everywhere(dd_jax.fixed_init(
           one_network(random_init(config, model), key))),
@@ -224,6 +224,11 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
       "fixed_pretrained": lambda: everywhere(pools.first_of_pool(
           config.init.pool, model, _of_pool(config, data))),
   }, config.init.name, "init.name")()
+  if config.init.name not in _ONE_NETWORK or not config.init.noise:
+    return found
+  check_positive("init.noise", config.init.noise)
+  return found._replace(
+      train=init_distributions.near_init(found.train.state, config.init.noise))
 
 
 def random_init(config: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:

@@ -11,7 +11,7 @@ LIBRARY = sorted(ROOT.glob("dd_jax/**/*.py"))
 # `dd_jax/__init__.py` is no module of the core: it names the folders too.
 CORE = [path for path in LIBRARY if path.parent.name in ("dd_jax", "models")
         and path != ROOT / "dd_jax/__init__.py"]
-MOST_LINES, MOST_PARAMETERS = 300, 9
+MOST_LINES, MOST_PARAMETERS, MOST_COLUMNS = 300, 9, 100
 
 
 def imported(path):
@@ -51,6 +51,14 @@ def public(path):
 
 def name_of(path):
   return str(path.relative_to(ROOT))
+
+
+def test_no_line_is_too_wide():
+  for folder in ("dd_jax", "experiments", "tests"):
+    for path in ROOT.glob(f"{folder}/**/*.py"):
+      wide = [number for number, line in enumerate(path.read_text().splitlines(), start=1)
+              if len(line) > MOST_COLUMNS]
+      assert not wide, f"{path}: lines {wide}"
 
 
 def test_imports_are_found(tmp_path, monkeypatch):

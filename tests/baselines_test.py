@@ -257,11 +257,10 @@ ERRORS = {  # What is wrong with the arguments of make, and the message.
     "num_steps": ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
     "images_per_class": ({"images_per_class": 0}, "images_per_class must be at least 1; got 0"),
     "num_classes": ({"num_classes": 1}, "labels must lie in 0..0 (num_classes - 1); got 0..2"),
-    "shape": ({"images": np.float32(0)}, "images must be [n, H, W, C] or arrays [n, ...], not empty, "
-              "and labels [n]; got [] and [40]"),
-    "number": ({"labels": LABELS[1:]}, "images must be [n, H, W, C] or arrays [n, ...], not empty, and "
-               "labels [n]; "
-               "got [40, 4, 3, 2] and [39]"),
+    "shape": ({"images": np.float32(0)}, "images must be [n, H, W, C] or arrays [n, ...], not "
+              "empty, and labels [n]; got [] and [40]"),
+    "number": ({"labels": LABELS[1:]}, "images must be [n, H, W, C] or arrays [n, ...], not "
+               "empty, and labels [n]; got [40, 4, 3, 2] and [39]"),
     "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images must be [n, H, W, C] or "
               "arrays [n, ...], not empty, and labels [n]; got [0, 4, 3, 2] and [0]"),
     "pixels": ({"images": IMAGES.astype(np.uint8)},

@@ -74,7 +74,8 @@ def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, 
     _distil(workdir, storage)
   files = sorted(path.name for path in (workdir / "tested").iterdir())
   size = {"device": 3, "host": 1}[storage]
-  assert files == [f"4-{start}-{start + size}.npz" for start in tested] and not (workdir / "result.json").exists()
+  assert files == [f"4-{start}-{start + size}.npz" for start in tested]
+  assert not (workdir / "result.json").exists()
   (workdir / "tested" / files[0]).write_bytes(b"damaged")
   tested.clear()
   tested.extend([None, None])  # No signal any more.

@@ -89,7 +89,8 @@ def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
     ({"outer.augmentation": "noise"}, r"augmentation must be some of \[.*\]; got 'noise'"),
     ({"distill.max_bytes": 100}, r"distill\.max_bytes must be at least the \d+ bytes .*; got 100"),
     ({"distill.images": "voxels"},
-     r"distill\.images must be one of \['bases', 'perturbed', 'pixels', 'upsampled'\]; got 'voxels'"),
+     r"distill\.images must be one of \['bases', 'perturbed', 'pixels', 'upsampled'\]; "
+     r"got 'voxels'"),
     ({"distill.images": "upsampled", "distill.upsampling": 3},
      "factor must divide the image size 28x28; got 3"),
     ({"distill.images": "bases", "distill.num_bases": 0}, "num_bases must be at least 1; got 0"),

@@ -284,6 +284,20 @@ def test_fixed_init():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), drawn, params)
 
 
+def test_near_init():
+  """Relative noise of the given deviation, fresh for each network and leaf; zeros stay."""
+  params = {"w": jnp.full((40, 50), 3.), "b": jnp.zeros(3), "v": jnp.full((40, 50), -2.)}
+  distribution = inits.near_init(params, .1)
+  drawn = jax.jit(lambda key: distribution.sample(key, 4))(jax.random.key(0))
+  noise = np.stack([drawn["w"] / 3 - 1, drawn["v"] / -2 - 1])
+  assert abs(noise.mean()) < 5 * .1 / math.sqrt(noise.size)
+  assert abs(noise.std() - .1) < 5 * .1 / math.sqrt(2 * noise.size)
+  assert np.abs(np.corrcoef(noise.reshape(8, -1)) - np.eye(8)).max() < 5 / math.sqrt(2000)
+  np.testing.assert_array_equal(drawn["b"], np.zeros((4, 3)))
+  with pytest.raises(ValueError, match="noise must be positive; got 0.0"):
+    inits.near_init(params, 0.)
+
+
 def test_pool_without_replacement():
   """4,000 draws of 2 out of 5: distinct, and each network equally likely in either place."""
   distribution = inits.pretrained_init(pool_of(5))

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first is deferred, the same once more is none, a later one ends it."""
+"""Signals that end a run: the first is deferred, the same again is none, a later one ends it."""
 
 import signal
 import subprocess

@@ -88,7 +88,8 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
                  "  signal.signal(number, lambda number, _: received.append(number))\n"
                  "(directory / ('begun' + place)).touch()\n"
                  "while not received:\n  time.sleep(.02)\n"
-                 "time.sleep(.5)\n(directory / 'new').with_suffix('.' + place).write_text(repr(received))\n"
+                 "time.sleep(.5)\n"
+                 "(directory / 'new').with_suffix('.' + place).write_text(repr(received))\n"
                  "(directory / 'new').with_suffix('.' + place).rename(directory / place)\n"
                  "sys.exit(128 + received[0])")
   parent = subprocess.Popen([sys.executable, "-c", "import sys\n"

@@ -152,8 +152,8 @@ def _of_uneven_classes(root):
 
 @pytest.mark.parametrize("write, num_classes, shape", [
     pytest.param(_rectangular, 3, (5, 12, 3), marks=pytest.mark.slow),
-    pytest.param(_of_16_bits, 3, (6, 6, 1), marks=pytest.mark.slow), (_of_200_classes, 200, (4, 4, 1)),
-    (_of_uneven_classes, 2, (4, 4, 1))])
+    pytest.param(_of_16_bits, 3, (6, 6, 1), marks=pytest.mark.slow),
+    (_of_200_classes, 200, (4, 4, 1)), (_of_uneven_classes, 2, (4, 4, 1))])
 def test_sets_of_unusual_shapes_types_and_classes_run_to_the_end(tmp_path, write, num_classes,
                                                                  shape):
   config = smoke(**{"data.name": str(write(tmp_path)), "data.num_validation": max(9, num_classes),

@@ -24,7 +24,8 @@ def test_no_change_leaves_its_bound(x64, size):
     if size == 1e3:
       np.testing.assert_allclose(change, .3, rtol=1e-6)
     if size == 1e-3:
-      np.testing.assert_allclose(part.decode(learned), _REAL + .3 * np.asarray(learned) / scale, atol=1e-7)
+      np.testing.assert_allclose(part.decode(learned), _REAL + .3 * np.asarray(learned) / scale,
+                                 atol=1e-7)
 
 
 def test_pixels_stay_within_their_range():

@@ -22,7 +22,8 @@ _ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "pertu
           "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
           "checkpointing", "inner_loop", "metasmoothness", "truncation", "implicit_gradients",
           "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation",
-          "pretraining", "evaluation", "baselines", "linear", "datasets", "files", "__init__", "runs"]
+          "pretraining", "evaluation", "baselines", "linear", "datasets", "files", "__init__",
+          "runs"]
 
 
 def _run(code):

@@ -1,14 +1,23 @@
 """A queue of runs: its order, its end at a checkpoint, its list, and a real one."""
 
+import contextlib
 import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from dd_jax.runs import queues
+from dd_jax.runs import workdirs
 from experiments.results import queue_file
-from tests.launches import error_of, launch, start_anew
+from tests.launches import ROOT, error_of, launch, start_anew
 
 # A run that takes a step in every tenth of a second, and writes its result at the last one.
 _RUN = """
@@ -144,3 +153,70 @@ def test_a_real_queue_stops_and_goes_on(tmp_path):
     result = json.loads((workdir / f"digits_fixed_init-smoke-mlp-seed{seed}/result.json"
                          ).read_text())
     assert result["seed"] == seed and result["outer_steps"] == 800
+
+
+def test_one_that_another_process_holds_comes_last(tmp_path, capfd):
+  first, second = _entry(tmp_path, "first", 2), _entry(tmp_path, "second", 3)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdirs.held(first.workdir))
+    threading.Timer(2., stack.pop_all().close).start()
+    assert [run["state"] for run in queues.work([first, second], 60.)] == ["finished"] * 2
+  assert capfd.readouterr().err.splitlines() == ["second: from step 0", "first: from step 0"]
+  with workdirs.held(first.workdir):  # All the time there is.
+    (run,) = queues.work([first._replace(num_steps=4)], 1.)
+  assert run["state"] == "begun"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_any_moment_it_loses_no_more_than_a_checkpoint_interval(tmp_path):
+  """The queue alone, whose run Linux then asks to end, or both at once, as when a machine stops."""
+  path = tmp_path / "list.toml"
+  path.write_text("""
+      [[runs]]
+      config = "digits_fixed_init:smoke"
+      seeds = [0, 1]
+      num_steps = 2000
+      note = "mlp"
+      flags = ["--config.model.name=mlp", "--config.log_every=200",
+               "--config.checkpoint_every=200", "--config.validation.every=2000"]
+  """)
+  names = [f"digits_fixed_init-smoke-mlp-seed{seed}" for seed in (0, 1)]
+
+  def start(workdir):
+    with (tmp_path / "log").open("w") as log:
+      return subprocess.Popen(
+          [sys.executable, "-m", "experiments.queue", str(path), "--budget_minutes=5",
+           f"--workdir={workdir}"], cwd=ROOT, stdout=log, stderr=log)
+
+  def begun():
+    """`{name: step}` of the runs that the last queue has begun."""
+    return dict(re.findall(r"^(\S+): from .*?begins at outer step (\d+)",
+                           (tmp_path / "log").read_text(), re.M | re.S))
+
+  def steps(workdir):
+    return {name: queues.steps_taken(queues.Entry(name, [], workdir / name)) for name in names}
+
+  assert start(tmp_path / "whole").wait(300) == 0
+  broken, draw, kept = tmp_path / "broken", random.Random(0), dict.fromkeys(names, 0)
+  for alone in [True, False] * 3:
+    process = start(broken)
+    while process.poll() is None and not begun():
+      time.sleep(.05)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(draw.uniform(0, 4))
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    for child in [] if alone else children:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(int(child), signal.SIGKILL)
+    process.wait()
+    for name, step in begun().items():
+      assert int(step) >= kept[name] - 200
+    kept = steps(broken)  # At least: what it left may still be writing when the next one begins.
+  assert start(broken).wait(300) == 0
+  assert begun().keys() == {name for name in names if kept[name] < 2000}
+  for name in names:
+    first, second = ((tmp_path / part / name / "distilled.npz").read_bytes()
+                     for part in ("whole", "broken"))
+    assert first == second

@@ -95,7 +95,7 @@ def random_vectors(num_words: int, dim: int, seed: int) -> np.ndarray:
 
 
 def read_vectors(path: str | pathlib.Path, words: tuple[str, ...], seed: int) -> np.ndarray:
-  """`[V, D]` from a text file of word vectors: a word and D numbers in every line (GloVe, fastText).
+  """`[V, D]` from a text file of word vectors: a word and D numbers a line (GloVe, fastText).
 
   They are scaled to unit variance; a word that the file lacks gets random numbers of that variance.
   A first line of two numbers, as fastText has it, is passed over.

@@ -15,7 +15,8 @@ _SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "inner_algo
          "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
          "regularization", "targets")
 # What the run of one file says of itself, which holds for no merged file.
-_OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection", "readable")
+_OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection",
+               "readable")
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:

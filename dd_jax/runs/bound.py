@@ -101,7 +101,7 @@ def together(groups: list[EvalResult]) -> EvalResult:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(InGroups, Bound):
-  """On real examples that lie on the devices; the program takes `(distilled, start, *arguments)`."""
+  """On real examples on the devices; the program takes `(distilled, start, *arguments)`."""
   num_networks: int
   group_size: int  # At most num_networks.
 

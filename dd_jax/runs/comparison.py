@@ -40,7 +40,8 @@ _STEP_SIZES = np.geomspace(1e-3, 1, 13).tolist()
 
 def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int = 0,
                       read_as: dict[int, int] | None = None, real_epochs: Sequence[int] = (),
-                      settings: Settings = Settings(), config: dict[str, Any] | None = None) -> dict:
+                      settings: Settings = Settings(), config: dict[str, Any] | None = None
+                      ) -> dict:
   """Measures every baseline at the problem's budget; returns what baselines.json holds.
 
   Step sizes, epochs and the best random sets are chosen on validation examples (a part of the

@@ -1,7 +1,7 @@
 """One command as several processes of this machine, each on cores of its own.
 
-The pool of threads that XLA has in one process hardly helps networks as small as these; processes of
-a core each share the networks of an outer step, or the real examples where there is one network.
+The pool of threads that XLA has in one process hardly helps networks as small as these; processes
+of a core each share the networks of an outer step, or the real examples where there is one network.
 """
 
 import contextlib

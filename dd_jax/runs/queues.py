@@ -40,7 +40,8 @@ def work(entries: Sequence[Entry], seconds: float) -> list[dict]:
   """Runs what is not finished, always that of the fewest steps, until the time is over.
 
   The one that runs then is asked to stop, which it does at a checkpoint; so it is where SIGTERM or
-  SIGINT comes. One that fails is left alone, and the others go on.
+  SIGINT comes. One that fails is left alone, and the others go on; one that another process holds,
+  such as what a killed queue left and is writing its state, comes when it is free.
 
   Returns:
     For each entry its `name`, the `steps` it has, the `num_steps` it is to have, and its `state`:
@@ -50,7 +51,11 @@ def work(entries: Sequence[Entry], seconds: float) -> list[dict]:
   with interruptions.deferred() as signals:
     while not stopped and (left := [entry for entry in entries if entry.name not in failed
                                     and not is_finished(entry)]):
-      entry = min(left, key=steps_taken)
+      entry = min(left, key=lambda entry: (workdirs.is_held(entry.workdir), steps_taken(entry)))
+      if workdirs.is_held(entry.workdir):
+        time.sleep(.5)
+        stopped = bool(signals) or time.monotonic() >= until
+        continue
       print(f"{entry.name}: from step {steps_taken(entry)}", file=sys.stderr)
       status, stopped = _run(entry.command, until, signals)
       if status and not stopped:

@@ -14,6 +14,8 @@ from dd_jax.datasets import npz
 from dd_jax.runs import paths
 from dd_jax.runs import processes
 
+_LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -26,7 +28,7 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     OSError: it cannot be written.
   """
   workdir = paths.local(workdir, "workdir")
-  lock = filelock.FileLock(workdir / ".lock")
+  lock = filelock.FileLock(workdir / _LOCK)
 
   def hold():
     try:
@@ -44,6 +46,17 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield workdir
   finally:
     lock.release()
+
+
+def is_held(workdir: pathlib.Path) -> bool:
+  """Whether a process holds it."""
+  if not (workdir / _LOCK).exists():
+    return False
+  try:
+    with filelock.FileLock(workdir / _LOCK, timeout=0):
+      return False
+  except filelock.Timeout:
+    return True
 
 
 def as_json(config: dict) -> dict:

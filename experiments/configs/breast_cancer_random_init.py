@@ -1,6 +1,7 @@
 """2 rows that teach any MLP which tumours are malignant; scikit-learn's table.
 
-    python -m experiments.main --config=experiments/configs/breast_cancer_random_init.py --workdir=DIR
+    python -m experiments.main --config=experiments/configs/breast_cancer_random_init.py \\
+      --workdir=DIR
 
 As many rows as classes; --config.distill.images_per_class=10 gives 10 rows a class. Soft labels.
 """

@@ -3,8 +3,8 @@
     python -m experiments.main --config=experiments/configs/cifar10_random_window.py --workdir=DIR
 
 Its recipe as far as it is known: ConvNet, ZCA, 200 inner steps of Adam at 0.001 on all 100 images,
-a window of 60 steps drawn anew in every outer step, flips and rotations of distilled and real images,
-real minibatches of 5,000, 60,000 outer steps, 8 networks to test on. Not run in full.
+a window of 60 steps drawn anew in every outer step, flips and rotations of distilled and real
+images, real minibatches of 5,000, 60,000 outer steps, 8 networks to test on. Not run in full.
 """
 
 from experiments.configs import default

@@ -1,4 +1,4 @@
-"""A few sequences of word vectors that teach any randomly initialised text network TREC's questions.
+"""A few sequences of word vectors that teach any random text network TREC's questions.
 
     python -m experiments.main --config=experiments/configs/trec_random_init.py --workdir=DIR \\
       --config.data.name=TREC

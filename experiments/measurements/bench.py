@@ -209,8 +209,8 @@ def main(argv):
     if with_torch:
       report["machine"]["torch"] = importlib.metadata.version("torch")
     print(f"{'setting':<18} {'ours s':>8} {'torch s':>8} {'ratio':>6} {'by hand':>7} "
-          f"{'compile s':>9} {'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} {'of peak':>7} "
-          f"{'peak GFLOP/s':>12}")
+          f"{'compile s':>9} {'temp MB':>8} {'peak MB':>8} {'torch MB':>8} {'GFLOP/s':>8} "
+          f"{'of peak':>7} {'peak GFLOP/s':>12}")
     for name in _CHOSEN.value:
       setting = SETTINGS[name]._replace(real_batch=flags.FLAGS.real_batch)
       setting = setting._replace(num_steps=flags.FLAGS.num_steps or setting.num_steps)

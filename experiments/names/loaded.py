@@ -32,7 +32,7 @@ def load_data(config: ConfigDict) -> runs.Data:
 
 
 def reading(config: ConfigDict) -> dict[str, Any]:
-  """How what is no image is read, for `load_texts_or_table`; of one's own picture files `Reading`'s fields.
+  """How what is no image is read, for `load_texts_or_table`; of picture files `Reading`'s fields.
 
   Empty where the name says it all.
   """

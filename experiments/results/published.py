@@ -33,8 +33,9 @@ def table(directory: pathlib.Path) -> str:
         f"{len(content) / 1e3:.0f}", f"`{hashlib.blake2b(content, digest_size=8).hexdigest()}`",
         figure, metadata["num_eval_inits"],
         f"`--distilled=experiments/results/distilled/{path.name}`"))
-  return ("\n### Files\n\nEach gives the figure beside it again, on the same test set and networks: "
-          "`python -m experiments.apply --data_dir=DIR` and these arguments.\n\n" + markdown(rows))
+  return ("\n### Files\n\nEach gives the figure beside it again, on the same test set and "
+          "networks: `python -m experiments.apply --data_dir=DIR` and these arguments.\n\n"
+          + markdown(rows))
 
 
 def others_table(results: pathlib.Path) -> str:

@@ -38,7 +38,8 @@ _BESIDE = ("all_real", "boosted_trees_all_real", "boosted_trees_random_real")
 
 _MERGING_MARKS = ("<!-- merging: python -m experiments.results.tables -->\n",
                   "<!-- end of merging -->\n")
-_MERGED = {"low": "the digits 0 to 4, tested on these", "high": "the digits 5 to 9, tested on these",
+_MERGED = {"low": "the digits 0 to 4, tested on these",
+           "high": "the digits 5 to 9, tested on these",
            "merged": "both files merged, tested on all", "all": "all ten at once"}
 
 
