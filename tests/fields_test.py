@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_runs")
     ("distill.memory", "disk", r"memory must be one of .*; got 'disk'"),
     ("distill.gradient", "none", r"gradient must be one of .*; got 'none'"),
     ("outer.num_inits", 0, "num_inits must be at least 1; got 0"),
+    ("outer.num_inits", 2, "num_inits must be 1 for a fixed init; got 2"),
     ("init.noise", -.1, r"init\.noise must be positive; got -0\.1"),
     ("outer.batch_size", 1098, r"batch_size must lie in 1\.\.1097 .*; got 1098"),
     ("outer.chunk_size", 0, "chunk_size must be at least 1; got 0"),

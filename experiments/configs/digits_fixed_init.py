@@ -13,7 +13,6 @@ def get_config(variant: str = ""):
   config.data.name = "digits"
   config.data.num_validation = 200
   config.init.name = "fixed"
-  config.init.noise = 1e-3
   config.distill.num_steps = 1
   config.distill.step_size = 0.1
   config.distill.step_size_scale = "log"

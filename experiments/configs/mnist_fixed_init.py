@@ -12,7 +12,6 @@ def get_config(variant: str = ""):
   config = default.get_config()
   config.data.name = "mnist"
   config.init.name = "fixed"
-  config.init.noise = 1e-3
   config.distill.num_steps = 1
   config.distill.step_size = 0.3
   config.distill.step_size_scale = "log"

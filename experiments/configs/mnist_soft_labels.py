@@ -11,7 +11,6 @@ from experiments.configs import mnist_fixed_init
 
 def get_config(variant: str = ""):
   config = mnist_fixed_init.get_config()
-  config.init.noise = 0.  # Small steps round alike everywhere.
   config.distill.labels = "soft"
   config.distill.num_epochs = 20
   config.distill.step_size = 0.01
