@@ -51,8 +51,8 @@ def get_config() -> ConfigDict:
   # Of dd_jax.init_distributions; None: xavier_normal, and of a network of one's own what it gives.
   init.weights = config_dict.placeholder(str)
   init.scale = config_dict.placeholder(float)  # Its gain, slope or std; None: its default.
-  # Fixed, imagenet: relative, on every weight of each outer step; 1e-3 makes the images indifferent
-  # to how a machine rounds.
+  # Of one known network: relative, on every weight in every outer step; with 1e-5 the images depend
+  # little on how a machine rounds.
   init.noise = 0.
 
   init.pool = ""  # Pre-trained: the directory that experiments.pretrain wrote.
