@@ -175,7 +175,8 @@ def near_init(params: Params, noise: float) -> InitDistribution:
   To distil for one network by, before it is tested by `fixed_init`. Images that saw the network
   alone come to lie where a ReLU or a max-pooling changes sides, since there the hypergradient
   changes its sign; the last bit of a weight, as two kinds of CPU round it, then says which way the
-  steps go, and moves the accuracy by up to two points; with a noise of 1e-5 by less than 0.1.
+  steps go, and moves the accuracy by up to two points; after a noise of 1e-5 by less than 0.1.
+  Weights of zero stay zero.
 
   Raises:
     ValueError: a noise that is not positive.

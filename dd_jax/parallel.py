@@ -200,7 +200,8 @@ def _differentiated_in_its_pass(loss, mean, check=lambda perturbed: None):
   second, which has an entry for each example. `check(perturbed)` refuses what it must.
   """
   # Not custom_jvp: where JAX linearizes its rule it moves what a loop's body has constant, such as
-  # the zeros of a ReLU's gradient, out into arrays that every turn reads (a fifth of a step).
+  # the zeros of a ReLU's gradient, out into arrays that every turn reads (a fifth of a step and
+  # more).
   @jax.custom_vjp
   def mean_loss(variable, examples, *constants):
     return mean(lambda chunk: (loss(variable, chunk, *constants), ()), examples)[0]

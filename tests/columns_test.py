@@ -115,5 +115,6 @@ def test_what_was_never_seen_is_named(columns, message):
 def test_targets_are_finite_numbers():
   np.testing.assert_array_equal(records.numbers("y", ["1", 2., "-3e1"]), [1, 2, -30])
   for wrong in ("inf", None, "x", float("nan")):
-    with pytest.raises(ValueError, match=r"targets must be finite .*; column 'y' has .* row 2"):
+    with pytest.raises(
+        ValueError, match=r"targets must be finite numbers; column 'y' has .* row 2"):
       records.numbers("y", ["1", wrong])

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,18 @@ from experiments import problem
 from tests.launches import smoke
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
+
+
+def test_noise_is_on_the_weights_of_training_alone():
+  inits = problem.make_problem(smoke(**{"init.noise": .01})).inits
+  (train, again, validation, test) = (
+      init.sample(jax.random.key(seed), 1) for init, seed in (
+          (inits.train, 0), (inits.train, 1), (inits.validation, 2), (inits.test, 3)))
+  jax.tree.map(np.testing.assert_array_equal, validation, test)
+  for noisy in (train, again):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=.06), noisy, test)
+    assert jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), noisy, test)).count(True)
+  assert jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), train, again)).count(True)
 
 
 @pytest.mark.parametrize("field, value, message", [

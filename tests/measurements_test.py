@@ -22,7 +22,7 @@ from experiments.measurements import linear
 from experiments.measurements import memory
 from experiments.measurements import plain_jax
 from experiments.measurements import storage
-from tests.launches import SMOKE, start_anew
+from tests.launches import SMOKE, error_of, launch, start_anew
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _MEASUREMENTS = _ROOT / "experiments" / "measurements"
@@ -247,3 +247,16 @@ def test_two_halves_are_distilled_and_merged(tmp_path):
   merged = dd_jax.files.merge([artifacts.load(tmp_path / f"runs/{name}/distilled.npz")
                                for name in ("low", "high")])
   assert merged.distilled.labels.tolist() == [[*range(10)]] * 10
+
+
+def test_last_bits_are_changed_as_a_user_starts_it(tmp_path):
+  (path,) = (_ROOT / "experiments/results/distilled").glob("digits_fixed_init-*.npz")
+  out = tmp_path / "rounding.json"
+  process = launch("experiments.measurements.rounding", f"--files={path}", "--times=2",
+                   f"--out={out}")
+  assert process.returncode == 0, process.stderr
+  (found,) = json.loads(out.read_text())["files"].values()
+  assert found["accuracies"] == pytest.approx([found["reported"]] * 3, abs=1e-3)
+  (other,) = (_ROOT / "experiments/results/distilled").glob("wine_*.npz")
+  process = launch("experiments.measurements.rounding", f"--files={other}", f"--out={out}")
+  assert "files must hold the weights of one network" in error_of(process)

@@ -51,11 +51,12 @@ def work(entries: Sequence[Entry], seconds: float) -> list[dict]:
   with interruptions.deferred() as signals:
     while not stopped and (left := [entry for entry in entries if entry.name not in failed
                                     and not is_finished(entry)]):
-      entry = min(left, key=lambda entry: (workdirs.is_held(entry.workdir), steps_taken(entry)))
-      if workdirs.is_held(entry.workdir):
+      free = [entry for entry in left if not workdirs.is_held(entry.workdir)]
+      if not free:
         time.sleep(.5)
         stopped = bool(signals) or time.monotonic() >= until
         continue
+      entry = min(free, key=steps_taken)
       print(f"{entry.name}: from step {steps_taken(entry)}", file=sys.stderr)
       status, stopped = _run(entry.command, until, signals)
       if status and not stopped:

@@ -49,7 +49,7 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def is_held(workdir: pathlib.Path) -> bool:
-  """Whether a process holds it."""
+  """Whether a process holds it; one that cannot be written is held by none."""
   if not (workdir / _LOCK).exists():
     return False
   try:
@@ -57,6 +57,8 @@ def is_held(workdir: pathlib.Path) -> bool:
       return False
   except filelock.Timeout:
     return True
+  except OSError:
+    return False
 
 
 def as_json(config: dict) -> dict:
