@@ -199,24 +199,24 @@ def test_killed_at_any_moment_it_loses_no_more_than_a_checkpoint_interval(tmp_pa
   def steps(workdir):
     return {name: queues.steps_taken(queues.Entry(name, [], workdir / name)) for name in names}
 
-  assert start(tmp_path / "whole").wait(300) == 0
+  assert start(tmp_path / "whole").wait(timeout=300) == 0
   broken, draw, kept = tmp_path / "broken", random.Random(0), dict.fromkeys(names, 0)
   for alone in [True, False] * 3:
     process = start(broken)
     while process.poll() is None and not begun():
       time.sleep(.05)
     with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(draw.uniform(0, 4))
+      process.wait(timeout=draw.uniform(0, 4))
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     for child in [] if alone else children:
       with contextlib.suppress(ProcessLookupError):
         os.kill(int(child), signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=60)
     for name, step in begun().items():
       assert int(step) >= kept[name] - 200
     kept = steps(broken)  # At least: what it left may still be writing when the next one begins.
-  assert start(broken).wait(300) == 0
+  assert start(broken).wait(timeout=300) == 0
   for name in names:
     first, second = ((tmp_path / part / name / "distilled.npz").read_bytes()
                      for part in ("whole", "broken"))
