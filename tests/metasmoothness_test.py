@@ -10,6 +10,7 @@ import pytest
 import dd_jax
 from dd_jax import metasmoothness
 from dd_jax.runs import smoothness
+from dd_jax.runs import workdirs
 from tests import launches
 from tests import problems
 
@@ -95,3 +96,10 @@ def test_mistakes_are_one_line(tmp_path, argument, message):
                             f"--workdir={tmp_path / 'run'}")
   assert launches.error_of(process) == f"error: {message}"
   assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_is_written_by_one_process(tmp_path):
+  with workdirs.held(tmp_path):
+    process = launches.launch("experiments.smoothness", launches.SMOKE, f"--workdir={tmp_path}")
+  assert f"{tmp_path} is held by process" in launches.error_of(process)
+  assert not (tmp_path / "smoothness.json").exists()

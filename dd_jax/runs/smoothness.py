@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import io
-import json
 import os
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from dd_jax import metasmoothness
 from dd_jax.datasets import npz
 from dd_jax.runs import figures
-from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.programs import make_keys
 from dd_jax.runs.settings import check_positive
@@ -47,23 +46,22 @@ def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: in
     over the networks, its standard deviation, and how many trainings were not finite.
 
   Raises:
-    ValueError: a number that is not positive.
+    ValueError: a number that is not positive, or a directory that another process holds.
+    OSError: it cannot be written.
   """
   for name, values in (("num_epochs", num_epochs), ("factors", factors), ("size", [size]),
                        ("num_networks", [num_networks])):
     for value in values:
       check_positive(name, value)
-  folder = paths.local(workdir, "workdir")
   keys = make_keys(seed)
   start = problem.learned.init(keys["images"])
-  rows = [_row(problem, start, keys["outer"], epochs, factor, size, num_networks)
-          for epochs in num_epochs for factor in factors]
-  folder.mkdir(parents=True, exist_ok=True)
-  npz.write_atomically(folder / "smoothness.json",
-                       lambda file: file.write(json.dumps(rows, indent=2).encode()))
-  picture = io.BytesIO()
-  _plot(rows, picture)
-  npz.write_atomically(folder / "smoothness.png", lambda file: file.write(picture.getvalue()))
+  with workdirs.held(workdir) as folder:
+    rows = [_row(problem, start, keys["outer"], epochs, factor, size, num_networks)
+            for epochs in num_epochs for factor in factors]
+    workdirs.write_json(folder / "smoothness.json", rows)
+    picture = io.BytesIO()
+    _plot(rows, picture)
+    npz.write_atomically(folder / "smoothness.png", lambda file: file.write(picture.getvalue()))
   return rows
 
 
