@@ -4,7 +4,7 @@ Binomial checkpointing: of T states only c are kept at a time, the others are co
 the last kept one before them. Where the c states lie follows Griewank and Walther, "Algorithm 799:
 Revolve" (2000): with C(c + r, c) >= T no step is taken more than r times beside the backward
 pass itself, the fewest that c states allow. So r grows with the c-th root of T: at T = 3,000 it is
-4 for 16 states, 7 for 8. The schedule is a table, and one loop in the program goes through it, so
+4 for 16 states, 6 for 8. The schedule is a table, and one loop in the program goes through it, so
 that compile time does not depend on T.
 """
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dd_jax.datasets import columns
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import records
 
 _CSV = "age,colour,label\n1,red,a\n3,,b\n,blue,a\n"
@@ -32,6 +33,15 @@ def test_parquet_keeps_its_types(tmp_path):
       "age": [1., None, None], "name": ["x", "y", None]}
 
 
+def test_the_index_of_pandas_is_no_column(tmp_path):
+  """As it numbers the rows, it would tell their classes where these lie in order."""
+  parquet = pytest.importorskip("pyarrow.parquet")
+  import pyarrow
+  parquet.write_table(pyarrow.table({"age": [1., 2.], "__index_level_0__": [7, 3]}),
+                      tmp_path / "a.parquet")
+  assert columns.read(tmp_path / "a.parquet") == {"age": [1., 2.]}
+
+
 def test_a_folder_has_both_splits(tmp_path):
   for split in ("train", "test"):
     (tmp_path / f"{split}.tsv").write_text(f"text\tlabel\nof {split}\t1\n")
@@ -42,13 +52,49 @@ def test_a_folder_has_both_splits(tmp_path):
     columns.read_splits(tmp_path)
 
 
+def test_no_split_of_a_folder_is_passed_over(tmp_path):
+  with pytest.raises(FileNotFoundError, match="expected one of train.csv, .*; found none"):
+    columns.read_splits(tmp_path)
+  (tmp_path / "train.csv.gz").write_bytes(gzip.compress(_CSV.encode()))
+  (tmp_path / "train.backup.csv").write_text("other\n1\n")
+  (tmp_path / "test.csv").write_text(_CSV)
+  train, test = columns.read_splits(tmp_path)
+  assert train == test
+  (tmp_path / "train.tsv").write_text(_CSV.replace(",", "\t"))
+  with pytest.raises(ValueError, match="one file of train; found train.csv.gz, train.tsv"):
+    columns.read_splits(tmp_path)
+
+
+class _Series:
+  """Values that are looked up by the labels of their rows, as those of pandas."""
+
+  def __init__(self, values):
+    self.values = values
+
+  def __iter__(self):
+    return iter(self.values)
+
+  def __getitem__(self, label):
+    return self.values[-1 - label]
+
+
+def test_columns_of_any_kind_keep_the_order_of_their_rows():
+  found = columns.listed({"a": np.array([1., np.nan]), "b": _Series(["x", "y"])}, "train")
+  assert found == {"a": [1., None], "b": ["x", "y"]}
+  with pytest.raises(ValueError, match=re.escape(
+      "train must hold as many values in every column; got {'a': 2, 'b': 1}")):
+    columns.listed({"a": [1, 2], "b": [1]}, "train")
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", b"a,b\n1\n", "expected 2 fields in line 2, as in the header; found 1"),
     ("a.csv", b"a,a\n1,2\n", "a name of its own for every column"),
+    ("a.csv", b"x, x\n1,2\n", "a name of its own for every column"),
     ("a.csv", b"a,b\n", "expected lines behind the header; found none"),
     ("a.csv", b"", "expected lines behind the header; found none"),
     ("a.csv", b"a\n\xff\n", "expected text in UTF-8"),
-    ("a.csv.gz", b"a\n1\n", "expected text in UTF-8 with columns; found Not a gzipped file"),
+    ("a.csv.gz", b"a\n1\n", "expected a whole .gz file; found BadGzipFile: Not a gzipped file"),
+    ("a.csv.gz", gzip.compress(b"a\n1\n")[:10] + 20 * b"\xff", "a whole .gz file; found error"),
     ("a.txt", b"a\n1\n", "expected a file that ends in")])
 def test_a_file_that_is_none_is_one_line(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)
@@ -87,6 +133,27 @@ def test_rows_follow_the_rules():
   np.testing.assert_allclose(other, [[4 / std, 0, 1, 0, 0, 0]], rtol=1e-6)
 
 
+def test_a_category_that_training_lacks_is_zeros():
+  fields = records.fit({"colour": ["red", "blue"], "age": ["1", "2"]})
+  rows = records.encode(fields, {"colour": ["green", "red", None], "age": [1, None, 2]})
+  np.testing.assert_array_equal(rows, [[0, 0, -1], [0, 1, 0], [0, 0, 1]])
+
+
+def test_text_is_a_number_only_where_it_reads_as_one():
+  fields = records.fit({"version": ["1_1", "1_2"], "size": ["1e1", "-2."]})
+  assert [field.categories for field in fields] == [("1_1", "1_2"), ()]
+
+
+def test_rows_without_memory_name_the_column(monkeypatch):
+  names = {"colour": ["red", "blue"] * 10, "id": [f"of {i}" for i in range(20)]}
+  fields = records.fit(names)
+  monkeypatch.setattr(host_memory, "free_bytes", lambda: 4 * 20 * 22 - 1)
+  with pytest.raises(ValueError, match="column 'id' alone has 20 categories"):
+    records.encode(fields, names)
+  monkeypatch.setattr(host_memory, "free_bytes", lambda: 4 * 20 * 22)
+  assert records.encode(fields, names).shape == (20, 22)
+
+
 def test_rows_come_back_to_be_read():
   fields = records.fit(_TRAIN)
   rows = records.encode(fields, _TRAIN)
@@ -104,12 +171,19 @@ def test_a_constant_column_is_zeros():
     ({"age": [1], "colour": ["green"], "size": [1.]},
      "column 'colour' must hold categories of the training split, ['(missing)'"),
     ({"age": ["old"], "colour": ["red"], "size": [1.]},
-     "column 'age' must hold numbers, as in the training split; got 'old'"),
+     "column 'age' must hold finite numbers, as in the training split; got 'old'"),
+    ({"age": [1], "colour": ["red"], "size": [float("inf")]},
+     "column 'size' must hold finite numbers, as in the training split; got inf"),
     ({"age": [1], "colour": ["red"]}, "columns must hold 'size', as the training split")])
 def test_what_was_never_seen_is_named(columns, message):
-  message = message.replace("['(missing)'", "['blue', 'red', '(missing)']; got 'green' in row 1")
+  message = message.replace("['(missing)'", "['blue', 'red', '(missing)']; got 'green' and no")
   with pytest.raises(ValueError, match=re.escape(message)):
     records.encode(records.fit(_TRAIN), columns)
+
+
+def test_columns_are_finite():
+  with pytest.raises(ValueError, match="column 'a' must hold finite numbers; got -inf"):
+    records.fit({"a": [1., -np.inf, None]})
 
 
 def test_targets_are_finite_numbers():

@@ -12,6 +12,7 @@ import scipy.io
 from dd_jax import datasets
 from dd_jax.datasets import cifar
 from dd_jax.datasets import formats
+from dd_jax.datasets import matlab
 from tests.dataset_files import cifar10_batches
 from tests.dataset_files import idx_bytes
 from tests.dataset_files import random_bytes
@@ -139,6 +140,15 @@ def test_svhn_round_trip(tmp_path, compressed):
   np.testing.assert_array_equal(read_images, images)
   np.testing.assert_array_equal(read_labels, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
   assert read_images.dtype == np.uint8 and read_labels.dtype == np.int32
+
+
+def test_svhn_that_grows_without_end(tmp_path, monkeypatch):
+  path = tmp_path / "train_32x32.mat"
+  scipy.io.savemat(path, {"X": np.zeros((32, 32, 3, 9), np.uint8), "y": np.ones((9, 1), np.uint8)},
+                   do_compression=True)
+  monkeypatch.setattr(matlab, "_MOST_BYTES", 9 * 3072)
+  with raises(ValueError, path, "a variable cut short, or of more than 27648 bytes"):
+    formats.read_svhn(path)
 
 
 def test_svhn_corrupt(tmp_path):
@@ -305,6 +315,15 @@ def test_npz_of_medmnist(tmp_path, labels):
   np.testing.assert_array_equal(train_labels, np.concatenate([labels, labels + 1]))
   np.testing.assert_array_equal(test_images, arrays["test_images"])
   np.testing.assert_array_equal(test_labels, labels + 2)
+
+
+def test_npz_of_keras(tmp_path):
+  arrays = npz_arrays()
+  np.savez(tmp_path / "a.npz", **{
+      {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test",
+       "test_labels": "y_test"}[name]: array for name, array in arrays.items()})
+  for name, found in zip(arrays, formats.read_npz(tmp_path / "a.npz"), strict=True):
+    np.testing.assert_array_equal(found, arrays[name])
 
 
 def test_npz_of_text_labels_with_validation(tmp_path):

@@ -15,6 +15,7 @@ from dd_jax import datasets
 from dd_jax.datasets import sources
 from tests.dataset_files import IDX_FILES
 from tests.dataset_files import assert_holds
+from tests.dataset_files import idx_bytes
 from tests.dataset_files import random_bytes
 from tests.dataset_files import tiny
 from tests.dataset_files import write_idx
@@ -184,6 +185,19 @@ def test_idx_files_of_another_set_are_not_taken(tmp_path, monkeypatch):
   assert datasets.load("kmnist", tmp_path).train_images.max() == 7
   np.savez(tmp_path / "usps.npz", **tiny((16, 16, 1)))
   assert datasets.load("usps", tmp_path).name == "usps"
+
+
+@pytest.mark.parametrize("counts, owner, foreign", [
+    ((5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949), "mnist", "fashion_mnist"),
+    (10 * (6000,), "fashion_mnist or kmnist", "mnist")])
+def test_idx_files_that_are_not_zipped_are_told_by_their_labels(tmp_path, counts, owner, foreign):
+  labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
+  for name, array in zip(IDX_FILES, (np.zeros((1, 2, 2), np.uint8), labels) * 2):
+    (tmp_path / name.removesuffix(".gz")).write_bytes(idx_bytes(array))
+  with raises(FileNotFoundError, f"the IDX files in {tmp_path} are those of {owner}"):
+    datasets.load(foreign, tmp_path)
+  with raises(ValueError, "expected one label for each of the 1 images"):
+    datasets.load(owner.split()[0], tmp_path)
 
 
 def test_cifar10_directory_and_pickle(tmp_path):

@@ -279,6 +279,12 @@ def test_a_table_that_does_not_fit_is_one_line(options, message):
   assert "\n" not in str(error.value)
 
 
+def test_columns_are_of_one_length():
+  with pytest.raises(ValueError, match="test must hold as many values in every column; got"):
+    runs.from_columns({"x": [1., 2.], "y": ["a", "b"]}, {"x": [1.], "y": ["a", "b"]}, label="y",
+                      num_validation=1)
+
+
 def test_targets_that_are_not_finite_are_one_line():
   with pytest.raises(ValueError, match="targets must be finite numbers; column 'y' has 'inf' in"):
     runs.from_columns({"x": [1., 2., 3.], "y": [1., "inf", 2.]}, label="y", predict="number",
@@ -293,6 +299,30 @@ def test_a_category_that_only_a_test_row_has_is_one_line():
   test = {"x": ["c"], "y": ["1"]}
   with pytest.raises(ValueError, match="column 'x' must hold categories of the training split"):
     runs.from_columns(train, test, label="y", num_validation=2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_category_of_one_row_fits_any_split(seed):
+  columns = {"x": ["rare", *["a", "b"] * 10], "y": ["0", *["0", "1"] * 10]}
+  data = runs.from_columns(columns, label="y", num_validation=6, seed=seed)
+  assert sum(len(labels) for _, labels in (data.train, data.validation, data.test)) == 21
+
+
+def test_a_column_of_nan_is_one_of_numbers():
+  columns = {"x": np.array([1., np.nan, 2., 3., 4., 5.]), "y": ["a", "b"] * 3}
+  data = runs.from_columns(columns, label="y", num_validation=2)
+  assert data.train[0].shape[1] in (1, 2)  # Two where a training row misses it.
+
+
+def test_texts_have_a_label_each():
+  with pytest.raises(ValueError, match="train must hold a label for each text; got 2 texts and 1"):
+    runs.from_texts((["who is", "where is"], ["a"]), (["who is"], ["a"]), num_validation=1)
+
+
+def test_trained_vectors_are_no_part_of_what_data_are_known_by():
+  """Their last bits are of a machine; the texts, and vectors that are read, are not."""
+  assert "vectors" not in _texts(vectors="trained").digest
+  assert "vectors" in _texts(vectors="random").digest
 
 
 def test_files_of_texts_need_both_splits(tmp_path):

@@ -130,6 +130,20 @@ def test_what_has_no_room_is_said_with_what_has(monkeypatch):
   storage.check_fits(make_problem().data, "host")  # Where it is already.
 
 
+def test_files_that_a_container_keeps_in_memory_are_free(tmp_path, monkeypatch):
+  monkeypatch.setattr(host_memory, "_CGROUP", tmp_path)
+  monkeypatch.setattr(host_memory, "_MEMINFO", tmp_path / "meminfo")
+  assert host_memory.free_bytes() is None
+  (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    7 kB\n")
+  (tmp_path / "memory.max").write_text("max\n")
+  assert host_memory.free_bytes() == 7 * 1024
+  (tmp_path / "memory.max").write_text("5000\n")
+  (tmp_path / "memory.current").write_text("4000\n")
+  assert host_memory.free_bytes() == 1000
+  (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 3000\nactive_file 400\n")
+  assert host_memory.free_bytes() == 4000
+
+
 def test_the_data_of_a_run_are_described_in_one_line(monkeypatch):
   monkeypatch.setattr(machine, "free_bytes", lambda: 3 * 10 ** 9)
   numbers = ("arrays: 260 train + 40 validation + 30 test examples of 3 classes, 6x4x1 uint8 in "

@@ -3,15 +3,17 @@
 Letters: n rows.
 """
 
+from collections.abc import Iterable, Mapping
 import csv
-import gzip
 import io
 import pathlib
 
 import numpy as np
 
-from dd_jax import extras
+from dd_jax.datasets import formats
+from dd_jax.datasets import parquet
 
+_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _MISSING = ("", "NA", "NaN", "nan")
 
@@ -19,7 +21,7 @@ Columns = dict[str, list]  # By name; fields of text, or of Parquet of any type,
 
 
 def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
-  """Of a file, or of a folder with train.SUFFIX and test.SUFFIX.
+  """Of a file, or of a folder with one file of each split, such as train.csv and test.csv.
 
   Args:
     path: ends in .csv, .tsv (each may end in .gz) or .parquet; or the folder.
@@ -30,21 +32,24 @@ def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
 
   Raises:
     FileNotFoundError: there is nothing, or no train file.
-    ValueError: a file that cannot be read as that, in one line that names it.
+    ValueError: several files of a split, or a file that cannot be read as that, in one line that
+      names it.
   """
   path = pathlib.Path(path).expanduser()
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no such file or folder")
   if not path.is_dir():
     return read(path), None
-  trains = sorted(path.glob("train.*"))
-  if not trains:
-    raise FileNotFoundError(f"{path}: expected train.csv, train.tsv or train.parquet; found none")
-  test = trains[0].with_name(trains[0].name.replace("train", "test", 1))
-  columns = read(trains[0])
-  if not test.exists():
+  train, test = _of_split(path, "train"), _of_split(path, "test")
+  if train is None:
+    raise FileNotFoundError(f"{path}: expected one of "
+                            f"{', '.join(f'train{suffix}' for suffix in _SUFFIXES)}; found none")
+  columns = read(train)
+  if test is None:
     return columns, None
   others = read(test)
   if others.keys() != columns.keys():
-    raise ValueError(f"{test}: expected the columns of {trains[0]}, {list(columns)}; "
+    raise ValueError(f"{test}: expected the columns of {train}, {list(columns)}; "
                      f"found {list(others)}")
   return columns, others
 
@@ -52,15 +57,33 @@ def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
 def read(path: pathlib.Path) -> Columns:
   """One file; errors as of `read_splits`."""
   if path.suffix == ".parquet":
-    columns = _read_parquet(path)
+    columns = listed(parquet.read_columns(path), str(path))
   else:
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if plain.suffix not in _DELIMITERS:
-      raise ValueError(f"{path}: expected a file that ends in .csv, .tsv, .gz or .parquet")
+      raise ValueError(f"{path}: expected a file that ends in {', '.join(_SUFFIXES)}")
     columns = _read_text(path, _DELIMITERS[plain.suffix])
   if not columns or not next(iter(columns.values())):
     raise ValueError(f"{path}: expected lines behind the header; found none")
   return columns
+
+
+def listed(columns: Mapping[str, Iterable], what: str) -> Columns:
+  """Columns of any kind, arrays, lists or those of a DataFrame, as lists by their rows' order.
+
+  Args:
+    columns: by name, `[n]` each.
+    what: the argument, for the message.
+
+  Raises:
+    ValueError: columns of several lengths.
+  """
+  found = {name: [None if _is_nan(value) else value for value in columns[name]]
+           for name in columns}
+  lengths = {name: len(values) for name, values in found.items()}
+  if len({*lengths.values()}) > 1:
+    raise ValueError(f"{what} must hold as many values in every column; got {lengths}")
+  return found
 
 
 def column(path: str | pathlib.Path, columns: Columns, name: str, field: str) -> list:
@@ -73,37 +96,37 @@ def column(path: str | pathlib.Path, columns: Columns, name: str, field: str) ->
   return columns[name]
 
 
+def _of_split(folder, split):
+  """The one file of a split, or None."""
+  found = [name for suffix in _SUFFIXES if (folder / (name := f"{split}{suffix}")).exists()]
+  if len(found) > 1:
+    raise ValueError(f"{folder}: expected one file of {split}; found {', '.join(found)}")
+  return folder / found[0] if found else None
+
+
 def _read_text(path, delimiter):
+  raw = formats.read_bytes(path)
   try:
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    text = raw.decode("utf-8-sig")
     # Tab-separated text as others write it: a quotation mark is one.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting,
                            strict=delimiter == ","))
-  except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
+  except (UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path}: expected text in UTF-8 with columns; found "
-                     f"{' '.join(str(error).split())}") from error
+                     f"{formats.one_line(error)}") from error
   rows = [row for row in rows if row]
   header, *rows = rows or [[]]
+  header = [name.strip() for name in header]
   if len({*header}) < len(header):
     raise ValueError(f"{path}: expected a name of its own for every column; found {header}")
   for line, row in enumerate(rows, start=2):
     if len(row) != len(header):
       raise ValueError(f"{path}: expected {len(header)} fields in line {line}, as in the header; "
                        f"found {len(row)}")
-  return {name.strip(): [None if field.strip() in _MISSING else field.strip() for field in fields]
+  return {name: [None if field.strip() in _MISSING else field.strip() for field in fields]
           for name, fields in zip(header, zip(*rows))}
 
 
-def _read_parquet(path):
-  parquet = extras.load("pyarrow.parquet", "a .parquet file needs pyarrow", "parquet")
-  if not path.exists():
-    raise FileNotFoundError(f"{path}: no such file")
-  try:
-    table = parquet.read_table(path)
-  except Exception as error:  # pyarrow meets a bad byte with many kinds.
-    raise ValueError(f"{path}: expected a Parquet file; found "
-                     f"{' '.join(str(error).split())[:200]}") from error
-  return {name: [None if isinstance(value, float) and np.isnan(value) else value
-                 for value in values] for name, values in table.to_pydict().items()}
+def _is_nan(value):
+  return isinstance(value, (float, np.floating)) and np.isnan(value)

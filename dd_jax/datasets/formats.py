@@ -17,6 +17,8 @@ import numpy as np
 from dd_jax.datasets import npz
 from dd_jax.datasets import matlab
 
+_KERAS_NAMES = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images",
+                "y_test": "test_labels"}
 _MOST_BYTES = 2**30  # decompressed: a bz2 file can grow a million times
 
 
@@ -139,16 +141,19 @@ def read_npz(path):
   """The arrays `train_images train_labels test_images test_labels` of a npz file, as stored.
 
   Those of a validation split, `val_images` and `val_labels` as MedMNIST has them, are appended to
-  the training split. Source: https://medmnist.com, "MedMNIST .npz".
+  the training split. Source: https://medmnist.com, "MedMNIST .npz". `x_train`, `y_train`, `x_test`
+  and `y_test`, as Keras has them, are read as well.
   """
   names = ("train_images", "train_labels", "test_images", "test_labels")
   validation = ("val_images", "val_labels")
   require_file(path)
   try:
-    arrays = npz.read(path, names + validation)
+    arrays = npz.read(path, (*names, *validation, *_KERAS_NAMES))
   except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a npz file of plain arrays; "
                      f"found {one_line(error)}") from error
+  if arrays.keys() == _KERAS_NAMES.keys():
+    arrays = {_KERAS_NAMES[name]: array for name, array in arrays.items()}
   if not arrays.keys() >= set(names) or len(arrays) == len(names) + 1:
     with np.load(path, allow_pickle=False) as stored:
       found = ", ".join(sorted(stored.files)) or "none"

@@ -2,6 +2,9 @@
 
 import pathlib
 
+_MEMINFO = pathlib.Path("/proc/meminfo")
+_CGROUP = pathlib.Path("/sys/fs/cgroup")
+
 
 def free_bytes() -> int | None:
   """Main memory that this process may still take; None where nothing tells."""
@@ -11,18 +14,20 @@ def free_bytes() -> int | None:
 
 def _available_bytes():
   """Of the whole host, as Linux tells it."""
-  for line in _read("/proc/meminfo").splitlines():
+  for line in _read(_MEMINFO).splitlines():
     if line.startswith("MemAvailable:"):
       return 1024 * int(line.split()[1])
   return None
 
 
 def _cgroup_bytes():
-  """Of a container, as version 2 of control groups tells it."""
-  limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-  return int(limit) - int(used) if limit.strip().isdigit() and used else None
+  """Of a container, as version 2 of control groups tells it; files it keeps in memory are free."""
+  limit, used = _read(_CGROUP / "memory.max"), _read(_CGROUP / "memory.current")
+  if not limit.strip().isdigit() or not used:
+    return None
+  kept = dict(line.split() for line in _read(_CGROUP / "memory.stat").splitlines())
+  return int(limit) - int(used) + int(kept.get("inactive_file", 0))
 
 
 def _read(path):
-  path = pathlib.Path(path)
   return path.read_text() if path.exists() else ""

@@ -16,6 +16,7 @@ _STORED_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", _INT32: "i4", _UINT32: "u4"
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8",
             15: "u8"}
 _COMPLEX = 0x800
+_MOST_BYTES = 2**31  # decompressed: a hostile variable can grow a thousand times
 
 
 def read(raw):
@@ -32,7 +33,7 @@ def read(raw):
   arrays = {}
   for kind, content in _elements(raw[128:], order):
     if kind == _COMPRESSED:
-      ((kind, content),) = _elements(memoryview(zlib.decompress(content)), order)
+      ((kind, content),) = _elements(memoryview(_decompressed(content)), order)
     if kind != _MATRIX:
       raise ValueError(f"an element of type {kind} in place of a variable")
     name, array = _variable(content, order)
@@ -41,6 +42,14 @@ def read(raw):
     if array is not None:
       arrays[name] = array
   return arrays
+
+
+def _decompressed(content):
+  stream = zlib.decompressobj()
+  raw = stream.decompress(content, _MOST_BYTES)
+  if not stream.eof:
+    raise ValueError(f"a variable cut short, or of more than {_MOST_BYTES} bytes")
+  return raw
 
 
 def _elements(buffer, order):

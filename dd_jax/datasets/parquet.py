@@ -84,6 +84,15 @@ def read(path, reading):
   return Splits(images, labels, test_images, test_labels, first.class_names)
 
 
+def read_columns(path):
+  """`{name: values}` of one file, without the index of pandas; errors as of `read`."""
+  with _opened(path) as (file, _, names):
+    with _told(path):
+      content = file.read(names)
+      content.validate(full=True)
+  return content.to_pydict()
+
+
 def _shards(path):
   """`{"train" and maybe "test", "validation": files in their order}`."""
   for folders in ([path], sorted(child for child in path.iterdir() if child.is_dir())):
@@ -150,7 +159,9 @@ def _as_pixels(images, test_images):
   return parts[0], parts[1] if len(parts) > 1 else None
 
 
-def _read_file(path, reading):
+@contextlib.contextmanager
+def _opened(path):
+  """`(file, its schema, names of its columns)`; each name is there once."""
   parquet = extras.load("pyarrow.parquet", "a .parquet file needs pyarrow", "parquet")
   formats.require_file(path)
   with _told(path):
@@ -159,6 +170,14 @@ def _read_file(path, reading):
     with _told(path):
       schema = file.schema_arrow
     names = [name for name in schema.names if not _INDEX.fullmatch(name)]
+    if len(set(names)) < len(names):
+      raise ValueError(f"{path}: expected a name of its own for every column; found "
+                       f"{tables.listed(names)}")
+    yield file, schema, names
+
+
+def _read_file(path, reading):
+  with _opened(path) as (file, schema, names):
     image, label = _find_columns(path, schema, names, reading.label)
     with _told(path):
       content = file.read([image, label] if image else names)
@@ -184,9 +203,6 @@ def _told(path):
 
 def _find_columns(path, schema, names, label):
   """`(name of the column of images or None, name of that of labels)`."""
-  if len(set(names)) < len(names):
-    raise ValueError(f"{path}: expected a name of its own for every column; found "
-                     f"{tables.listed(names)}")
   image = next((name for name in _IMAGE_COLUMNS if name in names and name != label), None)
   others = [name for name in names
             if name != image and arrow_columns.may_be_labels(schema.field(name).type)]

@@ -4,14 +4,16 @@ Letters: n rows, D numbers of a row.
 
 The rules: numbers are standardised by the training split; a category is one-hot. A number that is
 missing is the column's mean, and where the training split misses some a further column says where;
-a missing category is one of its own, where the training split has it.
+a missing category is one of its own. One that the training split does not have is zeros.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dd_jax.datasets import host_memory
+from dd_jax.datasets import tables
 from dd_jax.datasets.columns import Columns
 
 MISSING = "(missing)"  # The category of an empty field.
@@ -35,7 +37,7 @@ def fit(columns: Columns) -> tuple[Field, ...]:
   """The fields of a training split.
 
   Raises:
-    ValueError: no column, or one without a single value.
+    ValueError: no column, one without a single value, or with an infinite one.
   """
   if not columns:
     raise ValueError("columns must hold at least one beside the label; got none")
@@ -46,16 +48,26 @@ def encode(fields: tuple[Field, ...], columns: Columns) -> np.ndarray:
   """Rows `[n, D]`, float32.
 
   Raises:
-    ValueError: a column that is not there, a category never seen, or something else than a number.
+    ValueError: a column that is not there, of which no category was ever seen, or of something else
+      than finite numbers; or rows for which there is no memory.
   """
-  parts = []
   for field in fields:
     if field.name not in columns:
       raise ValueError(f"columns must hold {field.name!r}, as the training split; got "
                        f"{list(columns)}")
-    parts.append((_encode_categories if field.categories else _encode_numbers)(
-        field, columns[field.name]))
-  return np.concatenate(parts, 1).astype(np.float32)
+  shape = len(columns[fields[0].name]), sum(field.width for field in fields)
+  needed, free = 4 * math.prod(shape), host_memory.free_bytes()
+  if free is not None and needed > free:
+    widest = max(fields, key=lambda field: field.width)
+    raise ValueError(f"columns must fit into memory as numbers: {needed / 1e9:.3g} GB for "
+                     f"{shape[0]} rows and {free / 1e9:.3g} GB are free; column {widest.name!r} "
+                     f"alone has {len(widest.categories)} categories")
+  rows, place = np.zeros(shape, np.float32), 0
+  for field in fields:
+    encode_field = _encode_categories if field.categories else _encode_numbers
+    encode_field(field, columns[field.name], rows[:, place:place + field.width])
+    place += field.width
+  return rows
 
 
 def decode(fields: tuple[Field, ...], rows: np.ndarray) -> list:
@@ -90,43 +102,42 @@ def _fit(name, values):
     raise ValueError(f"column {name!r} must have a value in some row of the training split; all "
                      f"{len(values)} are missing")
   found = np.array([_number(value) for value in present])
+  if np.isinf(found).any():
+    raise ValueError(f"column {name!r} must hold finite numbers; got {found[np.isinf(found)][0]}")
   some_missing = len(present) < len(values)
-  if np.isfinite(found).all():
+  if not np.isnan(found).any():
     # A constant column becomes zeros.
     return Field(name, (), float(found.mean()), float(found.std()) or 1., some_missing)
-  known = sorted({_text(value) for value in present})
+  known = sorted({str(value) for value in present})
   return Field(name, (*known, *([MISSING] if some_missing else [])))
 
 
-def _encode_numbers(field, values):
-  found = np.array([math.nan if value is None else _number(value, field.name) for value in values])
-  missing = np.isnan(found)
-  scaled = np.where(missing, 0., (found - field.mean) / field.std)
-  return np.stack([scaled, missing] if field.tells_missing else [scaled], 1)
-
-
-def _encode_categories(field, values):
-  places = {category: place for place, category in enumerate(field.categories)}
-  rows = np.zeros((len(values), len(places)))
+def _encode_numbers(field, values, rows):
   for row, value in enumerate(values):
-    text = MISSING if value is None else _text(value)
-    if text not in places:
-      raise ValueError(f"column {field.name!r} must hold categories of the training split, "
-                       f"{list(field.categories)[:10]}; got {text!r} in row {row + 1}")
-    rows[row, places[text]] = 1
-  return rows
+    if value is not None:
+      number = _number(value)
+      if not math.isfinite(number):
+        raise ValueError(f"column {field.name!r} must hold finite numbers, as in the training "
+                         f"split; got {value!r}")
+      rows[row, 0] = (number - field.mean) / field.std
+    elif field.tells_missing:
+      rows[row, 1] = 1
 
 
-def _text(value: Any) -> str:
-  return str(value)
+def _encode_categories(field, values, rows):
+  places = {category: place for place, category in enumerate(field.categories)}
+  texts = [MISSING if value is None else str(value) for value in values]
+  for row, text in enumerate(texts):
+    if text in places:
+      rows[row, places[text]] = 1
+  if texts and not rows.any():
+    raise ValueError(f"column {field.name!r} must hold categories of the training split, "
+                     f"{list(field.categories)[:10]}; got {texts[0]!r} and no other that is there")
 
 
-def _number(value, name=None):
-  """The number that a value is; NaN of anything else, or with a name a ValueError."""
+def _number(value):
+  """The number that a value is; NaN of anything else."""
   try:
-    return float(value)
-  except (TypeError, ValueError) as error:
-    if name is None:
-      return math.nan
-    raise ValueError(f"column {name!r} must hold numbers, as in the training split; got "
-                     f"{value!r}") from error
+    return tables.to_number(value) if isinstance(value, str) else float(value)
+  except (TypeError, ValueError):
+    return math.nan

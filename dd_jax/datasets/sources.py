@@ -25,6 +25,11 @@ _IDX_LABELS_SHA256 = {
     "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845": "fashion_mnist",
     "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17": "kmnist",
 }
+# Of the same files, not zipped: how often each label is there.
+_IDX_COUNTS = {
+    (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949): "mnist",
+    10 * (6000,): "fashion_mnist or kmnist",
+}
 _PICKLES = {  # Name -> what lies there of the version that is never read.
     "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py"),
     "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python"),
@@ -158,13 +163,18 @@ def _folders(name, data_dir):
 
 
 def _foreign_idx(name, directory):
-  """The other set that the gzipped IDX files in `directory` are known to be, or None."""
-  labels = directory / f"{benchmarks.IDX_FILES[1]}.gz"
-  layouts = benchmarks.BENCHMARKS[name].layouts
-  if layouts is not benchmarks.IDX_LAYOUTS or not labels.is_file():
+  """The other set that the IDX files in `directory` are known to be, or None."""
+  plain = directory / benchmarks.IDX_FILES[1]
+  zipped = plain.with_name(f"{plain.name}.gz")
+  owner = None
+  if benchmarks.BENCHMARKS[name].layouts is not benchmarks.IDX_LAYOUTS:
     return None
-  owner = _IDX_LABELS_SHA256.get(hashlib.sha256(labels.read_bytes()).hexdigest())
-  return None if owner == name else owner
+  if zipped.is_file():
+    owner = _IDX_LABELS_SHA256.get(hashlib.sha256(zipped.read_bytes()).hexdigest())
+  elif plain.is_file():
+    counts = np.bincount(np.fromfile(plain, np.uint8, offset=8))
+    owner = _IDX_COUNTS.get(tuple(counts.tolist()))
+  return None if owner is None or name in owner.split(" or ") else owner
 
 
 def _nothing_found(name, data_dir):

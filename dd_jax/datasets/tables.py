@@ -164,18 +164,24 @@ class _Numbers(dict):
   """`{field: number}` of what was converted: a table of pixels has few that differ."""
 
   def __missing__(self, field):
-    number = float(field)
-    # Python alone takes 1_000, and digits of other scripts.
-    if "_" in field or not field.isascii() or not math.isfinite(number):
-      raise ValueError(field)
+    number = to_number(field)
     if len(self) < _MOST_KEPT:
       self[field] = number
     return number
 
 
+def to_number(field: str) -> float:
+  """The finite number that a text is; a ValueError of any other."""
+  number = float(field)
+  # Python alone takes 1_000, and digits of other scripts.
+  if "_" in field or not field.isascii() or not math.isfinite(number):
+    raise ValueError(field)
+  return number
+
+
 def _is_number(field):
   try:
-    _Numbers()[field]
+    to_number(field)
   except ValueError:
     return False
   return True

@@ -23,7 +23,8 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
   """The data of a table; its rows become numbers by the rules of `datasets.records`.
 
   Args:
-    train: columns by name, `[n]` numbers or texts, None where a value is missing.
+    train: columns by name, `[n]` numbers or texts, None or NaN where a value is missing; a
+      DataFrame is one.
     test: of the same names. None: a part of every class, or of all rows, is set aside.
     label: the column of classes, or one or more of numbers.
     predict: "class" or "number"; numbers are standardised too.
@@ -33,12 +34,13 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
     name: of the data, for the metadata.
 
   Raises:
-    ValueError: a column that is not there, a target that is not finite, a category never seen, or
-      too few rows to set aside.
+    ValueError: columns of several lengths, one that is not there, a target that is not finite, a
+      column of which no category was ever seen, or too few rows to set aside.
   """
   check_choice("predict", predict, PREDICTED)
   labels = [label] if isinstance(label, str) else list(label)
-  splits = [train, *([] if test is None else [test])]
+  splits = [files.listed(split, what) for split, what in ((train, "train"), (test, "test"))
+            if split is not None]
   known = [_labels(split, labels, predict) for split in splits]
   if predict == "class":
     *classes, names = as_classes(known[0], known[-1])

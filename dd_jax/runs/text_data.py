@@ -41,15 +41,16 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
   Raises:
     ValueError, OSError: an argument that does not fit, or a file that is none.
   """
+  train, test = _pairs(train, "train"), _pairs(test, "test")
   train_labels, test_labels, names = as_classes(np.asarray(train[1]), np.asarray(test[1]))
   num_classes = int(train_labels.max()) + 1
   chosen = stratified_indices(train_labels, num_validation, num_classes=num_classes, seed=seed)
   kept = np.setdiff1d(np.arange(len(train_labels)), chosen)
-  words = texts.vocabulary([train[0][int(i)] for i in kept], min_count=min_count)
+  words = texts.vocabulary([train[0][i] for i in kept], min_count=min_count)
   splits: list[Any] = []
   for of, labels, places in ((train[0], train_labels, kept), (train[0], train_labels, chosen),
                              (test[0], test_labels, np.arange(len(test_labels)))):
-    sentences = texts.encode([of[int(i)] for i in places], words, length)
+    sentences = texts.encode([of[i] for i in places], words, length)
     texts.check(sentences, len(words))
     splits.append((sentences._asdict(), labels[places]))
   table = (texts.random_vectors(len(words), dim, seed) if vectors == "random" else
@@ -67,7 +68,8 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
       digest={**{f"{split}_{what}": digests.of_array(array) for split, (inputs, labels) in zip(
           ("train", "validation", "test"), splits) for what, array in (
               ("tokens", inputs["tokens"]), ("labels", labels))},
-              "vectors": digests.of_array(table)},
+              # Trained ones follow from these, to the last bits of a machine.
+              **({} if vectors == "trained" else {"vectors": digests.of_array(table)})},
       preparation=Preparation({"table": table}, _embed),
       given={"mask": np.ones(length, np.float32)}, readable=readable)
 
@@ -89,6 +91,15 @@ def from_files(path: str, *, text: str, label: str, **options: Any) -> Data:
             files.column(path, split, label, "data.label"))
 
   return from_texts(of(train), of(test), **options)
+
+
+def _pairs(split, what):
+  """Texts and labels by the order of their rows, whatever holds them."""
+  of, labels = map(list, split)
+  if len(of) != len(labels):
+    raise ValueError(f"{what} must hold a label for each text; got {len(of)} texts and "
+                     f"{len(labels)} labels")
+  return of, labels
 
 
 def _embed(state, inputs):

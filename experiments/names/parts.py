@@ -124,7 +124,8 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
 
 def path_below(name: str, data_dir: str | None) -> str:
   """A path as it stands or, where that is nothing, below the directory of the data."""
-  below = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA", "")).expanduser() / name
+  folder = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
+  below = folder.expanduser() / name
   return str(below if not pathlib.Path(name).expanduser().exists() and below.exists() else name)
 
 
