@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dd_jax import types
 from dd_jax.hypergradient import value_and_hypergrad
 from dd_jax.types import Array, OuterInfo, OuterState
 
@@ -33,6 +34,9 @@ def make_outer_loop(outer_loss: Callable, optimizer: optax.GradientTransformatio
     augment: `(key, inputs) -> inputs` on the real minibatch of every step.
     carry_on: `(key, carry, init_state, trainable) -> carry`, for warm starts: the outer loss then
       draws from the carry instead of `init_state`.
+
+  Raises:
+    ValueError: when traced, an optimizer or `carry_on` that changes a shape or type of its state.
   """
   value_and_grad = value_and_hypergrad(outer_loss)
   optimizer = optax.with_extra_args_support(optimizer)
@@ -56,7 +60,11 @@ def make_outer_loop(outer_loss: Callable, optimizer: optax.GradientTransformatio
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,
                            state.step + 1, carry)
     # Else the scan over outer steps would not compile, and a resumed state would be another.
-    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    try:
+      chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    except AssertionError as error:
+      raise ValueError("optimizer and carry_on must keep the shapes and types of their state; "
+                       f"{' '.join(str(error).split())[:300]}") from error
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     return _select(finite, new_state, state), OuterInfo(loss, norm, finite)
 
@@ -85,8 +93,11 @@ def run_outer_steps(step: Callable, root_key: Array, state: OuterState, init_sta
   Returns:
     The state, frozen at the first step that was not finite, and `OuterInfo` with a leading axis
     `[num_steps]`: NaN, and not `finite`, where no step was taken, behind either.
+
+  Raises:
+    ValueError: inputs that are not as many as labels, or a batch size beyond 1..n.
   """
-  num_examples = labels.shape[0]
+  num_examples = types.num_examples(inputs, labels)
   batches_per_epoch = check_batch_size(batch_size, num_examples)
   # NumPy arrays cannot be indexed inside the scan.
   real = jax.tree.map(jnp.asarray, (inputs, labels))

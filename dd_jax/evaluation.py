@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax import batch_independence
+from dd_jax import types
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.losses import cross_entropy, squared_error
 from dd_jax.types import Array, DistilledData, Train, wide
@@ -22,7 +23,10 @@ class Metrics(NamedTuple):
 
 
 class TargetMetrics(NamedTuple):
-  """Of N networks on one set of real examples with targets."""
+  """Of N networks on one set of real examples with targets, which lie about 0 as `runs` has them.
+
+  Their variance is a difference of sums in float32: far from 0 nothing would be left of it.
+  """
   loss: Array  # [N] of `losses.regression`.
   r2: Array  # [N] share of the targets' variance that is explained, mean over the D targets.
   rmse: Array  # [N, D] root mean squared error of each target.
@@ -117,11 +121,11 @@ def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_s
     prepare: as of a `Plan`.
 
   Raises:
-    ValueError: a batch size below 1, no example, or more than `batch_size` for a network whose
-      logits depend on the whole batch.
+    ValueError: a batch size below 1, no example, inputs that are not as many as labels, or more
+      than `batch_size` for a network whose logits depend on the whole batch.
   """
   prepare = prepare or (lambda inputs: inputs)
-  num_examples = labels.shape[0]
+  num_examples = types.num_examples(inputs, labels)
   check_batches(apply, params, jax.eval_shape(prepare, inputs), batch_size=batch_size)
   batch_size = min(batch_size, num_examples)
 

@@ -25,8 +25,8 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
     init: where the networks come from; its state is an argument of the outer loss.
     train: the inner algorithm, `(key, params, distilled) -> (trained params, losses)`: of
       `inner_loop.unroll`, `truncation`, `implicit_gradients`, `ridge_regression`, or the user's
-      own. Each network has its own key. Where it has them, `train.check(params)` may refuse what
-      cannot be differentiated, and `train.in_step(key)` is used, which all networks share.
+      own. Each network has its own key. Where it has them, `train.check(params, hyper)` may refuse
+      what cannot be differentiated, and `train.in_step(key)` is used, which all networks share.
     real_loss: `(params, inputs, labels) -> []` on real data, a mean over them; or `([], anything)`.
     num_inits: N, drawn afresh in every call.
     num_parallel: networks side by side under `vmap`, on each device; the loss
@@ -60,11 +60,12 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
     loss_at = split.examples(loss_at)
 
   def loss_of_one(train, params, key, distilled, *real):
-    if chunk_size is not None or split.examples is not None:
-      batch_independence.check_mean(real_loss, params, *real, cut_by=cut_by)
     if hasattr(train, "check"):
-      train.check(params)
+      train.check(params, distilled.hyper)
     trained, _ = train(key, params, distilled)
+    is_cut = chunk_size is not None and chunk_size < len(real[1])
+    if is_cut or split.examples is not None:
+      batch_independence.check_mean(real_loss, trained, *real, cut_by=cut_by)
     return loss_at(trained, real)
 
   def loss_of_networks(trainable, networks, init_state, train_key, window_key, *real):

@@ -14,7 +14,7 @@ import jax
 from jax.nn import initializers
 import jax.numpy as jnp
 
-from dd_jax.types import Array, Params
+from dd_jax.types import Array, Params, wide
 
 
 class InitDistribution(NamedTuple):
@@ -65,8 +65,7 @@ def orthogonal(scale: float = 1.0) -> initializers.Initializer:
       raise ValueError(f"shape must have at least two axes; got {tuple(shape)}")
     rows, columns = math.prod(shape[:-1]), shape[-1]
     short, long = sorted((rows, columns))
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-    x = jax.random.normal(key, (long, short), wide)
+    x = jax.random.normal(key, (long, short), wide(dtype))
     x = x / jnp.linalg.norm(x)
 
     def step(x, factor):

@@ -14,7 +14,7 @@ import optax
 from dd_jax import adapters
 from dd_jax import checkpointing
 from dd_jax.leaves import split_off_floating
-from dd_jax.optimizers import check_differentiable
+from dd_jax.optimizers import INNER_OPTIMIZERS, check_differentiable
 from dd_jax.types import Array, DistilledData, Params
 
 MEMORY_MODES = ("plain", "remat", "nested")
@@ -137,10 +137,10 @@ class Unroll:
 
     return jax.lax.fori_loop(start, start + num_steps, body, state)
 
-  def check(self, params: Params) -> None:
-    """A ValueError where no hypergradient can pass the optimizer; tracers of weights will do."""
-    if self.optimizer is not None and not callable(self.optimizer):
-      check_differentiable(self.optimizer, params)
+  def check(self, params: Params, hyper: Any = ()) -> None:
+    """A ValueError where no hypergradient can pass the optimizer; tracers will do."""
+    if self.optimizer is not None and self.optimizer not in INNER_OPTIMIZERS.values():
+      check_differentiable(self.optimizer, hyper, params)
 
   def _transformation(self, hyper):
     if self.optimizer is None:

@@ -42,11 +42,13 @@ def metasmoothness(train: Train, decode: Callable[[Any], Any], key: Array, param
     return [leaf.astype(wide(leaf.dtype)) for leaf in jax.tree.leaves(weights)]
 
   at, once, twice = (trained(times) for times in range(3))
+  finite = jnp.array(True)
   agreement = total = jnp.zeros((), jnp.result_type(*at))
   for a, b, c in zip(at, once, twice, strict=True):
-    agreement += jnp.sum(jnp.abs(b - a) * jnp.sign(b - a) * jnp.sign(c - b))
+    agreement += jnp.sum((b - a) * jnp.sign(c - b))
     total += jnp.sum(jnp.abs(b - a))
-  return agreement / total
+    finite &= jnp.isfinite(c).all()
+  return jnp.where(finite, agreement / total, jnp.nan)
 
 
 def random_direction(key: Array, trainable: Any) -> Any:

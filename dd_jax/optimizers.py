@@ -69,23 +69,23 @@ def fixed_hyper(values: dict[str, float]) -> Part:
               lambda learned: {name: jnp.asarray(value, float) for name, value in values.items()})
 
 
-def check_differentiable(transformation: optax.GradientTransformation, params: Params) -> None:
+def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
   """Differentiates one update of such weights, at gradients of zero and of one.
 
   Args:
-    transformation: the optimizer.
+    optimizer: as in `inner_loop.unroll`.
+    hyper: its hyper-parameters; tracers will do, as each is tried at one half.
     params: of the weights' structure, shapes and types; tracers will do.
 
   Raises:
     ValueError: the derivative fails or is not finite: no hypergradient can pass the optimizer.
   """
-  optimizer = optax.with_extra_args_support(transformation)
-
   def update(value):
+    transformation = optax.with_extra_args_support(_of_one_half(optimizer, hyper))
     gradient = jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x)), params)
     weights = jax.tree.map(jnp.zeros_like, gradient)
-    updates, state = optimizer.update(gradient, optimizer.init(weights), weights,
-                                      value=jnp.ones(()))
+    updates, state = transformation.update(gradient, transformation.init(weights), weights,
+                                           value=jnp.ones(()))
     return [x for x in jax.tree.leaves((updates, state))
             if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
 
@@ -120,9 +120,7 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
   with jax.ensure_compile_time_eval():
     zeros, ones = (jax.tree.map(lambda x, value=value: jnp.full(x.shape, value, x.dtype), params)
                    for value in (0, 1))
-    transformation = optax.scale(-1.) if optimizer is None else optimizer
-    if callable(transformation):
-      transformation = transformation({name: jnp.asarray(.5) for name in hyper})
+    transformation = _of_one_half(optax.scale(-1.) if optimizer is None else optimizer, hyper)
     updates, _ = optax.with_extra_args_support(transformation).update(
         zeros, transformation.init(ones), ones, value=jnp.ones(()))
     moves = any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
@@ -131,6 +129,13 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
                      "hypergradients; got one that moves weights of 1 at a gradient of 0 (weight "
                      "decay is followed for gradient_descent, momentum and nesterov)")
   return jnp.zeros(())
+
+
+def _of_one_half(optimizer, hyper):
+  """The transformation that it is, or makes of such hyper-parameters."""
+  if not callable(optimizer):
+    return optimizer
+  return optimizer(jax.tree.map(lambda x: jnp.full(jnp.shape(x), .5), hyper))
 
 
 def _descent(transformation, hyper):

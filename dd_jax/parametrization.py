@@ -76,7 +76,7 @@ def parts(named: dict[str, Part]) -> Part:
     return {name: part.init(part_key) for (name, part), part_key in
             zip(named.items(), jax.random.split(key, len(named)))}
 
-  return Part(init, lambda learned: {name: part.decode(learned[name])
+  return Part(init, lambda learned: {name: part.decode(learned[name] if learned else ())
                                      for name, part in named.items()})
 
 
@@ -102,9 +102,11 @@ def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
   Raises:
     ValueError: a given input that the dict lacks, or of another shape; a start of another shape.
   """
-  if not isinstance(shape, dict):
-    return pixels((num_steps, batch, *shape), start)
   given = given or {}
+  if not isinstance(shape, dict):
+    if given:
+      raise ValueError(f"given must be left out where inputs are one array; got {[*given]}")
+    return pixels((num_steps, batch, *shape), start)
   for name, values in given.items():
     if shape.get(name) != jnp.shape(values):
       raise ValueError(f"given must have the shapes of the inputs, {shape}; got {name} of "

@@ -54,5 +54,4 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
 def beside(part: Part, real: Array) -> Part:
   """Learned inputs `[S, B, ...]` with real ones `[S, M, ...]` behind them in every step."""
   real = jnp.asarray(real)
-  return Part(part.init, lambda learned: jax.tree.map(
-      lambda inputs: jnp.concatenate([inputs, real], 1), part.decode(learned)))
+  return Part(part.init, lambda learned: jnp.concatenate([part.decode(learned), real], 1))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dd_jax import adapters
+from dd_jax import types
 from dd_jax.init_distributions import pool_size
 from dd_jax.types import Array, Params, Train
 
@@ -35,7 +36,8 @@ def pretrain(key: Array, params: Params, loss: Callable, inputs: Any, labels: Ar
     The trained weights, each leaf `[P, ...]`.
 
   Raises:
-    ValueError: num_epochs, batch_size or num_parallel out of its range.
+    ValueError: num_epochs, batch_size or num_parallel out of its range, or inputs that are not as
+      many as labels.
   """
   if num_parallel is not None and num_parallel < 1:
     raise ValueError(f"num_parallel must be at least 1; got {num_parallel}")
@@ -86,7 +88,7 @@ def _minibatches(loss, optimizer, num_epochs, batch_size):
   update = optax.with_extra_args_support(optimizer).update
 
   def train(key, params, inputs, labels):
-    num_examples = labels.shape[0]
+    num_examples = types.num_examples(inputs, labels)
     if not 1 <= batch_size <= num_examples:
       raise ValueError(f"batch_size must lie in 1..{num_examples} (the examples); "
                        f"got {batch_size}")

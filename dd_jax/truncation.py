@@ -74,8 +74,7 @@ def window(train: Unroll, *, start: Callable = random_start, length: int) -> "Wi
   Raises:
     ValueError: when called, a length beyond 1..T, or a `train` that is not unrolled.
   """
-  if not isinstance(train, Unroll):
-    raise ValueError(f"train must be one of inner_loop.unroll to have windows; got {train!r}")
+  _check_unrolled(train)
   return Window(train, start, length)
 
 
@@ -106,9 +105,9 @@ class Window:
     """The same, its position drawn with the key of an outer step."""
     return dataclasses.replace(self, start_key=key)
 
-  def check(self, params: Params) -> None:
+  def check(self, params: Params, hyper: Any = ()) -> None:
     """As of `Unroll`."""
-    self.unrolled.check(params)
+    self.unrolled.check(params, hyper)
 
 
 class WarmPool(NamedTuple):
@@ -146,8 +145,9 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
     num_inits: N.
 
   Raises:
-    ValueError: a size below N.
+    ValueError: a size below N, or a `train` that is not unrolled; in the outer loss, another N.
   """
+  _check_unrolled(train)
   if size < num_inits:
     raise ValueError(f"size must be at least num_inits={num_inits}; got {size}")
 
@@ -158,15 +158,17 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
 
     return jax.vmap(start)(init.draw(init_state, key, size))
 
-  def draw(pool, key, num_inits):
+  def draw(pool, key, number):
     del pool
+    if number != num_inits:
+      raise ValueError(f"num_inits must be {num_inits}, as of the warm start; got {number}")
     return pool_tokens(key, size, num_inits)
 
   def make(pool, token):
     return jax.tree.map(lambda leaf: leaf[token], pool)
 
   def train_window(key, network, distilled):
-    train.check(network.params)
+    train.check(network.params, distilled.hyper)
     state, losses = train.stretch(key, InnerState(network.params, network.opt_state), distilled,
                                   network.position, length)
     return state.params, losses
@@ -192,6 +194,11 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
     return jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new), pool, moved)
 
   return WarmStart(begin, InitDistribution((), draw, make), train_window, carry_on)
+
+
+def _check_unrolled(train):
+  if not isinstance(train, Unroll):
+    raise ValueError(f"train must be one of inner_loop.unroll to have windows; got {train!r}")
 
 
 def objective_keys(key: Array) -> tuple[Array, Array, Array]:

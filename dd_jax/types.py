@@ -61,6 +61,15 @@ class OuterInfo(NamedTuple):
   finite: Array  # [] bool; False: loss or hypergradient was not finite, the state did not change.
 
 
+def num_examples(inputs: Any, labels: Array) -> int:
+  """n of real inputs `[n, ...]` and labels `[n]`; a ValueError where they are not as many."""
+  found = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(inputs)}
+  if found != {labels.shape[0]}:
+    raise ValueError(f"inputs must be as many as the {labels.shape[0]} labels; got "
+                     f"{', '.join(map(str, sorted(found)))}")
+  return labels.shape[0]
+
+
 def wide(dtype: DTypeLike) -> DTypeLike:
   """float32, or the floating-point type itself where it has more bits: what sums are taken in."""
   return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

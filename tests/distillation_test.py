@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import dd_jax
+from dd_jax import evaluation
 from dd_jax import parametrization
 from dd_jax import step_sizes
 from tests import problems
@@ -259,3 +260,27 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=rf"batch_size must lie in 1..11 .*; got {batch_size}"):
       dd_jax.run_outer_steps(outer_step, jax.random.key(0), state, (), *problems.real(11),
                              batch_size=batch_size, num_steps=1)
+  images, labels = problems.real(11)
+  for call in (
+      lambda: dd_jax.run_outer_steps(outer_step, jax.random.key(0), state, (), images[:9], labels,
+                                     batch_size=4, num_steps=1),
+      lambda: dd_jax.pretrain(jax.random.key(0), jax.vmap(problems.init)(jax.random.split(
+          jax.random.key(0), 1)), problems.inner_loss, images[:9], labels,
+                              optimizer=optax.sgd(.1), num_epochs=1, batch_size=4),
+      lambda: evaluation.measure(problems.apply, problems.init(jax.random.key(0)), images[:9],
+                                 labels, batch_size=4)):
+    with pytest.raises(ValueError, match="inputs must be as many as the 11 labels; got 9"):
+      call()
+
+
+def test_a_state_that_changes_its_type_is_named():
+  trainable, decode = problems.trainable()
+  wider = optax.GradientTransformation(
+      lambda params: jnp.zeros((), jnp.float16), lambda updates, state, params: (
+          updates, state.astype(jnp.float32)))
+  loop = dd_jax.make_outer_loop(dd_jax.make_outer_loss(
+      decode, dd_jax.random_init(problems.init), dd_jax.unroll(problems.inner_loss),
+      problems.inner_loss, num_inits=1), wider)
+  with pytest.raises(ValueError, match="must keep the shapes and types of their state") as error:
+    loop.step(jax.random.key(0), loop.init(trainable), (), *problems.real())
+  assert "\n" not in str(error.value)

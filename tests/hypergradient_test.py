@@ -1,6 +1,7 @@
 """The outer loss and its hypergradient: finite differences, pieces, means, precision, errors."""
 
 import collections
+import contextlib
 import functools
 import re
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import dd_jax
+from dd_jax import batch_independence
 from dd_jax import losses
 from dd_jax import parallel
 from dd_jax import parametrization
@@ -267,7 +269,14 @@ def _summed(params, images, labels):
   return images.shape[0] * problems.inner_loss(params, images, labels)
 
 
-@pytest.mark.parametrize("loss", [_of_the_batch, _summed])
+def _weighted(params, images, labels):
+  """The weighted mean of PyTorch's CrossEntropyLoss(weight=)."""
+  weights = jnp.array([1., 2., 5.])[labels]
+  values = losses.cross_entropy(problems.apply(params, images), labels)
+  return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+@pytest.mark.parametrize("loss", [_of_the_batch, _summed, _weighted])
 def test_a_real_loss_that_is_no_mean_stays_in_one_piece(loss):
   trainable, decode = problems.trainable()
   arguments = trainable, (), jax.random.key(0), *problems.real()
@@ -283,6 +292,28 @@ def test_a_real_loss_that_is_no_mean_stays_in_one_piece(loss):
   over_examples = functools.partial(parallel.over_mesh, mesh=mesh, axis=parallel.EXAMPLES)
   with pytest.raises(ValueError, match="for real images shared by devices; got"):
     value(split=parallel.Split(None, over_examples))
+
+
+def test_a_batch_of_one_chunk_stays_in_one_piece():
+  trainable, decode = problems.trainable()
+  arguments = trainable, (), jax.random.key(0), *problems.real(11)
+  values = [_outer_loss(decode, 1, _of_the_batch, **options)(*arguments)
+            for options in ({}, {"chunk_size": 11}, {"chunk_size": 20})]
+  np.testing.assert_allclose(values[1:], values[0], rtol=1e-5)
+
+
+def test_statistics_of_a_batch_of_integers_are_found():
+  """Pixels that the network scales itself, and tokens."""
+  params = problems.init(jax.random.key(0))
+  images = jnp.zeros((8, *problems.IMAGE_SHAPE), jnp.uint8)
+  for loss, differs in ((_of_the_batch, True), (problems.inner_loss, False)):
+    def of_pixels(params, images, labels, loss=loss):
+      return loss(params, images / 255, labels)
+
+    with contextlib.nullcontext() if not differs else pytest.raises(
+        ValueError, match="real_loss must be a mean over examples for chunk_size"):
+      batch_independence.check_mean(of_pixels, params, images, jnp.zeros(8, int),
+                                    cut_by="chunk_size")
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

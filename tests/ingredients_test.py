@@ -25,7 +25,7 @@ def _config(**updates):
   config = digits_fixed_init.get_config("smoke")
   config.update_from_flattened_dict({
       "model.name": "mlp", "init.name": "random", "distill.num_steps": 2, "outer.num_inits": 2,
-      "eval.num_inits": 2, "validation.num_inits": 2})
+      "outer.chunk_size": 40, "eval.num_inits": 2, "validation.num_inits": 2})
   fields = {**updates}
   if "window.length" in fields:
     fields["window.length"] = 3

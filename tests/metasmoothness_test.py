@@ -31,6 +31,14 @@ def test_it_is_its_definition():
   np.testing.assert_allclose(_measure(train, jnp.zeros(()), jnp.ones(()), 1.), 2 / 6, rtol=1e-6)
 
 
+def test_a_training_that_is_not_finite_gives_none():
+  def train(key, params, data):
+    del key, params
+    return jnp.where(data > 1.5, jnp.inf, data), None
+
+  assert np.isnan(_measure(train, jnp.zeros(2), jnp.ones(2), 1.))
+
+
 def test_trainings_that_have_nothing_to_do_with_one_another_agree_by_minus_a_half():
   def train(key, params, data):
     del key, params

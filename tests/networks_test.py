@@ -359,6 +359,8 @@ def test_hypergradient_against_finite_differences(name):
     ("convnet", {"image_shape": (7, 7, 1)},
      r"depth must be at most log2 of the image size \(7, 7\); got 3"),
     ("convnet", {"depth": 6}, r"depth must be at most log2 of the image size \(32, 32\); got 6"),
+    ("resnet18", {"image_shape": (8, 8, 1), "norm": "instance"},
+     r"norm must not be 'instance' for images of up to 8x8 in resnet18.*; got \(8, 8, 1\)"),
     *((name, {"norm": "lrn"},
        r"norm must be one of \['instance', 'group', 'layer', 'batch', 'none'\]; got 'lrn'")
       for name in ("convnet", "resnet18")),

@@ -130,7 +130,7 @@ def test_transformations_of_optax_descend_and_are_differentiated(x64, name):
 
 @pytest.mark.parametrize("name", optimizers.INNER_OPTIMIZERS)
 def test_every_optimizer_of_ours_can_be_differentiated(name):
-  optimizers.check_differentiable(optimizers.INNER_OPTIMIZERS[name](_HYPER[name]),
+  optimizers.check_differentiable(optimizers.INNER_OPTIMIZERS[name], _HYPER[name],
                                   problems.init(jax.random.key(0)))
 
 
@@ -141,11 +141,12 @@ def _opaque_update(updates, state, params=None):
 
 @pytest.mark.parametrize("optimizer, found", [
     (optax.adam(1.), r"not finite at a gradient of 0 \(Adam needs eps_root > 0\)"),
+    (lambda hyper: optax.adam(1., b1=hyper["b1"]), "not finite at a gradient of 0"),
     # Only among the weights that this network has.
     (optax.partition({"last": optax.adam(1.), "others": optax.sgd(1.)}, _by_layer),
      r"not finite at a gradient of 0"),
     (optax.GradientTransformation(lambda params: (), _opaque_update), "ConcretizationTypeError")],
-                         ids=["adam", "partition", "opaque"])
+                         ids=["adam", "adam of hyper", "partition", "opaque"])
 def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilation(
     optimizer, found):
   learned = _learned("adam")

@@ -208,6 +208,17 @@ def test_hyper_parameters_start_at_their_values():
     optimizers.shares({"decay": 1.})
 
 
+def test_labels_are_learned_of_inputs_that_are_all_given():
+  labels = jnp.ones((1, 2, 3)) / 3
+  learned = parametrization.join(
+      parametrization.inputs({"mask": (4,)}, 1, 2, given={"mask": jnp.arange(4.)}),
+      parametrization.soft_labels(labels), step_sizes.fixed(1, 1, .1))
+  trainable = learned.init(jax.random.key(0))
+  assert set(trainable) == {"labels"}
+  np.testing.assert_array_equal(learned.decode(trainable).inputs["mask"],
+                                np.broadcast_to(np.arange(4), (1, 2, 4)))
+
+
 _HARD = jnp.zeros((1, 2), jnp.int32)
 
 
@@ -218,6 +229,8 @@ _HARD = jnp.zeros((1, 2), jnp.int32)
     (lambda: parametrization.few_labels(1, 3, 4), r"batch must lie in 1\.\.3 .*; got 4"),
     (lambda: parametrization.soft_labels(_HARD), r"start must be floating.*got int32 \[1, 2\]"),
     (lambda: parametrization.tied_labels(_HARD + 3, 3), r"integers in 0\.\.2; got int32 in 3\.\.3"),
+    (lambda: parametrization.inputs((2, 2, 1), 1, 2, given={"mask": jnp.ones(2)}),
+     r"given must be left out where inputs are one array; got \['mask'\]"),
 ])
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(ValueError, match=message):

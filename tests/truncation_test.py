@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import dd_jax
+from dd_jax import losses
+from dd_jax import models
 from dd_jax import truncation
 from dd_jax.inner_loop import InnerState
 from tests import problems
@@ -262,6 +264,31 @@ def test_other_bad_arguments_are_named():
     _warm(size=1)
   with pytest.raises(ValueError, match="train must be one of inner_loop.unroll to have windows"):
     dd_jax.window(dd_jax.implicit(problems.inner_loss), length=2)
+  with pytest.raises(ValueError, match="train must be one of inner_loop.unroll to have windows"):
+    dd_jax.warm_start(_RANDOM, dd_jax.implicit(problems.inner_loss), size=2, length=2, num_inits=1)
+
+
+def test_an_outer_loss_of_another_n_than_the_warm_start_is_named():
+  trainable, decode = problems.trainable()
+  warm = _warm()
+  outer_loss = dd_jax.make_outer_loss(decode, warm.init, warm.train, problems.inner_loss,
+                                      num_inits=4)
+  pool = warm.begin(jax.random.key(0), (), decode(trainable))
+  with pytest.raises(ValueError, match="num_inits must be 2, as of the warm start; got 4"):
+    outer_loss(trainable, pool, jax.random.key(0), *problems.real())
+
+
+def test_warm_starts_of_flax_networks_take_their_batch_in_chunks():
+  model = models.mlp(num_classes=3, image_shape=problems.IMAGE_SHAPE)
+  loss = losses.classification(model.apply)
+  trainable, decode = problems.trainable()
+  warm = dd_jax.warm_start(dd_jax.random_init(model.init), dd_jax.unroll(loss), size=2, length=2,
+                           num_inits=1)
+  pool = warm.begin(jax.random.key(0), (), decode(trainable))
+  whole, cut = (dd_jax.make_outer_loss(
+      decode, warm.init, warm.train, loss, num_inits=1, chunk_size=size)(
+          trainable, pool, jax.random.key(1), *problems.real()) for size in (None, 4))
+  np.testing.assert_allclose(cut, whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["window", "warm start"])

@@ -23,10 +23,17 @@ def resnet18(*, num_classes: int, image_shape: tuple[int, int, int], width: int 
     width: features of the first stage.
     norm: as in `convnet`.
     convolution: as in `convnet`.
+
+  Raises:
+    ValueError: norm="instance" for images of up to 8x8, whose last maps are one pixel and zero
+      once normalised by themselves.
   """
   check_arguments(num_classes, image_shape, "resnet18")
   check_norm(norm)
   check_sizes(width=width)
+  if norm == "instance" and max(image_shape[:2]) <= 8:
+    raise ValueError(f"norm must not be 'instance' for images of up to 8x8 in resnet18, whose last "
+                     f"maps have one pixel; got {image_shape}")
   return from_flax(_ResNet(num_classes, width, norm, convolve=conv.resolve(convolution)),
                    image_shape)
 
