@@ -49,9 +49,8 @@ def pretrain(config: ConfigDict, workdir: str) -> dict:
   model = parts.make_model(config.model.name, data.num_classes, runs.input_shapes(data),
                            model_options(config.model), "model.name")
   pool = config.pool
-  for field in ("num_train", "num_heldout", "num_epochs", "block", "batch_size"):
-    check_positive(f"pool.{field}", pool[field])
-  steps_per_epoch = len(data.train[1]) // pool.batch_size
+  check_positive("pool.num_epochs", pool.num_epochs)
+  steps_per_epoch = dd_jax.distillation.check_batch_size(pool.batch_size, len(data.train[1]))
   schedule = learned.make_schedule("pool", ConfigDict({
       "schedule": pool.schedule, "num_steps": pool.num_epochs * steps_per_epoch,
       "halve_every": pool.halve_every * steps_per_epoch}), pool.learning_rate)
@@ -271,13 +270,15 @@ def _with_window(problem, config):
 
 
 def _digests_of_files(config):
-  """Of the files of weights that the run starts from, by their fields."""
+  """Of the files that the run starts from, by their fields."""
+  files = {}
   if config.init.name in ("pretrained", "fixed_pretrained"):
     folder = paths.local(config.init.pool, "init.pool")
     files = {f"init.pool/{role}.npz": folder / f"{role}.npz" for role in pools.ROLES}
-  else:
-    files = ({"init.checkpoint": pathlib.Path(config.init.checkpoint).expanduser()}
-             if config.init.name == "imagenet" else {})
+  elif config.init.name == "imagenet":
+    files["init.checkpoint"] = pathlib.Path(config.init.checkpoint).expanduser()
+  if config.distill.start.endswith(".npz"):
+    files["distill.start"] = paths.local(config.distill.start, "distill.start")
   return {name: fingerprints.of_file(path) for name, path in files.items()}
 
 

@@ -335,6 +335,11 @@ def test_texts_are_read_again_by_their_name(tmp_path):
                 applied.apply(file, data=str(tmp_path / "second/own"))):
     assert [found[name] for name in _FIGURES] == pytest.approx(
         [result.figures[name] for name in _FIGURES], abs=1e-6)
+  named = applied.apply(file, data_dir=str(tmp_path / "second"), network="text_convolution")
+  assert named["accuracy_mean"] == pytest.approx(result.figures["accuracy_mean"], abs=1e-6)
+  with pytest.raises(ValueError, match=r"distill.start must hold inputs that are one array"):
+    config.data.dir, config.distill.start = str(tmp_path / "second"), str(file)
+    problem.make_problem(config)
   write(tmp_path / "second/own", [line.replace("number", "who") for line in lines])
   with pytest.raises(ValueError, match="data must be given: 'own' has other"):
     applied.apply(file, data_dir=str(tmp_path / "second"))

@@ -50,6 +50,21 @@ def test_the_last_ones_and_the_best_are_kept_and_read_back(tmp_path):
     _assert_same(checkpoints.restore_best(_LIKE), _state(4))
 
 
+def test_a_damaged_best_leaves_the_second_best(tmp_path, capsys):
+  _save_all(tmp_path / "c", [.5, .9, None, .7], num_kept=4)
+  _flip(tmp_path / "c/2")
+  with Checkpoints(tmp_path / "c", _CONFIG, 4) as checkpoints:
+    _assert_same(checkpoints.restore_best(_LIKE), _state(4))
+  assert "the checkpoint of outer step 2 in" in capsys.readouterr().err
+  assert _steps(tmp_path / "c") == [1, 3, 4]
+
+
+def test_without_a_score_the_newest_is_the_best(tmp_path):
+  _save_all(tmp_path / "c", [None, None])
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    _assert_same(checkpoints.restore_best(_LIKE), _state(2))
+
+
 def test_an_empty_directory_holds_no_state(tmp_path):
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
     assert checkpoints.restore_newest(_LIKE) is None

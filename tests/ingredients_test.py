@@ -99,7 +99,7 @@ def test_a_run_with_warm_starts_continues_with_its_pool(tmp_path):
      r"distill\.labels must be 'soft' for distill\.few_images=5; got 'h"),
     ({"distill.few_images": 11, "distill.labels": "soft"}, r"batch must lie in 1\.\.10 .*; got 11"),
     ({"distill.few_images": 5, "distill.labels": "soft", "distill.start": "real"},
-     r"distill\.start must be 'noise' where distill\.few_images is given; got 'real'"),
+     r"distill\.few_images must be left out where images start as real ones; got 5"),
     ({"distill.step_size_sharing": "none"}, r"sharing must be one of .*; got 'none'"),
     ({"inner.optimizer": "lion"},
      r"inner\.optimizer must be one of \['adam', 'gradient_descent', .*\]; got 'lion'"),

@@ -15,7 +15,10 @@ import dd_jax
 from dd_jax import datasets
 from dd_jax import models
 from dd_jax import runs
+from dd_jax.runs import comparison
 from dd_jax.runs import loop
+from dd_jax.runs import transfer
+from dd_jax.runs.problem import told_apart
 
 _SETTINGS = runs.Settings(log_every=2, validate_every=2, checkpoint_every=8)
 
@@ -129,6 +132,53 @@ def test_another_run_or_other_data_are_refused(finished):
        "workdir must be empty or of the same data; .*: train_images is ")):
     with pytest.raises(ValueError, match=message):
       runs.distill(changed, result.workdir, num_steps=12, settings=_SETTINGS, **options)
+
+
+def test_other_problems_are_told_apart():
+  data = runs.from_dataset(datasets.from_arrays(*_arrays()), num_validation=12)
+  problem = runs.make_problem(data, models.mlp)
+  others = [runs.make_problem(data, models.mlp, **options) for options in (
+      {"images_per_class": 2}, {"num_steps": 2}, {"num_epochs": 2}, {"init": "random"})]
+  found = [told_apart(other) for other in (problem, *others,
+                                           problem._replace(num_test_inits=7))]
+  assert all(found.index(other) == place for place, other in enumerate(found))
+
+
+@pytest.mark.parametrize("command", ["baselines", "transfer"])
+def test_a_comparison_of_something_else_is_not_taken_for_it(finished, tmp_path, monkeypatch,
+                                                            command):
+  """A directory that holds one is of its problem, its file and its training alone."""
+  _, problem, result = finished
+  dataset = datasets.from_arrays(*_arrays())
+
+  def compare(problem, artifact, num_epochs):
+    if command == "baselines":
+      return runs.compare_baselines(problem, tmp_path)
+    return transfer.compare_networks(
+        artifact, dataset, {"mlp": models.mlp(num_classes=3, image_shape=(6, 6, 1))}, tmp_path,
+        training=transfer.Training(optax.sgd, (num_epochs,), num_inits=1))
+
+  monkeypatch.setattr(comparison._Comparison, "measure", lambda *_: {})
+  first = compare(problem, result.artifact, 1)
+  assert compare(problem, result.artifact, 1) == first
+  moved = result.artifact._replace(distilled=result.artifact.distilled._replace(
+      inputs=result.artifact.distilled.inputs + 1))
+  others = ([(problem._replace(num_test_inits=3), None, 1)] if command == "baselines" else
+            [(None, moved, 1), (None, result.artifact, 2)])
+  for other in others:
+    with pytest.raises(ValueError, match="workdir must be empty or of the same config; in .* is"):
+      compare(*other)
+
+
+def test_the_validation_images_of_a_file_are_those_that_its_run_set_aside(tmp_path):
+  """The split's seed is not that of the run."""
+  dataset = datasets.from_arrays(*_arrays())
+  problem = runs.make_problem(dataset, models.mlp, seed=4)
+  artifact = runs.distill(problem, tmp_path, num_steps=2, seed=5, settings=_SETTINGS).artifact
+  _, images, labels = transfer._split(dataset, artifact.metadata)
+  np.testing.assert_array_equal(labels, problem.data.validation[1])
+  np.testing.assert_allclose(artifact.normalize(images), runs.prepared(
+      problem.data, problem.data.validation)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings, message", [

@@ -58,18 +58,19 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-  """`interrupt(run, workdir, number)`: a run that gets a signal once it has passed step 10."""
+  """`interrupt(run, workdir, number)`: a run that gets a signal once it has passed `after`."""
   class Bar(loop.tqdm):
     def update(self, n=1):
       super().update(n)
-      if self.n == 10:
+      if self.n == Bar.after:
         os.kill(os.getpid(), Bar.number)
 
-  def run(function, workdir, number=signal.SIGTERM):
-    Bar.number = number
+  def run(function, workdir, number=signal.SIGTERM, after=10):
+    Bar.number, Bar.after = number, after
     with monkeypatch.context() as patch:
       patch.setattr(loop, "tqdm", Bar)
-      with pytest.raises(runs.Interrupted, match="stopped at outer step 12; the same c") as stopped:
+      with pytest.raises(runs.Interrupted,
+                         match=f"stopped at outer step {after + 2}; the same c") as stopped:
         function(workdir)
     assert stopped.value.number == number
     assert not (workdir / "result.json").exists()
@@ -108,6 +109,16 @@ def test_a_signal_writes_a_checkpoint_and_the_run_continues(
   state, lines, _ = loop.run_outer_loop(run)
   assert [line["step"] for line in lines] == list(range(2, _NUM_STEPS + 1, 2))
   _assert_same_state(state, uninterrupted)
+
+
+def test_a_signal_in_the_last_outer_steps_stops_the_run_before_its_test(
+    make_run, interrupt, tmp_path, uninterrupted):
+  run = make_run(tmp_path)
+  interrupt(lambda _: loop.run_outer_loop(run), tmp_path, after=_NUM_STEPS - 2)
+  assert _steps(tmp_path)[-1] == _NUM_STEPS
+  state, _, timing = loop.run_outer_loop(run)
+  _assert_same_state(state, uninterrupted)
+  assert timing["seconds_per_outer_step"] > 0  # Though no step was left.
   _assert_same_lines(tmp_path, uninterrupted)
 
 

@@ -169,6 +169,36 @@ def _start_of(config):
   return learned.decode(learned.init(jax.random.key(0)))
 
 
+def test_a_run_goes_on_from_the_same_start_alone(finished, tmp_path):
+  """Hard labels and fixed step sizes of the start lie in no checkpoint."""
+  start = tmp_path / "start.npz"
+  shutil.copy(finished / "distilled.npz", start)
+  config = _config(**{"distill.start": str(start)})
+  first = problem.make_problem(config).made_from
+  loaded = artifacts.load(start)
+  artifacts.save(start, loaded.distilled._replace(step_sizes=2 * loaded.distilled.step_sizes),
+                 init_params=loaded.init_params, metadata=loaded.metadata)
+  again = problem.make_problem(config).made_from
+  assert {name for name in first if first[name] != again[name]} == {"distill.start"}
+
+
+def test_the_fields_of_one_config_alone_are_named(tmp_path):
+  workdirs.open_workdir({"seed": 0, "real_epochs": [5]}, tmp_path)
+  with pytest.raises(ValueError, match=r"real_epochs is \[5\] there and 'absent' here$"):
+    workdirs.open_workdir({"seed": 0}, tmp_path)
+  with pytest.raises(ValueError, match="more is 'absent' there and 1 here"):
+    workdirs.open_workdir({"seed": 0, "real_epochs": [5], "more": 1}, tmp_path)
+
+
+def test_lines_go_on_behind_the_last_whole_one(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  for kept in ("", '{"step": 1}\n'):
+    path.write_text(kept + '{"step"')
+    assert len(workdirs.reopen_lines(path, "step")) == kept.count("\n")
+    workdirs.append_line(path, {"step": 2})
+    assert workdirs.read_lines(path, "step")[-1] == {"step": 2}
+
+
 def test_a_run_starts_from_a_finished_file(finished, tmp_path):
   start = str(finished / "distilled.npz")
   for labels in ("soft", "hard"):

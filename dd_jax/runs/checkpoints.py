@@ -6,6 +6,7 @@ digest of its bytes and the config it belongs to; a run of more outer steps take
 
 import hashlib
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -17,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 import dd_jax
 from dd_jax.runs import workdirs
+from dd_jax.runs.interruptions import Interrupted
 
 _METRIC = "validation"
 
@@ -47,7 +49,7 @@ class Checkpoints:
     try:
       self._manager.close()
     except Exception as failure:
-      if error is None:
+      if error in (None, Interrupted):  # One that says that the state was kept.
         raise self._write_error(failure) from failure
 
   def save(self, state: dd_jax.OuterState, score: float | None) -> None:
@@ -74,24 +76,38 @@ class Checkpoints:
     Raises:
       ValueError: a checkpoint of another config.
     """
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    self._manager.wait_until_finished()  # What is being written is no damaged one.
+    return self._restore_first(sorted(self._manager.all_steps(), reverse=True), like)
+
+  def restore_best(self, like: dd_jax.OuterState) -> dd_jax.OuterState | None:
+    """The state of the highest validation score, the latest of equals, that can be read whole.
+
+    Those without a score come last. Damaged ones and errors as of `restore_newest`.
+    """
+    self._manager.wait_until_finished()
+    return self._restore_first(sorted(
+        self._manager.all_steps(), key=lambda step: (self._score(step), step), reverse=True), like)
+
+  def _restore_first(self, steps, like):
+    for step in steps:
       try:
         return self._restore(step, like)
       except _OtherConfig as error:
         raise ValueError(str(error)) from error
       except Exception as error:  # A bad byte surfaces as nearly any exception.
         print(f"warning: the checkpoint of outer step {step} in {self._directory} is damaged and "
-              f"removed; the one before it is tried: {' '.join(str(error).split())[:200]}",
+              f"removed; another one is tried: {' '.join(str(error).split())[:200]}",
               file=sys.stderr)
         self._remove(step)
     return None
 
-  def restore_best(self, like: dd_jax.OuterState) -> dd_jax.OuterState:
-    """The state of the highest validation score, the latest of equals."""
-    self._manager.wait_until_finished()
-    scores = {step: self._run(step)[_METRIC] for step in self._manager.all_steps()}
-    return self._restore(max((value, step) for step, value in scores.items()
-                             if value is not None)[1], like)
+  def _score(self, step):
+    """On validation examples; the least where it was not measured or cannot be read."""
+    try:
+      score = self._run(step)[_METRIC]
+    except Exception:  # As above; `_restore` will say so.
+      score = None
+    return -math.inf if score is None else score
 
   def _restore(self, step, like):
     run = self._run(step)

@@ -23,7 +23,7 @@ from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
-from dd_jax.runs.problem import Problem
+from dd_jax.runs.problem import Problem, told_apart
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.provenance import provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
@@ -65,7 +65,8 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
   check_seed("seed", seed)
   shape = jax.eval_shape(lambda: problem.learned.decode(problem.learned.init(jax.random.key(0))))
   config = workdirs.as_json({
-      **({"seed": seed, "problem": problem.metadata} if config is None else config),
+      **({"seed": seed, **told_apart(problem), "read_as": read_as, "settings": settings._asdict()}
+         if config is None else config),
       **({"real_epochs": list(real_epochs)} if real_epochs else {})})
   for num_epochs in real_epochs:
     check_positive("--real_epochs", num_epochs)

@@ -64,6 +64,7 @@ class Data(NamedTuple):
   # Of inputs that are a dict: those that are not learned, as each distilled example has them.
   given: dict[str, np.ndarray] = {}
   readable: Callable[[Any], dict[str, Any]] | None = None  # Distilled inputs in words, for JSON.
+  seed: int | None = None  # Of the split into training and validation examples.
 
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
@@ -112,7 +113,7 @@ def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 
       Preparation({
           **(_normalization(dataset) if dtype.kind == "u" else {}),
           **({} if fitted is None else {"whitening": zca.as_product(fitted)})}, _prepare,
-                  costly=fitted is not None))
+                  costly=fitted is not None), seed=seed)
 
 
 def input_shapes(data: Data) -> Any:

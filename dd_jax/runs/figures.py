@@ -89,17 +89,17 @@ def curves(path: pathlib.Path, metrics: list[dict], name: str, tested: float) ->
 
 
 def study(path: pathlib.Path, axis_label: str, values: list,
-          measured: dict[str, list[tuple[float, float]]], title: str) -> None:
-  """Mean and standard deviation of every figure, as fractions, against what was varied."""
+          measured: dict[str, list[tuple[float, float]]], unit: str, title: str) -> None:
+  """Mean and standard deviation of every figure, in one unit, against what was varied."""
   figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
   for label, means_and_stds in measured.items():
-    means, stds = 100 * np.array(means_and_stds).T
+    means, stds = np.array(means_and_stds).T
     axis.errorbar(range(len(values)), means, stds, marker="o", capsize=3, label=label,
                   linestyle="-" if isinstance(values[0], (int, float)) else "none")
   axis.set_xticks(range(len(values)), values,
                   rotation=90 if max(len(str(value)) for value in values) > 7 else 0)
   axis.set_xlabel(axis_label)
-  axis.set_ylabel("% of test images")
+  axis.set_ylabel(unit)
   axis.set_title(title, fontsize=10)
   axis.grid(alpha=.3)
   figure.legend(loc="outside lower center", ncols=3)

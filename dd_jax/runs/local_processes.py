@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 
-# Seconds that processes get to end by themselves once one of them has failed.
-_GRACE = 10.
+# Seconds that processes get to end by themselves once one of them has failed, and where a signal
+# was handed on: the first one then writes its checkpoint.
+_GRACE, _GRACE_OF_SIGNALS = 10., 600.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PDEATHSIG = 1  # Of linux/prctl.h.
 
@@ -57,10 +58,12 @@ def run(command: list[str], num_processes: int) -> int:
     The exit status: 0, or that of the first process that failed.
   """
   children: list[subprocess.Popen] = []
+  handed_on: list[int] = []
   errors = [None, *(tempfile.TemporaryFile() for _ in range(num_processes - 1))]
 
   def hand_on(signum, frame):
     del frame
+    handed_on.append(signum)
     for child in children:
       with contextlib.suppress(ProcessLookupError):
         child.send_signal(signum)
@@ -75,7 +78,7 @@ def run(command: list[str], num_processes: int) -> int:
                                 f"--num_processes={num_processes}", f"--process_id={place}"]),
             stderr=errors[place],
             start_new_session=True))  # So that Ctrl-C reaches it once, from here.
-    failed = _wait(children)
+    failed = _wait(children, handed_on)
     if failed is None:
       return 0
     if errors[failed] is not None:  # The first says for itself what all have to say.
@@ -100,13 +103,14 @@ def ending_with_parent(command: list[str]) -> list[str]:
           "os.execvp(sys.argv[1], sys.argv[1:])", *command]
 
 
-def _wait(children):
+def _wait(children, handed_on):
   """Until all ended, or for a while after one failed; which failed first, or None."""
-  failed, until = None, math.inf
-  while any([child.poll() is None for child in children]) and time.monotonic() < until:
+  failed, since = None, math.inf
+  while any([child.poll() is None for child in children]) and time.monotonic() - since < (
+      _GRACE_OF_SIGNALS if handed_on else _GRACE):
     time.sleep(.1)
     if failed is None and (failed := _failed(children)) is not None:
-      until = time.monotonic() + _GRACE
+      since = time.monotonic()
   return _failed(children) if failed is None else failed
 
 

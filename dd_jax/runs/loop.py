@@ -64,7 +64,8 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     outer_steps, validate = compile_programs(run, state)
     timing["compile_seconds"] = time.perf_counter() - clock
     name = run.problem.figures.headline
-    step, score = int(state.step), None
+    began = step = int(state.step)
+    score = None
     steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
@@ -80,7 +81,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         infos = jax.tree.map(lambda x: x[:step - before], infos)
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
-        best = max((line.get(f"validation_{name}", -np.inf) for line in metrics), default=-np.inf)
+        scores = [found for line in metrics if (found := _score(line, name)) is not None]
         if is_due(before, step, settings.validate_every) or step == num_steps:
           with validation_watchdog.watching(f"the validation at outer step {step}"):
             line |= _validation_figures(run, validate, state)
@@ -90,18 +91,34 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         if first:
           keeper.keep(state, before, line, checkpoint=(
               stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or line.get(f"validation_{name}", -np.inf) > best))
+              or (now := _score(line, name)) is not None and now >= max(scores, default=now)))
         if stopping:
-          raise Interrupted(signals[0] if signals else signal.SIGTERM,
-                            f"stopped at outer step {step}; the same command continues from there")
+          raise _interrupted(signals, step)
         bar.update(step - before)
         score = line.get(f"validation_{name}", score)
         bar.set_postfix(loss=f"{line['loss']:.4f}", **({} if score is None else {
             "validation": accuracies.shown(name, score) + accuracies.unit(name).strip()}))
+    if processes.any_of(bool(signals)):
+      raise _interrupted(signals, step)
+    # Of this session; of all where it had no step to take.
+    seconds = metrics[-1]["seconds"] - (sum(timing.values()) if step > began else 0)
+    timing["seconds_per_outer_step"] = seconds / (step - began or step)
     state = layouts.to_host(state)
     if settings.selection == "best":
-      state = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
+      best = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
+      state = state if best is None else best
   return state, metrics, timing
+
+
+def _score(line, name):
+  """The validation figure of a line of metrics.jsonl; None where it was not taken, or is none."""
+  found = line.get(f"validation_{name}", np.nan)
+  return found if np.isfinite(found) else None
+
+
+def _interrupted(signals, step):
+  return Interrupted(signals[0] if signals else signal.SIGTERM,
+                     f"stopped at outer step {step}; the same command continues from there")
 
 
 def is_due(before: int, step: int, every: int) -> bool:
@@ -141,8 +158,7 @@ class _Keeper(NamedTuple):
     workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
     self.board.add_line(line)
     if checkpoint:
-      self.checkpoints.save(
-          host, line.get(f"validation_{self.run.problem.figures.headline}"))
+      self.checkpoints.save(host, _score(line, self.run.problem.figures.headline))
 
   def recover(self, failed):
     """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.

@@ -25,7 +25,7 @@ from dd_jax.runs import paths
 from dd_jax.runs import workdirs
 from dd_jax.runs.accuracies import std
 from dd_jax.runs.data import Data, input_shapes, read_all
-from dd_jax.runs.problem import Inits
+from dd_jax.runs.problem import Inits, shapes_of
 from dd_jax.runs.programs import num_parallel
 from dd_jax.runs.provenance import provenance
 from dd_jax.runs.settings import check_positive, check_seed
@@ -63,7 +63,8 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
     seed: of everything random.
     loss: `(params, inputs, labels) -> []`. None: cross-entropy.
     metadata: names of the model and whatever `load_pools` shall compare.
-    config: what is compared before it goes on. None: what follows from the arguments.
+    config: what is compared before it goes on. None: what follows from the arguments, of which
+      functions, such as the optimizer, cannot be told from one another.
 
   Raises:
     ValueError, OSError: an argument that does not fit, or an unusable directory; nothing is
@@ -78,7 +79,8 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
               **(metadata or {})}
   if config is None:
     numbers = {name: value for name, value in settings._asdict().items() if name != "optimizer"}
-    config = {"seed": seed, "pool": numbers, "model": metadata.get("model")}
+    config = {"seed": seed, "pool": numbers, "model": metadata.get("model"),
+              "weights": shapes_of(jax.eval_shape(model.init, jax.random.key(0)))}
   train_block = _make_train_block(
       data, model, init, losses.classification(model.apply) if loss is None else loss, settings)
   with workdirs.held(workdir) as path:

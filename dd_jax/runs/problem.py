@@ -132,14 +132,29 @@ def describe(data: Data, **parts: Any) -> dict[str, Any]:
       "image_shape": list(input_shapes(data)), "pixel_scale": data.pixels.scale,
       "mean": data.pixels.mean.tolist(), "std": data.pixels.std.tolist(),
       "pixel_range": list(data.pixels.range), "whitening": data.pixels.regularization}
-  return {"dataset": data.name, "data": data.digest, "num_train": len(data.train[1]),
-          "num_validation": len(data.validation[1]), "num_test": len(data.test[1]),
-          "num_classes": data.num_classes,
+  return {"dataset": data.name, "data": data.digest, "split_seed": data.seed,
+          "num_train": len(data.train[1]), "num_validation": len(data.validation[1]),
+          "num_test": len(data.test[1]), "num_classes": data.num_classes,
           **({"class_names": list(data.class_names)} if data.class_names else {}), **images,
           **({} if data.targets is None else {"targets": {
               "names": list(data.targets.names), "mean": data.targets.mean.tolist(),
               "std": data.targets.std.tolist()}}),
           "order": "for e in epochs, for s in steps; step size step_sizes[e, s]", **parts}
+
+
+def told_apart(problem: Problem) -> dict[str, Any]:
+  """What tells a problem from others on the same data, as far as JSON can."""
+  learned = jax.eval_shape(problem.learned.init, jax.random.key(0))
+  shapes = {"learned": learned, "distilled": jax.eval_shape(problem.learned.decode, learned)}
+  return {"problem": {name: value for name, value in problem.metadata.items() if name != "data"},
+          **{what: shapes_of(tree) for what, tree in shapes.items()},
+          "num_test_inits": problem.num_test_inits}
+
+
+def shapes_of(tree: Any) -> dict[str, list[int]]:
+  """The shape of every leaf by its path, for JSON."""
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def name_of(part: Any, known: Mapping[str, Any] = {}) -> str | None:

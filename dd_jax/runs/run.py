@@ -31,7 +31,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.final_test import evaluate_held_out
 from dd_jax.runs.loop import Run, run_outer_loop
-from dd_jax.runs.problem import Problem, name_of
+from dd_jax.runs.problem import Problem, name_of, told_apart
 from dd_jax.runs.programs import make_keys, make_programs
 from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import SELECTIONS, Settings
@@ -107,19 +107,13 @@ def _run(run, started):
 
 def _config(problem, num_steps, seed, settings):
   """What tells one run from another, where no config of a launcher does."""
-  described = {name: value for name, value in problem.metadata.items() if name != "data"}
-  learned = jax.eval_shape(problem.learned.init, jax.random.key(0))
   return {"seed": seed, "outer": {
       "num_steps": num_steps, "num_inits": problem.num_inits, "batch_size": problem.batch_size},
-          "problem": described,
-          "learned": {jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
-                      for path, leaf in jax.tree_util.tree_leaves_with_path(learned)},
-          "settings": settings._asdict()}
+          **told_apart(problem), "settings": settings._asdict()}
 
 
 def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
   """The fields of result.json; accuracies are fractions of the whole test set."""
-  run_seconds = metrics[-1]["seconds"] - timing["compile_seconds"]
   inputs = jax.eval_shape(run.programs.decode, state.trainable).inputs
   (selected,) = (line for line in metrics if line["step"] == state.step)
   return {
@@ -132,7 +126,7 @@ def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
       "selected_step": selected["step"],
       "wall_seconds": wall_seconds,
       "compile_seconds": timing["compile_seconds"],
-      "seconds_per_outer_step": run_seconds / metrics[-1]["step"],
+      "seconds_per_outer_step": timing["seconds_per_outer_step"],
       "peak_memory_bytes": machine.peak_bytes(),
       "selection": SELECTIONS[run.settings.selection],
       "data": run.problem.data.digest,
@@ -174,7 +168,9 @@ def _predicted(run, distilled):
     _, trained = train_networks(key, distilled, given, problem.train, networks, plan=Plan(1))
     return problem.apply(jax.tree.map(lambda leaf: leaf[0], trained), inputs)
 
-  return {"predictions": np.asarray(predict(distilled, init.state, inputs)), "targets": targets}
+  with jax.default_matmul_precision(run.settings.precision):
+    predictions = np.asarray(predict(distilled, init.state, inputs))
+  return {"predictions": predictions, "targets": targets}
 
 
 def _inner_optimizer(train):
@@ -209,7 +205,7 @@ def _write(run, artifact, evaluated, metrics, result):
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{report.title(artifact.metadata)}: test {accuracies.LABELS[name][0]} {score}"
         f"{accuracies.unit(name)} after "
-        f"{distilled.step_sizes.size} steps of gradient descent", artifact.class_names)
+        f"{distilled.step_sizes.size} steps", artifact.class_names)
   figures.curves(workdir / "curves.png", metrics, name, result[f"{name}_mean"])
   snapshots.save_evaluation(workdir, evaluated, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)

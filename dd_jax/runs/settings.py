@@ -1,4 +1,4 @@
-"""How a run is watched, kept and computed; none of it changes what is distilled."""
+"""How a run is watched, kept and computed, and which of its images are the result."""
 
 from collections.abc import Collection
 from typing import NamedTuple

@@ -75,7 +75,7 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
               for split, array in zip(("train", "validation", "test"), arrays)},
       class_names=() if targets else names, targets=targets,
       readable=lambda inputs: {"what": "in the table's own units", "columns": [
-          field.name for field in fields], "rows": records.decode(fields, inputs)})
+          field.name for field in fields], "rows": records.decode(fields, inputs)}, seed=seed)
 
 
 def from_files(path: str, *, label: str, **options: Any) -> Data:

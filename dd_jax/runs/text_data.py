@@ -71,7 +71,7 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
               # Trained ones follow from these, to the last bits of a machine.
               **({} if vectors == "trained" else {"vectors": digests.of_array(table)})},
       preparation=Preparation({"table": table}, _embed),
-      given={"mask": np.ones(length, np.float32)}, readable=readable)
+      given={"mask": np.ones(length, np.float32)}, readable=readable, seed=seed)
 
 
 def from_files(path: str, *, text: str, label: str, **options: Any) -> Data:

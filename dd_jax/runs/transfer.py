@@ -22,6 +22,7 @@ from dd_jax import baselines
 from dd_jax import datasets
 from dd_jax import losses
 from dd_jax import parametrization
+from dd_jax.datasets import digests
 from dd_jax.datasets.rows import in_memory
 from dd_jax.evaluation import Plan, draw_networks, map_networks, measure, train_networks
 from dd_jax.init_distributions import random_init
@@ -83,7 +84,11 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
     for value in values:
       check_positive(name, value)
   config = workdirs.as_json(
-      {"seed": seed, "networks": list(networks)} if config is None else config)
+      {"seed": seed, "networks": list(networks), "distilled": {
+          what: digests.of_array(np.asarray(getattr(artifact.distilled, what)))
+          for what in ("inputs", "labels")}, "training": {**training._asdict(), "optimizer": None,
+                    "augmentations": [*training.augmentations]},
+       "settings": settings._asdict()} if config is None else config)
   digest = datasets.digest(dataset)
   dataset, *validation = _split(dataset, artifact.metadata)
   sets = _training_sets(artifact, dataset, seed, with_all=training.real_epochs is not None)
@@ -125,7 +130,9 @@ def _split(dataset, metadata):
   """The validation images of the run; of a file that does not tell, a twelfth."""
   number = metadata.get("num_validation") or max(
       dataset.num_classes, len(dataset.train_labels) // 12)
-  return datasets.split_validation(dataset, number, seed=metadata.get("seed", 0))
+  seed = metadata.get("split_seed")
+  return datasets.split_validation(
+      dataset, number, seed=metadata.get("seed", 0) if seed is None else seed)
 
 
 def scores(rows: list[dict]) -> list[dict]:

@@ -15,6 +15,7 @@ from dd_jax.runs import paths
 from dd_jax.runs import processes
 
 _LOCK = ".lock"
+_ABSENT = "absent"  # In a message, of a field that a config does not have.
 
 
 @contextlib.contextmanager
@@ -160,7 +161,7 @@ def read_lines(path: pathlib.Path, field: str) -> list[dict]:
 def reopen_lines(path: pathlib.Path, field: str) -> list[dict]:
   """The same, and the file holds just these from now on."""
   lines = read_lines(path, field)
-  if lines:
+  if path.exists():
     write_lines(path, lines)
   return lines
 
@@ -199,8 +200,9 @@ def _not_writable(workdir, error):
 def _differences(first, second, where_first, where_second):
   """The fields that differ, in words; empty where none does."""
   first, second = flatten(first), flatten(second)
-  return ", ".join(f"{name} is {first.get(name)!r} {where_first} and {value!r} {where_second}"
-                   for name, value in second.items() if first.get(name) != value)
+  pairs = {name: [tree.get(name, _ABSENT) for tree in (first, second)] for name in first | second}
+  return ", ".join(f"{name} is {one!r} {where_first} and {other!r} {where_second}"
+                   for name, (one, other) in pairs.items() if one != other)
 
 
 def flatten(tree, prefix=""):

@@ -111,12 +111,15 @@ def main(argv):
   options = flags.FLAGS
   out = paths.local(options.out, "--out")
   rows = json.loads(out.read_text())["rows"] if out.exists() else []
-  measured = {(row["network"], row["memory"], row["gradient"], row["T"]) for row in rows}
+  if others := {row["network"] for row in rows} - {options.network}:
+    raise ValueError(f"--out must be of one network; {out} has rows of {', '.join(others)}, and "
+                     f"--network is {options.network}")
+  measured = {(row["memory"], row["gradient"], row["T"]) for row in rows}
   print(f"{'memory':<8} {'gradient':<22} {'T':>5} {'temporary MB':>12} {'call MB':>9} "
         f"{'compile s':>9} {'seconds':>8}")
   for memory, gradient, length in itertools.product(map(_memory, options.memory), options.gradient,
                                                     map(int, options.lengths)):
-    if (options.network, memory, gradient, length) in measured:
+    if (memory, gradient, length) in measured:
       continue
     # A process serves one row, because the peak of a process never falls.
     with multiprocessing.get_context("spawn").Pool(1) as pool:

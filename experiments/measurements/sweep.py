@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from dd_jax.datasets import npz
+from dd_jax.runs import accuracies
 from dd_jax.runs import figures
 from dd_jax.runs import workdirs
 from dd_jax.runs.settings import check_seed
@@ -29,8 +30,6 @@ STUDIES = {
                 {e: {"distill.epsilon": e / 255} for e in (8, 16, 32, 64)}),
     "ingredients": ("ingredient", mnist_ingredients.INGREDIENTS),
 }
-_FIGURES = {"accuracy": "accuracy", "attack_success": "attack class read as target",
-            "others_accuracy": "accuracy of the other classes"}
 
 
 def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: list[int]) -> dict:
@@ -70,9 +69,14 @@ def _sweep(config, workdir, study, seeds):
     writer.writerows(rows)
     npz.write_atomically(workdir / f"{study}.csv",
                                lambda file, text=text: file.write(text.getvalue().encode()))
+  headline = accuracies.headline_of(rows[0])
+  label, is_share = accuracies.LABELS[headline]
+  shown = [name for name in accuracies.LABELS if f"{name}_mean" in rows[0]]
+  scale, unit = (100, "% of test examples") if is_share else (1, label)
   figures.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
-      label: [(row[f"{name}_mean"], row[f"{name}_std"]) for row in rows]
-      for name, label in _FIGURES.items() if f"{name}_mean" in rows[0]},
+      accuracies.LABELS[name][0]: [
+          (scale * row[f"{name}_mean"], scale * row[f"{name}_std"]) for row in rows]
+      for name in (shown if is_share else [headline])}, unit,
       f"{config.data.name}, {config.model.name}, {config.init.name} init, "
       f"{rows[0]['num_eval_inits']} held-out networks, {len(seeds)} "
       f"{'seed' if len(seeds) == 1 else 'seeds'}")
@@ -82,7 +86,7 @@ def _sweep(config, workdir, study, seeds):
 def _measured(results):
   """Means and standard deviations of one seed, or over several."""
   measured = {}
-  for name in _FIGURES:
+  for name in accuracies.LABELS:
     if f"{name}_mean" not in results[0]:
       continue
     means = np.array([result[f"{name}_mean"] for result in results])

@@ -78,7 +78,8 @@ def apply(path: str, *, network: str | None = None, data: str | None = None,
   dataset = _dataset_of(artifact, data, data_dir, "--data", download=download)
   model = None if network is None else reuse.network(
       artifact, lambda num_outputs: parts.network(
-          network, num_outputs, artifact.distilled.inputs.shape[2:], "--network"))
+          network, num_outputs, jax.tree.map(
+              lambda x: tuple(x.shape[2:]), artifact.distilled.inputs), "--network"))
   if init is None and artifact.init_params is not None and network in (
       None, artifact.metadata.get("model")):
     init = "stored"

@@ -122,7 +122,8 @@ def _real(config, data, hard):
     ValueError: labels that are none of classes.
   """
   if hard.ndim == 3 and data.targets is None:
-    raise ValueError("distill.start must be 'noise' where distill.few_images is given; got 'real'")
+    raise ValueError("distill.few_images must be left out where images start as real ones; got "
+                     f"{config.distill.few_images}")
   wanted = np.zeros(hard.shape[:2], int) if data.targets is not None else np.asarray(hard)
   labels = np.zeros(len(data.train[1]), int) if data.targets is not None else data.train[1]
   rng, places = np.random.default_rng(config.seed), np.empty(wanted.shape, int)
@@ -164,6 +165,9 @@ def _start_from_file(config, num_classes, images_shape):
   path = paths.local(distill.start, "distill.start")
   artifact = artifacts.load(path)
   images, labels, sizes, *_ = artifact.distilled
+  if isinstance(images, dict):
+    raise ValueError(f"distill.start must hold inputs that are one array; those of {path} are "
+                     f"{sorted(images)}")
   classes = labels.shape[-1] if labels.ndim == 3 else max(num_classes, int(labels.max()) + 1)
   for what, found, expected in (
       ("images [S, B, H, W, C]", list(images.shape), list(images_shape)),

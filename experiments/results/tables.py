@@ -79,8 +79,8 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
     measures = (("attack_success", "others_accuracy")
                 if "attack_success_mean" in figures["kmeans"] else
                 ("r2",) if "r2_mean" in figures["kmeans"] else ("accuracy",))
-    cells = ["; ".join(mean_std(figures[baseline], measure) for measure in measures)
-             if baseline in figures else "" for baseline in (*_BASELINES, *_BESIDE)]
+    cells = [_of_baseline(figures[baseline], measures) if baseline in figures else ""
+             for baseline in (*_BASELINES, *_BESIDE)]
     cells += [mean_std(figures[baseline], "nearest_neighbor")
               for baseline in ("random_real", "kmeans")]
     rows.append((link(config, note), result["num_distilled_images"],
@@ -91,6 +91,13 @@ def baselines_table(baselines: dict[str, dict], runs: dict[str, list[dict]]) -> 
       rows.append(("the paper", "", paper.ROWS[config][1], *sets, "", "", "", random_nn, kmeans_nn,
                    200))
   return markdown(rows)
+
+
+def _of_baseline(figures, measures):
+  """The measures, and the number of networks where it is another than that of the row."""
+  number = figures.get("num_networks")
+  return ("; ".join(mean_std(figures, measure) for measure in measures)
+          + ("" if number is None else f" ({number} networks)"))
 
 
 def pools_table(pools: dict[str, dict]) -> str:
