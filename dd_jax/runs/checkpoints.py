@@ -76,7 +76,7 @@ class Checkpoints:
     Raises:
       ValueError: a checkpoint of another config.
     """
-    self._manager.wait_until_finished()  # What is being written is no damaged one.
+    self._wait()
     return self._restore_first(sorted(self._manager.all_steps(), reverse=True), like)
 
   def restore_best(self, like: dd_jax.OuterState) -> dd_jax.OuterState | None:
@@ -84,9 +84,16 @@ class Checkpoints:
 
     Those without a score come last. Damaged ones and errors as of `restore_newest`.
     """
-    self._manager.wait_until_finished()
+    self._wait()
     return self._restore_first(sorted(
         self._manager.all_steps(), key=lambda step: (self._score(step), step), reverse=True), like)
+
+  def _wait(self):
+    """Until what is being written is whole, and so no damaged one."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._write_error(error) from error
 
   def _restore_first(self, steps, like):
     for step in steps:
