@@ -39,6 +39,7 @@ _SMALLER = [
     (r"(-m experiments\.measurements\.devices)\b", r"\1 --rounds=1"),
     (r"(-m experiments\.measurements\.accelerator)\b", r"\1 --parts=dispatch"),
     (r"--epochs=[\d,]+", "--epochs=1,2 --factors=1 --networks=1"),
+    (r"(--config\.train\.num_epochs)=[\d,]+", r"\1=1,2"),
     (r"--times=\d+", "--times=1"),
     (r"--gigabytes=\d+", "--gigabytes=0.03 --turns=1"),
     (r"(--study=(?s:.*?)--config=\S+)",
