@@ -100,7 +100,8 @@ def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
     given: those that are not learned, by their names in the dict, as each example has them.
 
   Raises:
-    ValueError: a given input that the dict lacks, or of another shape; a start of another shape.
+    ValueError: a given input that the dict lacks, or of another shape, or beside one array; a start
+      of another shape.
   """
   given = given or {}
   if not isinstance(shape, dict):
