@@ -101,6 +101,7 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(tmp_path, capsys,
     _assert_same(checkpoints.restore_newest(_LIKE), _state(2))
     message = capsys.readouterr().err
     assert "warning: the checkpoint of outer step 3 in" in message and "damaged" in message
+    assert (tmp_path / "damaged/3").is_dir()
     checkpoints.save(_state(3, seed=1), .3)  # Its place is free again.
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
     _assert_same(checkpoints.restore_newest(_LIKE), _state(3, seed=1))
@@ -121,6 +122,43 @@ def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match="must hold checkpoints of this config; .* outer step 1"):
       checkpoints.restore_newest(_LIKE)
   assert _steps(tmp_path / "c") == [1]
+
+
+def test_a_state_of_other_arrays_is_refused_and_kept(tmp_path):
+  """Such as an outer optimizer's that was changed by hand, which no config shows."""
+  _save_all(tmp_path / "c", [.1])
+  other = _LIKE._replace(opt_state=jax.tree.map(np.asarray, optax.sgd(.1, momentum=.9).init(
+      _LIKE.trainable)))
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    with pytest.raises(ValueError, match="checkpoints of this problem; that of outer step 1 has .*"
+                                         "opt_state.* where .* is expected"):
+      checkpoints.restore_newest(other)
+  assert _steps(tmp_path / "c") == [1]
+
+
+@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), MemoryError("no room")])
+def test_what_a_disk_or_memory_refuses_is_no_damage(tmp_path, monkeypatch, error):
+  _save_all(tmp_path / "c", [.1, .2])
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    def refuse(*_, **__):
+      raise error
+    monkeypatch.setattr(checkpoints._manager, "restore", refuse)
+    for read in (lambda: checkpoints.restore_newest(_LIKE), checkpoints.lines):
+      with pytest.raises(type(error), match=str(error.args[-1])):
+        read()
+  assert _steps(tmp_path / "c") == [1, 2]
+
+
+def test_the_line_of_every_checkpoint_is_kept_with_it(tmp_path):
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoints.save(_state(step), None, {"step": step, "loss": .5 * step})
+    checkpoints.save(_state(4), None)  # Of a loss that is no longer finite.
+    assert checkpoints.lines() == [{"step": 3, "loss": 1.5}]
+    checkpoints.save(_state(5), .5, {"step": 5, "loss": 2.5})
+  _flip(tmp_path / "c/5")
+  with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
+    assert checkpoints.lines() == [{"step": 5, "loss": 2.5}]  # Its state alone is damaged.
 
 
 def test_what_cannot_be_written_is_an_error_and_harms_nothing(tmp_path, monkeypatch):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import dd_jax
@@ -74,7 +77,8 @@ def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, 
     _distil(workdir, storage)
   files = sorted(path.name for path in (workdir / "tested").iterdir())
   size = {"device": 3, "host": 1}[storage]
-  assert files == [f"4-{start}-{start + size}.npz" for start in tested]
+  assert [re.sub("^4-[0-9a-f]{16}", "4", name) for name in files] == [
+      f"4-{start}-{start + size}.npz" for start in tested]
   assert not (workdir / "result.json").exists()
   (workdir / "tested" / files[0]).write_bytes(b"damaged")
   tested.clear()
@@ -106,3 +110,26 @@ def test_groups_of_another_size_are_tested_anew(tmp_path, small_groups, monkeypa
   assert _distil(workdir, "device").figures["num_eval_inits"] == 7
   for name, values in snapshots.load_evaluation(workdir).items():
     np.testing.assert_allclose(values, snapshots.load_evaluation(whole.workdir)[name], rtol=1e-6)
+
+
+def test_groups_of_other_images_are_tested_anew(tmp_path, small_groups, monkeypatch):
+  """As of a run that came to the same step another way: on another CPU, without its checkpoints."""
+  def distil(workdir, rate):
+    return runs.distill(_problem()._replace(optimizer=optax.adam(rate)), workdir, num_steps=4,
+                        settings=small_runs.SETTINGS)
+
+  whole, of_group = distil(tmp_path / "whole", .1), bound.Evaluation.of_group
+  workdir = tmp_path / "stopped"
+
+  def stopping(self, distilled, start):
+    if self.starts(distilled).stop == 7:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return of_group(self, distilled, start)
+
+  with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after 3 of 7"):
+    patch.setattr(bound.Evaluation, "of_group", stopping)
+    distil(workdir, .3)
+  shutil.rmtree(workdir / "checkpoints")
+  assert distil(workdir, .1).figures["accuracy_mean"] == whole.figures["accuracy_mean"]
+  for name, values in snapshots.load_evaluation(workdir).items():
+    np.testing.assert_array_equal(values, snapshots.load_evaluation(whole.workdir)[name])

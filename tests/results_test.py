@@ -127,6 +127,15 @@ def test_the_runs_of_the_newest_code_count_and_others_are_marked(lines):
   assert "→ **80.0** ± 2.0 † | 1 |" in row_of(rendered, "cifar10_fixed_init")
 
 
+def test_a_seed_that_older_code_had_begun_leaves_the_others_of_its_row(lines):
+  begun = {**_RESULT, "sources": ["old", "new"], "date": "2026-11-27"}
+  rendered = lines(**{"mnist_random_init-seed0": _RESULT, "mnist_random_init-seed1": begun,
+                      "digits_fixed_init-seed0": {**_RESULT, "num_eval_inits": 1}})
+  assert "→ **80.0** ± 2.0 (worst seed 80.0) † | 2 | 200 |" in row_of(
+      rendered, "mnist_random_init")
+  assert "†" not in row_of(rendered, "digits_fixed_init")
+
+
 def test_an_adaptation_gives_the_share_of_the_gap_closed(lines):
   adapted = {**_RESULT, "accuracy_before_mean": .55, "accuracy_mean": .85,
              "config": {"data": {"name": "mnist"}, "init": {"source": "usps"}}}

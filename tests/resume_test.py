@@ -20,7 +20,7 @@ from dd_jax.runs.programs import make_programs
 from tests import small_runs
 
 _NUM_STEPS = 40
-_CONFIG = {"outer": {"num_steps": _NUM_STEPS}}
+_CONFIG = {"seed": 0, "outer": {"num_steps": _NUM_STEPS}}
 
 # The trees of optax's Adam need promotion; the launcher's own processes have no strict setting.
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -146,6 +146,21 @@ def test_damaged_files_are_survived(make_run, interrupt, tmp_path, uninterrupted
   assert "warning: the checkpoint of outer step 12" in capsys.readouterr().err
   _assert_same_state(state, uninterrupted)
   _assert_same_lines(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_lost_lines_of_metrics_do_not_keep_a_run_from_its_end(
+    uninterrupted, tmp_path, kept):
+  """As after a power failure, or in a copy of a run that was under way."""
+  shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+  (tmp_path / "result.json").write_text(5 * "\0")
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+  (tmp_path / "metrics.jsonl").write_text("".join(lines[:kept]))
+  figures = _distill(tmp_path).figures
+  assert figures["selected_step"] == figures["outer_steps"] == _NUM_STEPS
+  assert figures["validation_accuracy"] == json.loads(
+      (uninterrupted / "result.json").read_text())["validation_accuracy"]
+  assert [line["step"] for line in _lines(tmp_path)][-1] == _NUM_STEPS
 
 
 def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_path, capsys):

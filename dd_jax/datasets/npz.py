@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dd_jax.datasets import host_memory
+
 
 def read(path: str | os.PathLike, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
   """The arrays of a .npz file, whole and in the byte order of this machine.
@@ -21,16 +23,19 @@ def read(path: str | os.PathLike, names: tuple[str, ...] | None = None) -> dict[
 
   Raises:
     FileNotFoundError: there is no such file.
+    ValueError: its arrays need more memory than is free.
     Exception: nearly any, for a file that is damaged or would have to be unpickled.
   """
   arrays = {}
   with np.load(path, allow_pickle=False) as file:
     if len(set(file.files)) < len(file.files):
       raise ValueError(f"an array twice in {sorted(file.files)}")
-    for member in file.zip.namelist():
-      name = member.removesuffix(".npy")
-      if names is not None and name not in names:
-        continue
+    members = {name: member for member in file.zip.infolist()
+               if (name := member.filename.removesuffix(".npy")) in (names or file.files)}
+    needed, free = sum(member.file_size for member in members.values()), host_memory.free_bytes()
+    if free is not None and needed > free:
+      raise ValueError(f"arrays of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free")
+    for name, member in members.items():
       with file.zip.open(member) as stored:
         array = np.lib.format.read_array(stored, allow_pickle=False)
         if stored.read(1):
@@ -70,6 +75,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
     try:
       with os.fdopen(handle, "wb") as file:
         write(file)
+        file.flush()
+        os.fsync(file.fileno())  # Else a power failure may leave zeros under its name.
       os.chmod(temporary, 0o644)
       os.replace(temporary, path)
     except BaseException:

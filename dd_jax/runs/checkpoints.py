@@ -1,15 +1,18 @@
 """The state of a run on disk: written beside the run, whole or not at all, checked when read back.
 
 A checkpoint holds the whole `OuterState` (keys and the order of the data follow from its step), a
-digest of its bytes and the config it belongs to; a run of more outer steps takes it too.
+digest of its bytes, the config it belongs to and the metrics of its step; a run of more outer steps
+takes it too. A damaged one is set aside, never deleted.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import pathlib
 import shutil
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,8 +55,13 @@ class Checkpoints:
       if error in (None, Interrupted):  # One that says that the state was kept.
         raise self._write_error(failure) from failure
 
-  def save(self, state: dd_jax.OuterState, score: float | None) -> None:
-    """Starts writing the state; `score` is on validation examples, None where not measured.
+  def save(self, state: dd_jax.OuterState, score: float | None, line: dict | None = None) -> None:
+    """Starts writing the state.
+
+    Args:
+      state: what is kept.
+      score: on validation examples; None where it was not measured.
+      line: of metrics.jsonl, at its step.
 
     Raises:
       OSError: this checkpoint, or the one before, cannot be written; older ones are unharmed.
@@ -63,18 +71,20 @@ class Checkpoints:
           int(state.step), metrics=None if score is None else {_METRIC: score},
           args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
-              run=ocp.args.JsonSave({"digest": _digest(state), "config": self._config,
-                                     _METRIC: score})))
+              run=ocp.args.JsonSave({
+                  "digest": digest(state), "arrays": _arrays(state), "config": self._config,
+                  _METRIC: score, "line": line})))
     except Exception as error:  # Of many kinds, by file system.
       raise self._write_error(error) from error
 
   def restore_newest(self, like: dd_jax.OuterState) -> dd_jax.OuterState | None:
     """The newest state that can be read whole; None where there is none.
 
-    A damaged checkpoint is removed with a warning, and the one before it is tried.
+    A damaged checkpoint is set aside with a warning, and the one before it is tried.
 
     Raises:
-      ValueError: a checkpoint of another config.
+      ValueError: a checkpoint of another config, or of a state of other arrays.
+      OSError: the disk does not give it, for whatever else than that it is not there.
     """
     self._wait()
     return self._restore_first(sorted(self._manager.all_steps(), reverse=True), like)
@@ -87,6 +97,13 @@ class Checkpoints:
     self._wait()
     return self._restore_first(sorted(
         self._manager.all_steps(), key=lambda step: (self._score(step), step), reverse=True), like)
+
+  def lines(self) -> list[dict]:
+    """The lines that the checkpoints hold, in the order of their steps."""
+    self._wait()
+    found = [run.get("line") for step in sorted(self._manager.all_steps())
+             if (run := self._run_or_none(step)) is not None]
+    return [line for line in found if line is not None]
 
   def _wait(self):
     """Until what is being written is whole, and so no damaged one."""
@@ -101,19 +118,18 @@ class Checkpoints:
         return self._restore(step, like)
       except _OtherConfig as error:
         raise ValueError(str(error)) from error
-      except Exception as error:  # A bad byte surfaces as nearly any exception.
+      except Exception as error:
+        if not _is_damage(error):
+          raise
+        aside = self._set_aside(step)
         print(f"warning: the checkpoint of outer step {step} in {self._directory} is damaged and "
-              f"removed; another one is tried: {' '.join(str(error).split())[:200]}",
+              f"set aside as {aside}; another one is tried: {' '.join(str(error).split())[:200]}",
               file=sys.stderr)
-        self._remove(step)
     return None
 
   def _score(self, step):
     """On validation examples; the least where it was not measured or cannot be read."""
-    try:
-      score = self._run(step)[_METRIC]
-    except Exception:  # As above; `_restore` will say so.
-      score = None
+    score = (self._run_or_none(step) or {}).get(_METRIC)
     return -math.inf if score is None else score
 
   def _restore(self, step, like):
@@ -121,21 +137,36 @@ class Checkpoints:
     if not workdirs.continues(run["config"], self._config):
       raise _OtherConfig(f"{self._directory} must hold checkpoints of this config; that of outer "
                          f"step {step} is of another")
+    for theirs, mine in itertools.zip_longest(run["arrays"], _arrays(like)):
+      if theirs != mine:
+        raise _OtherConfig(f"{self._directory} must hold checkpoints of this problem; that of outer "
+                           f"step {step} has {theirs} where {mine} is expected")
     state = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
-    if _digest(state) != run["digest"]:
+    if digest(state) != run["digest"]:
       raise ValueError("its content does not have the digest that was stored with it")
     return state
 
   def _run(self, step):
     return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
-  def _remove(self, step):
+  def _run_or_none(self, step):
+    """As `_run`; None of a damaged one, of which `_restore` says so."""
     try:
-      self._manager.delete(step)
-    except Exception:  # Too damaged for that as well.
-      shutil.rmtree(self._directory / str(step), ignore_errors=True)
-      self._manager.reload()
+      return self._run(step)
+    except Exception as error:
+      if not _is_damage(error):
+        raise
+      return None
+
+  def _set_aside(self, step):
+    """Where it lies now; an earlier one of its step gives way."""
+    aside = self._directory.with_name("damaged") / str(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    (self._directory / str(step)).rename(aside)
+    self._manager.reload()
+    return aside
 
   def _write_error(self, error):
     return OSError(f"a checkpoint cannot be written to {self._directory}: "
@@ -147,10 +178,21 @@ class _OtherConfig(Exception):
   """A checkpoint that this run may not continue."""
 
 
-def _digest(state):
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    leaf = np.asarray(leaf)
-    digest.update(json.dumps([jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape]).encode())
-    digest.update(leaf.tobytes())
-  return digest.hexdigest()
+def digest(tree: Any) -> str:
+  """Of the arrays of a tree, with their names and shapes."""
+  found = hashlib.sha256()
+  for described, leaf in zip(_arrays(tree), jax.tree.leaves(tree)):
+    found.update(json.dumps(described).encode() + np.asarray(leaf).tobytes())
+  return found.hexdigest()
+
+
+def _arrays(tree):
+  """`[place, dtype, shape]` of every array, as JSON gives it back."""
+  return [[jax.tree_util.keystr(path), str(np.asarray(leaf).dtype), list(np.shape(leaf))]
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _is_damage(error):
+  """A bad byte surfaces as nearly any exception; but what a disk or memory refuses may be whole."""
+  return not isinstance(error, (OSError, MemoryError)) or isinstance(
+      error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))

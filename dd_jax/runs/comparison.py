@@ -25,7 +25,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.problem import Problem, told_apart
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import provenance
+from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
 from dd_jax.types import DistilledData
 
@@ -61,12 +61,12 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
     ValueError, OSError: an argument that does not fit, or an unusable directory; nothing is
       written.
   """
-  started = time.time()
+  started = time.monotonic()
   check_seed("seed", seed)
   shape = jax.eval_shape(lambda: problem.learned.decode(problem.learned.init(jax.random.key(0))))
   config = workdirs.as_json({
-      **({"seed": seed, **told_apart(problem), "read_as": read_as, "settings": settings._asdict()}
-         if config is None else config),
+      **({**told_apart(problem), "read_as": read_as, "settings": settings._asdict()}
+         if config is None else config), "seed": seed,
       **({"real_epochs": list(real_epochs)} if real_epochs else {})})
   for num_epochs in real_epochs:
     check_positive("--real_epochs", num_epochs)
@@ -74,14 +74,15 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, problem.made_from)
-    if (path / "baselines.json").exists():
+    if (result := workdirs.read_result(path / "baselines.json")) is not None:
       print(f"{path} holds the finished baselines of this config:", file=sys.stderr)
-      return json.loads((path / "baselines.json").read_text())
+      return result
+    sources = keep_source(path)
     result = {"baselines": comparison.measure(path, seed),
               "num_eval_inits": problem.num_test_inits,
               "num_distilled_images": comparison.size,
-              "wall_seconds": time.time() - started, "data": problem.data.digest,
-              **provenance(config, seed)}
+              "wall_seconds": time.monotonic() - started, "data": problem.data.digest,
+              **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "baselines.json", result)
     return result
 

@@ -9,6 +9,7 @@ from dd_jax.runs import interruptions
 from dd_jax.runs import processes
 from dd_jax.runs import snapshots
 from dd_jax.runs.bound import together
+from dd_jax.runs.checkpoints import digest
 from dd_jax.runs.interruptions import Interrupted
 from dd_jax.runs.loop import Run
 from dd_jax.types import OuterState
@@ -22,6 +23,8 @@ def evaluate_held_out(run: Run, state: OuterState) -> EvalResult:
   """
   test, first, step = run.programs.test, processes.is_first(), int(state.step)
   distilled = run.programs.layout.place(run.programs.decode(state.trainable))
+  # A group is of these very images; those of a run that went another way to this step are not.
+  name = f"{step}-{digest(state.trainable)[:16]}"
   starts, groups = test.starts(distilled), []
   with (interruptions.deferred() as signals,
         tqdm(total=starts.stop, desc="test", unit="network", mininterval=1,
@@ -29,7 +32,7 @@ def evaluate_held_out(run: Run, state: OuterState) -> EvalResult:
     for start in starts:
       stop = min(start + starts.step, starts.stop)
       # Another number of devices makes groups of another size, which are others.
-      path = run.workdir / "tested" / f"{step}-{start}-{stop}.npz"
+      path = run.workdir / "tested" / f"{name}-{start}-{stop}.npz"
       group = snapshots.load_group(path)
       if group is None:
         group = test.of_group(distilled, start)

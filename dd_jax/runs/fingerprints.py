@@ -9,9 +9,15 @@ from dd_jax.runs import workdirs
 
 
 def of_file(path: pathlib.Path | str) -> str:
-  """Of its content."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+  """Of its content; of a folder, of the names and contents of all files in it."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    found = hashlib.blake2b(digest_size=16)
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+      found.update(f"{file.relative_to(path).as_posix()} {of_file(file)}\n".encode())
+    return found.hexdigest()
+  with path.open("rb") as content:
+    return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def check_processes(fingerprints: dict[str, str]) -> None:

@@ -65,7 +65,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     timing["compile_seconds"] = time.perf_counter() - clock
     name = run.problem.figures.headline
     began = step = int(state.step)
-    score = None
+    score, best = None, _best(metrics, name)
     steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
@@ -75,23 +75,24 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         before, step = step, int(layouts.to_host(state.step))
         if step < min(before + settings.log_every, num_steps):
           state, metrics = keeper.recover(layouts.to_host(state))
+          best = _best(metrics, name)
           bar.update(int(state.step) - before)
           step = int(state.step)
           continue
         infos = jax.tree.map(lambda x: x[:step - before], infos)
         line = {"step": step, "loss": float(infos.loss.mean()),
                 "hypergradient_norm": float(infos.hypergradient_norm.mean())}
-        scores = [found for line in metrics if (found := _score(line, name)) is not None]
         if is_due(before, step, settings.validate_every) or step == num_steps:
           with validation_watchdog.watching(f"the validation at outer step {step}"):
             line |= _validation_figures(run, validate, state)
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
         metrics.append(line)
+        best = _best(metrics[-1:], name, best)
         stopping = step < num_steps and processes.any_of(bool(signals))
         if first:
           keeper.keep(state, before, line, checkpoint=(
               stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or (now := _score(line, name)) is not None and now >= max(scores, default=now)))
+              or best is not None and _score(line, name) == best))
         if stopping:
           raise _interrupted(signals, step)
         bar.update(step - before)
@@ -105,8 +106,8 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     timing["seconds_per_outer_step"] = seconds / (step - began or step)
     state = layouts.to_host(state)
     if settings.selection == "best":
-      best = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
-      state = state if best is None else best
+      selected = processes.on_first_arrays(lambda: checkpoints.restore_best(like), like)
+      state = state if selected is None else selected
   return state, metrics, timing
 
 
@@ -114,6 +115,12 @@ def _score(line, name):
   """The validation figure of a line of metrics.jsonl; None where it was not taken, or is none."""
   found = line.get(f"validation_{name}", np.nan)
   return found if np.isfinite(found) else None
+
+
+def _best(metrics, name, so_far=None):
+  """The highest of `so_far` and the scores of these lines; None of none."""
+  return max((found for found in (so_far, *(_score(line, name) for line in metrics))
+              if found is not None), default=None)
 
 
 def _interrupted(signals, step):
@@ -140,7 +147,8 @@ class _Keeper(NamedTuple):
                                       self.like)
     state = self.initial if found is None else found
     path = self.run.workdir / "metrics.jsonl"
-    metrics = processes.on_first(lambda: figures.read_metrics(path, int(state.step)))
+    metrics = processes.on_first(lambda: _complete(
+        figures.read_metrics(path, int(state.step)), self.checkpoints.lines(), int(state.step)))
     if processes.is_first():
       workdirs.write_lines(path, metrics)
       self.board.begin(int(state.step))
@@ -158,7 +166,7 @@ class _Keeper(NamedTuple):
     workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
     self.board.add_line(line)
     if checkpoint:
-      self.checkpoints.save(host, _score(line, self.run.problem.figures.headline))
+      self.checkpoints.save(host, _score(line, self.run.problem.figures.headline), line)
 
   def recover(self, failed):
     """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.
@@ -188,6 +196,12 @@ class _Keeper(NamedTuple):
         self.run.programs.decode(state.trainable))
     if pixels is not None:
       self.board.add_images(int(state.step), pixels)
+
+
+def _complete(metrics, kept, step):
+  """The lines with those that checkpoints kept, where a machine that stopped has lost some."""
+  return sorted({line["step"]: line for line in (*kept, *metrics) if line["step"] <= step}.values(),
+                key=lambda line: line["step"])
 
 
 def _validation_figures(run, validate, state):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import functools
-import json
 import os
 import sys
 import time
@@ -27,7 +26,7 @@ from dd_jax.runs.accuracies import std
 from dd_jax.runs.data import Data, input_shapes, read_all
 from dd_jax.runs.problem import Inits, shapes_of
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import provenance
+from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import check_positive, check_seed
 
 ROLES = ("train", "heldout")  # The two files of a directory.
@@ -70,7 +69,7 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
     ValueError, OSError: an argument that does not fit, or an unusable directory; nothing is
       written.
   """
-  started = time.time()
+  started = time.monotonic()
   check_seed("seed", seed)
   metadata = {"dataset": data.name, "data": data.digest, "num_classes": data.num_classes,
               "whitening": None if data.pixels is None else data.pixels.regularization,
@@ -79,19 +78,21 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
               **(metadata or {})}
   if config is None:
     numbers = {name: value for name, value in settings._asdict().items() if name != "optimizer"}
-    config = {"seed": seed, "pool": numbers, "model": metadata.get("model"),
+    config = {"pool": numbers, "model": metadata.get("model"),
               "weights": shapes_of(jax.eval_shape(model.init, jax.random.key(0)))}
+  config = {**config, "seed": seed}
   train_block = _make_train_block(
       data, model, init, losses.classification(model.apply) if loss is None else loss, settings)
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, data.digest)
-    if (path / "result.json").exists():
+    if (result := workdirs.read_result(path / "result.json")) is not None:
       print(f"{path} holds finished pools of this config; their result:", file=sys.stderr)
-      return json.loads((path / "result.json").read_text())
+      return result
+    sources = keep_source(path)
     result = _train_all(path, seed, settings, train_block, metadata)
-    result |= {"wall_seconds": time.time() - started, "data": data.digest,
-               **provenance(config, seed)}
+    result |= {"wall_seconds": time.monotonic() - started, "data": data.digest,
+               **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "result.json", result)
     return result
 
@@ -175,12 +176,16 @@ def _train_all(workdir, seed, settings, train_block, metadata):
 
 
 def _block(path, train_block, key):
-  """The networks of one block, trained unless they lie there."""
-  if not path.exists():
-    began = time.time()
-    params, accuracy = jax.block_until_ready(train_block(key))
-    pools.save(path, params, {"accuracy": np.asarray(accuracy, float).tolist(),
-                              "seconds": time.time() - began})
+  """The networks of one block, trained unless they lie there whole."""
+  if path.exists():
+    try:
+      return pools.load(path)
+    except ValueError as error:
+      print(f"warning: {path} is damaged and made anew: {error}", file=sys.stderr)
+  began = time.monotonic()
+  params, accuracy = jax.block_until_ready(train_block(key))
+  pools.save(path, params, {"accuracy": np.asarray(accuracy, float).tolist(),
+                            "seconds": time.monotonic() - began})
   return pools.load(path)
 
 

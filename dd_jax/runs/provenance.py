@@ -13,6 +13,10 @@ import dd_jax
 from dd_jax.runs import workdirs
 
 
+# What work that was begun has left: a run, a comparison, pools.
+_BEGUN = ("metrics.jsonl", "rows.jsonl", "blocks")
+
+
 def provenance(config: dict, seed: int) -> dict[str, Any]:
   """The fields of every result that say where it comes from."""
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -33,9 +37,9 @@ def source(package: pathlib.Path = pathlib.Path(dd_jax.__file__).parent) -> str:
 
 
 def keep_source(workdir: pathlib.Path) -> list[str]:
-  """Every code that has written into a run's directory, this one the last; kept in sources.json."""
+  """Every code that has written into a directory, this one the last; kept in sources.json."""
   path, this = workdir / "sources.json", source()
-  earlier = ["unknown"] if (workdir / "metrics.jsonl").exists() else []
+  earlier = ["unknown"] if any((workdir / name).exists() for name in _BEGUN) else []
   if path.exists():
     try:
       earlier = [str(digest) for digest in json.loads(path.read_text())]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import contextlib
-import json
 import pathlib
 import signal
 import subprocess
@@ -31,9 +30,9 @@ def steps_taken(entry: Entry) -> int:
 
 def is_finished(entry: Entry) -> bool:
   """Whether its directory holds a result of as many steps."""
-  path = entry.workdir / "result.json"
-  return path.exists() and (
-      entry.num_steps is None or json.loads(path.read_text())["outer_steps"] >= entry.num_steps)
+  result = workdirs.read_result(entry.workdir / "result.json")
+  return result is not None and (
+      entry.num_steps is None or result.get("outer_steps", 0) >= entry.num_steps)
 
 
 def work(entries: Sequence[Entry], seconds: float) -> list[dict]:

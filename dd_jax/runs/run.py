@@ -1,9 +1,11 @@
 """One run: from a problem and a directory to distilled data, figures and a result."""
 
+import base64
 import hashlib
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from typing import Any, NamedTuple
 
@@ -56,8 +58,8 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
     num_steps: outer steps.
     seed: of the distilled data's start, the order of real examples and the networks.
     settings: how the run is watched and kept.
-    config: what is compared before a run goes on, and reported. None: what follows from the
-      arguments.
+    config: what is compared before a run goes on, and reported, with seed and num_steps. None: what
+      follows from the arguments.
 
   Raises:
     ValueError, OSError: an argument that does not fit, other data than the directory's, an unusable
@@ -65,13 +67,12 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
     FloatingPointError: the loss is no longer finite; the last good state is kept.
     Interrupted: SIGTERM or SIGINT came; the state is kept.
   """
-  started = time.time()
+  started = time.monotonic()
   tensorboard.check(settings.tensorboard)
   settings.check(num_steps, seed)
   feeds.check(settings.storage)
   storage.check_fits(problem.data, settings.storage)
-  config = workdirs.as_json(
-      _config(problem, num_steps, seed, settings) if config is None else config)
+  config = workdirs.as_json(_config(problem, num_steps, seed, settings, config))
   programs = make_programs(problem, num_steps=num_steps, seed=seed, settings=settings)
   workdirs.check_same_config(config)
   fingerprints.check_processes(problem.made_from)
@@ -89,7 +90,7 @@ def _run(run, started):
   result = processes.on_first(open_run)
   if result is not None:
     print(f"{run.workdir} holds a finished run of this config; its result:", file=sys.stderr)
-    return Result(artifacts.load(run.workdir / "distilled.npz"), result, run.workdir)
+    return Result(_load(run.workdir / "distilled.npz"), result, run.workdir)
 
   sources = processes.on_first(lambda: keep_source(run.workdir))
   if processes.is_first():
@@ -97,7 +98,7 @@ def _run(run, started):
   state, metrics, timing = run_outer_loop(run)
   evaluated = evaluate_held_out(run, state)
   result = _summarize(run, state, evaluated, metrics, timing,
-                      wall_seconds=timing["earlier_seconds"] + time.time() - started)
+                      wall_seconds=timing["earlier_seconds"] + time.monotonic() - started)
   result["sources"] = sources
   artifact = _artifact(run, state, result)
   result |= processes.on_first(lambda: _save(run, artifact))
@@ -105,11 +106,12 @@ def _run(run, started):
   return Result(artifact, result, run.workdir)
 
 
-def _config(problem, num_steps, seed, settings):
-  """What tells one run from another, where no config of a launcher does."""
-  return {"seed": seed, "outer": {
-      "num_steps": num_steps, "num_inits": problem.num_inits, "batch_size": problem.batch_size},
-          **told_apart(problem), "settings": settings._asdict()}
+def _config(problem, num_steps, seed, settings, given):
+  """What tells one run from another; seed and steps do so whatever config is given."""
+  if given is None:
+    given = {"outer": {"num_inits": problem.num_inits, "batch_size": problem.batch_size},
+             **told_apart(problem), "settings": settings._asdict()}
+  return {**given, "seed": seed, "outer": {**given.get("outer", {}), "num_steps": num_steps}}
 
 
 def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
@@ -190,6 +192,17 @@ def _save(run, artifact):
   content = path.read_bytes()
   return {"distilled_bytes": len(content),
           "distilled_blake2b": hashlib.blake2b(content, digest_size=8).hexdigest()}
+
+
+def _load(path):
+  """The file in every process, though the first one alone may see it."""
+  if jax.process_count() == 1:
+    return artifacts.load(path)
+  content = processes.on_first(lambda: base64.b64encode(path.read_bytes()).decode())
+  with tempfile.TemporaryDirectory() as directory:
+    copy = pathlib.Path(directory) / path.name
+    copy.write_bytes(base64.b64decode(content))
+    return artifacts.load(copy)
 
 
 def _write(run, artifact, evaluated, metrics, result):

@@ -31,7 +31,7 @@ from dd_jax.runs import accuracies
 from dd_jax.runs import fingerprints
 from dd_jax.runs import workdirs
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import provenance
+from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
 from dd_jax.types import DistilledData
 
@@ -73,7 +73,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
     ValueError, OSError: an argument that does not fit, or an unusable directory; nothing is
       written.
   """
-  started = time.time()
+  started = time.monotonic()
   check_seed("seed", seed)
   if not training.num_epochs:
     raise ValueError("train.num_epochs must hold at least one number; got ()")
@@ -83,12 +83,11 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
       ("eval.num_inits", (training.num_inits,))):
     for value in values:
       check_positive(name, value)
-  config = workdirs.as_json(
-      {"seed": seed, "networks": list(networks), "distilled": {
-          what: digests.of_array(np.asarray(getattr(artifact.distilled, what)))
-          for what in ("inputs", "labels")}, "training": {**training._asdict(), "optimizer": None,
-                    "augmentations": [*training.augmentations]},
-       "settings": settings._asdict()} if config is None else config)
+  config = workdirs.as_json({**({"networks": list(networks), "distilled": {
+      what: digests.of_array(np.asarray(getattr(artifact.distilled, what)))
+      for what in ("inputs", "labels")}, "training": {
+          **training._asdict(), "optimizer": None, "augmentations": [*training.augmentations]},
+      "settings": settings._asdict()} if config is None else config), "seed": seed})
   digest = datasets.digest(dataset)
   dataset, *validation = _split(dataset, artifact.metadata)
   sets = _training_sets(artifact, dataset, seed, with_all=training.real_epochs is not None)
@@ -102,9 +101,10 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, {**digest, **(made_from or {})})
-    if (path / "transfer.json").exists():
+    if (result := workdirs.read_result(path / "transfer.json")) is not None:
       print(f"{path} holds the finished result of this config:", file=sys.stderr)
-      return json.loads((path / "transfer.json").read_text())
+      return result
+    sources = keep_source(path)
     rows = workdirs.reopen_lines(path / "rows.jsonl", "accuracy_mean")
     for network, augmentation, set_name in list(programs)[len(rows):]:
       distilled = sets[set_name]
@@ -120,8 +120,9 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
               "distilled_with": artifact.metadata.get("model"),
               "distilled_seed": artifact.metadata.get("seed"),
               "selection": "epochs by validation accuracy; test data chose nothing",
-              "num_eval_inits": training.num_inits, "wall_seconds": time.time() - started,
-              "data": digest, **provenance(config, seed)}
+              "num_eval_inits": training.num_inits,
+              "wall_seconds": time.monotonic() - started,
+              "data": digest, **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "transfer.json", result)
     return result
 

@@ -1,6 +1,7 @@
 """A line on stderr where the device takes suspiciously long. It ends nothing."""
 
-from collections.abc import Callable, Iterator
+import collections
+from collections.abc import Callable, Collection, Iterator
 import contextlib
 import statistics
 import sys
@@ -15,7 +16,7 @@ _ADVICE = ("if it never ends: kill -9 this process and run the same command agai
            "more cores, and report it with what `py-spy dump --native` says of the process")
 
 
-def limit(earlier: list[float], *, ratio: float = RATIO, seconds: float = SECONDS) -> float | None:
+def limit(earlier: Collection[float], *, ratio: float = RATIO, seconds: float = SECONDS) -> float | None:
   """Seconds after which a dispatch is suspicious, from those that earlier ones took; None: never.
 
   Args:
@@ -38,7 +39,7 @@ class Watchdog:
                say: Callable[[str], None] | None = None):
     self._options = {"ratio": ratio, "seconds": seconds}
     self._say = say or (lambda line: tqdm.write(line, file=sys.stderr))
-    self._earlier: list[float] = []
+    self._earlier: collections.deque[float] = collections.deque(maxlen=1000)
 
   @contextlib.contextmanager
   def watching(self, what: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 from typing import Any
 
 import filelock
@@ -35,12 +36,13 @@ def held(workdir: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       lock.acquire(timeout=0)
-      (workdir / ".owner").write_text(f"process {os.getpid()} of {platform.node()}")
     except filelock.Timeout:
       raise ValueError(f"workdir must be written by one process at a time; {workdir} is held by "
                        f"{_owner(workdir)}") from None
     except OSError as error:
       raise _not_writable(workdir, error) from error
+    with contextlib.suppress(OSError):  # A full disk: the name is for messages alone.
+      (workdir / ".owner").write_text(f"process {os.getpid()} of {platform.node()}")
 
   processes.on_first(hold)
   try:
@@ -103,7 +105,16 @@ def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
   if _read_config(workdir) != mine:
     result.unlink(missing_ok=True)  # First: no result of another config stays.
     _write_config(workdir, mine)
-  return json.loads(result.read_text()) if result.exists() else None
+  return read_result(result)
+
+
+def read_result(path: pathlib.Path) -> dict | None:
+  """What a finished piece of work wrote; None where it did not, or where the file is damaged."""
+  try:
+    return dict(json.loads(path.read_text())) if path.exists() else None
+  except (ValueError, TypeError) as error:
+    print(f"warning: {path} is damaged and made anew: {error}", file=sys.stderr)
+    return None
 
 
 def continues(earlier: dict, config: dict) -> bool:

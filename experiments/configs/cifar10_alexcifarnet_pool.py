@@ -3,6 +3,7 @@
     python -m experiments.pretrain --config=experiments/configs/cifar10_alexcifarnet_pool.py \
       --workdir=DIR
 
+Expected: 68 to 69 % after two epochs; two minutes and a half a network on a CPU core.
 `:paper` is the protocol of arXiv 1811.10959: 50 epochs of Adam at 1e-3, halved every 7.
 """
 
@@ -13,10 +14,11 @@ def get_config(variant: str = ""):
   config = pool_default.get_config()
   config.data.name = "cifar10"
   config.model.name = "alexcifarnet"
-  config.pool.num_train = 10
-  config.pool.num_heldout = 10
+  config.pool.num_train = 22
+  config.pool.num_heldout = 20
   config.pool.block = 1
-  config.pool.num_epochs = 10
+  config.pool.num_epochs = 2
+  config.pool.batch_size = 64
   config.pool.learning_rate = 1e-3
   pool_default.apply_variant(config, variant, num_epochs=50, halve_every=7,
                              learning_rate=1e-3)

@@ -42,5 +42,5 @@ def apply_variant(config: ConfigDict, variant: str, *, num_epochs: int, halve_ev
     config.pool.update(num_train=3, num_heldout=3, block=2, num_epochs=1)
   if variant == "paper":
     config.pool.update(num_train=2000, num_heldout=200, num_epochs=num_epochs,
-                       halve_every=halve_every, learning_rate=learning_rate, beta1=0.5,
-                       schedule="halving")
+                       batch_size=256, halve_every=halve_every, learning_rate=learning_rate,
+                       beta1=0.5, schedule="halving")

@@ -43,6 +43,8 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: lis
   """
   for seed in seeds:
     check_seed("--seeds", seed)
+  if not seeds or len({*seeds}) < len(seeds):
+    raise ValueError(f"--seeds must be one or more, each once; got {seeds}")
   with workdirs.held(workdir) as workdir:
     return _sweep(config, workdir, study, seeds)
 

@@ -24,9 +24,14 @@ def read_all(directory: pathlib.Path) -> dict[str, dict]:
 
 
 def newest_of(results: list[dict]) -> list[dict]:
-  """Those of the code that wrote the last of them."""
-  sources = last(results).get("sources")
-  return [result for result in results if result.get("sources") == sources]
+  """Those that the code which ended the last of them has ended too."""
+  newest = ended_by(last(results))
+  return [result for result in results if ended_by(result) == newest]
+
+
+def ended_by(result: dict) -> str | None:
+  """The code that ended a run, which others may have begun; older files do not say it."""
+  return next(reversed(result.get("sources", [])), None)
 
 
 def last(results: list[dict]) -> dict:

@@ -48,9 +48,13 @@ def _entries(where, run, workdir):
   path = _CONFIGS / f"{config}.py"
   if not config or not path.exists():
     raise ValueError(f"{where}: config must be the name of a file of {_CONFIGS}; got {config!r}")
-  name = "-".join(part for part in (config, variant, run.get("note", "")) if part)
+  note = run.get("note", "")
+  if {*note} & {"/", "\\"}:
+    raise ValueError(f"{where}: note must be a part of a directory's name, without / and \\; "
+                     f"got {note!r}")
+  name = "-".join(part for part in (config, variant, note) if part)
   flags = run.get("flags", [])
-  if flags and not run.get("note"):
+  if flags and not note:
     raise ValueError(f"{where} must have a note, which names what its flags change; got "
                      f"flags = {flags!r}")
   for seed in run.get("seeds", [0]):

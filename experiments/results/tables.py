@@ -25,8 +25,8 @@ import numpy as np
 from experiments.results import paper
 from experiments.results import published
 from experiments.results import transfers
-from experiments.results.files import (config_and_note, last, link, markdown, mean_std, percent,
-                                       read_all, read_runs)
+from experiments.results.files import (config_and_note, ended_by, last, link, markdown, mean_std,
+                                       percent, read_all, read_runs)
 
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
@@ -47,14 +47,14 @@ def runs_table(runs: dict[str, list[dict]], pools: dict[str, dict]) -> str:
   """One row a config: paper's figure, obtained figure, and what it took."""
   rows = [("row", "config", "images", "paper", "obtained, % of the test set", "seeds",
            "held-out networks a seed", "outer steps", "minutes a seed", "hardware, JAX")]
-  newest = last([result for results in runs.values() for result in results]).get("sources")
+  newest = ended_by(last([result for results in runs.values() for result in results]))
   for name, results in runs.items():
     config, note = config_and_note(name)
     title, published = paper.ROWS[config]
     first = results[0]
     minutes = np.mean([result["wall_seconds"] for result in results]) / 60
     rows.append((title, link(config, note), first["num_distilled_images"], published,
-                 _obtained(results, pools) + _mark(first, newest), len(results),
+                 _obtained(results, pools) + _mark(results, newest), len(results),
                  first["num_eval_inits"], first["outer_steps"], f"{minutes:.1f}",
                  f"{first['device']}, {first['jax_version']}"))
   for config, reason in paper.NOT_RUN.items():
@@ -191,10 +191,9 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
           + published.table(results / "distilled") + published.others_table(results))
 
 
-def _mark(result, newest):
-  """Of what another code wrote than the newest result of all, or one that is not known."""
-  sources = result.get("sources")
-  return "" if sources and sources == newest else " †"
+def _mark(results, newest):
+  """Where another code wrote or had begun one of them than that of the newest of all results."""
+  return "" if all(result.get("sources") == [newest] for result in results) else " †"
 
 
 def _obtained(results, pools):
