@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from dd_jax.datasets import host_memory
+from dd_jax.datasets import npz
 from dd_jax.files import archive
 from dd_jax.files import artifacts
 from tests.artifacts_test import METADATA
@@ -191,3 +193,14 @@ def test_failing_first_write_leaves_nothing(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     artifacts.save(tmp_path / "a.npz", hard())
   assert not list(tmp_path.iterdir())
+
+
+def test_arrays_larger_than_memory_are_refused_before_they_are_read(tmp_path):
+  """A few bytes of zeros, compressed, can claim any size."""
+  path = tmp_path / "bomb.npz"
+  np.savez_compressed(path, images=np.zeros(200_000, np.float32))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(host_memory, "free_bytes", lambda: 500_000)
+    with pytest.raises(ValueError, match="arrays of 0.0008 GB, and 0.0005 GB are free"):
+      artifacts.load(path)
+    assert npz.read(path, ("labels",)) == {}  # What is not asked for does not count.

@@ -72,6 +72,21 @@ def test_the_digest_is_that_of_the_values_alone():
       assert {key for key in digest if digest[key] != changed[key]} == {name}
 
 
+def test_a_folder_s_digest_is_of_its_names_and_contents(tmp_path):
+  """Such as those of other layouts, which `experiments.transfer` takes."""
+  (tmp_path / "a/b").mkdir(parents=True)
+  (tmp_path / "a/b/c").write_text("1")
+  first = fingerprints.of_file(tmp_path / "a")
+  assert first != fingerprints.of_file(tmp_path / "a/b/c")
+  (tmp_path / "a/b/c").rename(tmp_path / "a/b/d")
+  renamed = fingerprints.of_file(tmp_path / "a")
+  (tmp_path / "a/b/d").write_text("2")
+  assert len({first, renamed, fingerprints.of_file(tmp_path / "a")}) == 3
+  (tmp_path / "a/b/d").write_text("1")
+  (tmp_path / "a/b/d").rename(tmp_path / "a/b/c")
+  assert fingerprints.of_file(tmp_path / "a") == first
+
+
 def test_a_run_says_what_it_was_made_from(finished):
   config, workdir, result = finished
   digest = datasets.digest(datasets.load(config.data.name))

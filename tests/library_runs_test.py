@@ -19,6 +19,7 @@ from dd_jax.runs import comparison
 from dd_jax.runs import loop
 from dd_jax.runs import transfer
 from dd_jax.runs.problem import told_apart
+from tests import small_runs
 
 _SETTINGS = runs.Settings(log_every=2, validate_every=2, checkpoint_every=8)
 
@@ -132,6 +133,16 @@ def test_another_run_or_other_data_are_refused(finished):
        "workdir must be empty or of the same data; .*: train_images is ")):
     with pytest.raises(ValueError, match=message):
       runs.distill(changed, result.workdir, num_steps=12, settings=_SETTINGS, **options)
+
+
+def test_a_config_of_one_s_own_tells_seeds_and_steps_apart_too(tmp_path):
+  problem, note = small_runs.problem(), {"note": "mine"}
+  first = runs.distill(problem, tmp_path, num_steps=2, settings=small_runs.SETTINGS, config=note)
+  assert first.figures["config"] == {"note": "mine", "seed": 0, "outer": {"num_steps": 2}}
+  with pytest.raises(ValueError, match="seed is 0 there and 7 here"):
+    runs.distill(problem, tmp_path, num_steps=4, seed=7, settings=small_runs.SETTINGS, config=note)
+  more = runs.distill(problem, tmp_path, num_steps=4, settings=small_runs.SETTINGS, config=note)
+  assert more.figures["outer_steps"] == 4
 
 
 def test_other_problems_are_told_apart():

@@ -11,6 +11,7 @@ from dd_jax import datasets
 from dd_jax import models
 from dd_jax.files import artifacts
 from dd_jax.files import pools as pool_files
+from dd_jax.runs.provenance import source
 from experiments import problem
 from experiments.configs import digits_lenet_pool
 from tests.launches import launch, smoke
@@ -64,7 +65,8 @@ def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
   (tmp_path / "blocks").mkdir()
   for name in ("train-00000.npz", "heldout-00000.npz"):  # Of two blocks each.
     shutil.copy(pools[0] / "blocks" / name, tmp_path / "blocks")
-  problem.pretrain(config, tmp_path)
+  (tmp_path / "blocks/heldout-00002.npz").write_bytes(b"damaged")
+  assert problem.pretrain(config, tmp_path)["sources"] == ["unknown", source()]
   actual = pool_files.load(tmp_path / "heldout.npz").params
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 

@@ -72,6 +72,15 @@ def test_one_that_fails_is_left_alone(tmp_path):
   assert [run["state"] for run in runs] == ["failed with exit status 7", "finished"]
 
 
+def test_a_damaged_result_is_no_end(tmp_path, capfd):
+  """As a power failure may leave one."""
+  damaged, other = _entry(tmp_path, "damaged", 2), _entry(tmp_path, "other", 2)
+  damaged.workdir.mkdir()
+  (damaged.workdir / "result.json").write_bytes(b"\0\0\0")
+  assert [run["state"] for run in queues.work([damaged, other], 60.)] == 2 * ["finished"]
+  assert "damaged/result.json is damaged and made anew" in capfd.readouterr().err
+
+
 def _listed(tmp_path, text):
   path = tmp_path / "list.toml"
   path.write_text(text)
@@ -111,6 +120,7 @@ def test_the_list_names_directories_as_results_are_named(tmp_path):
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nseeds = ['1']", r"run 1: seeds must lie in 0\.\."),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nstepz = 3", "must have the fields .*; got stepz = 3"),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nflags = ['--x']", "must have a note"),
+    ("[[runs]]\nconfig = 'mnist_fixed_init'\nnote = '../up'", r"without / and \\; got '\.\./up'"),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nseeds = [1, 1]",
      r"got \['mnist_fixed_init-seed1'\] twice"),
 ])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,17 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_lock_without_its_owner_s_name_is_let_go(tmp_path, monkeypatch):
+  """On a full disk, where a name cannot be written."""
+  def full(*_, **__):
+    raise OSError(28, "No space left on device")
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "write_text", full)
+    with workdirs.held(tmp_path):
+      assert workdirs.is_held(tmp_path)
+  assert not workdirs.is_held(tmp_path)
+
+
 def test_a_finished_run_goes_on_with_more_steps(finished, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
