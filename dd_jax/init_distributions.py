@@ -171,7 +171,7 @@ def fixed_init(params: Params) -> InitDistribution:
 def near_init(params: Params, noise: float) -> InitDistribution:
   """The network `params` with every weight times 1 + noise * N(0, 1), fresh in every draw.
 
-  To distil for one network by, before it is tested by `fixed_init`. Images that saw the network
+  To distil for one network, which is then tested by `fixed_init`. Images that saw the network
   alone come to lie where a ReLU or a max-pooling changes sides, since there the hypergradient
   changes its sign; the last bit of a weight, as two kinds of CPU round it, then says which way the
   steps go, and moves the accuracy by up to two points; after a noise of 1e-5 by less than 0.1.

@@ -27,7 +27,8 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where the dataset's files lie; $DD_JAX_DATA, or ~/dd_jax_data.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Whether the network may be used to fetch them.")
 _NUM_NETWORKS = flags.DEFINE_integer(
-    "num_networks", None, "How many; 1 of stored weights, else as many as the run tested.")
+    "num_networks", None,
+    "How many; 1 of stored weights, else as many as the run tested, and at least 20.")
 _SEED = flags.DEFINE_integer(
     "seed", None, "Of the networks; the run's, which tests its networks again.")
 

@@ -22,9 +22,10 @@ _OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "s
 def merge(artifacts: Sequence[Artifact]) -> Artifact:
   """Puts the examples of several files side by side in every step.
 
-  Step sizes become their mean: every step moves the weights by the mean of the files' own steps, as
-  in federated averaging. Images are brought to the first file's normalisation. The result is used
-  as it is, or is a start for `distill.start`; it has no accuracy, for none has been measured.
+  Step sizes become their mean. Every step follows the mean gradient over all examples; of files of
+  as many examples and equal step sizes it is the mean of their own, as in federated averaging.
+  Images are brought to the first file's normalisation. The result is used as it is, or is a start
+  for `distill.start`; it has no accuracy, for none has been measured.
 
   Args:
     artifacts: what `artifacts.load` returns, two or more: of classes numbered alike, of as many

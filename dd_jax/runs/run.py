@@ -141,7 +141,7 @@ def _artifact(run, state, result):
   problem = run.problem
   reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
   metadata = {
-      **problem.metadata, **_inner_optimizer(problem.train),
+      **problem.metadata, **_inner_algorithm(problem),
       "precision": run.settings.precision, "seed": run.seed,
       "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
       "device": result["device"], **reported,
@@ -175,10 +175,11 @@ def _predicted(run, distilled):
   return {"predictions": predictions, "targets": targets}
 
 
-def _inner_optimizer(train):
-  """The name of what an unrolled trajectory really uses, by which the file trains networks."""
+def _inner_algorithm(problem):
+  """What really trains networks, where that is not what the metadata were made for."""
+  train = problem.train
   if not isinstance(train, Unroll):
-    return {}
+    return {"inner_algorithm": "own"} if problem.metadata["inner_algorithm"] == "unroll" else {}
   if train.optimizer is None:
     return {"inner_optimizer": "gradient_descent"}
   return {"inner_optimizer": name_of(train.optimizer, INNER_OPTIMIZERS) or "own"}

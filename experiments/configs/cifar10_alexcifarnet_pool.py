@@ -3,7 +3,7 @@
     python -m experiments.pretrain --config=experiments/configs/cifar10_alexcifarnet_pool.py \
       --workdir=DIR
 
-Expected: 68 to 69 % after two epochs; two minutes and a half a network on a CPU core.
+Expected: 68 % on average (65 to 70), three minutes a network on a CPU core.
 `:paper` is the protocol of arXiv 1811.10959: 50 epochs of Adam at 1e-3, halved every 7.
 """
 

@@ -2,8 +2,7 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_soft_labels.py --workdir=DIR
 
-Expected: see experiments/README.md; one and a half hours on a CPU core, a quarter
-of an hour of them the test.
+Expected: 41 % over 50 held-out networks, in two hours on a CPU core.
 """
 
 from experiments.configs import cifar10_random_init

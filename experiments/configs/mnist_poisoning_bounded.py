@@ -1,11 +1,12 @@
-"""100 images within epsilon of real ones that make networks take 0 for 1 (section 3.6).
+"""100 images within epsilon of real ones, to make networks take 0 for 1 (section 3.6). They do not.
 
     python -m experiments.pretrain --config=experiments/configs/mnist_lenet_pool.py \
       --workdir=pools/mnist_lenet_pool
     python -m experiments.main --config=experiments/configs/mnist_poisoning_bounded.py --workdir=DIR
 
 Ten steps, three epochs, on a real image of each class that is changed by at most 16 of 255 grey
-levels, beside another one as it is; --config.distill.epsilon sets another bound.
+levels, beside another one as it is; --config.distill.epsilon sets another bound. Up to 64 a tenth
+of a percent is read so (experiments/README.md).
 """
 
 from experiments.configs import default

@@ -107,9 +107,14 @@ def _dataset_of(artifact, name, data_dir, field, *, download):
     raise ValueError(f"{field} must be given: the dataset of the file is {name!r}, and a file "
                      f"never causes an import; where you trust it, use {field}={name}")
   if own_files.is_path(name) and data_dir:
-    moved = pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name
-    name = moved if moved.exists() else name
+    name = _moved(name, data_dir)
   return datasets.load(name, data_dir or None, download=download, reading=reading)
+
+
+def _moved(name, data_dir):
+  """The file of that name in the folder, where there is one."""
+  moved = pathlib.Path(data_dir).expanduser() / pathlib.Path(name).name
+  return str(moved) if moved.exists() else name
 
 
 def _is_read_again(artifact):
@@ -120,10 +125,12 @@ def _is_read_again(artifact):
 
 def _read_again(artifact, name, data_dir, field):
   """Texts or a table as the run read them, of its own name or of another."""
+  stored = artifact.field("dataset")
+  if data_dir and not pathlib.Path(parts.path_below(stored, data_dir)).exists():
+    stored = _moved(stored, data_dir)
   try:
     data = loaded.load_texts_or_table(
-        name or artifact.field("dataset"), data_dir, seed=artifact.field("seed"),
-        **artifact.metadata["reading"])
+        name or stored, data_dir, seed=artifact.field("seed"), **artifact.metadata["reading"])
   except TypeError as error:
     raise ValueError(f"reading of the metadata must say how a table is read; got "
                      f"{artifact.metadata['reading']!r}") from error
