@@ -133,8 +133,10 @@ def with_step_size(images: Any, labels: Array, *, step_size: float, num_epochs: 
     raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
   images, labels = jax.tree.map(jnp.asarray, (images, labels))
   check_positive(step_size)
+  floating = [leaf.dtype for leaf in jax.tree.leaves(images)
+              if jnp.issubdtype(leaf.dtype, jnp.floating)]
   return DistilledData(images, labels, jnp.full(
-      (num_epochs, labels.shape[0]), step_size, jax.tree.leaves(images)[0].dtype))
+      (num_epochs, labels.shape[0]), step_size, jnp.result_type(*floating) if floating else float))
 
 
 def search_step_size(score: Callable, candidates: Sequence[float]) -> tuple[float, np.ndarray]:

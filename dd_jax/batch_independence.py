@@ -93,13 +93,28 @@ def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: t
   del x64  # A part of the cache's key.
   with jax.default_matmul_precision("highest"):
     params, *examples = structure.unflatten([_made_up(i, x) for i, x in enumerate(shapes)])
-    try:
-      together, alone = compare(function, params, *jax.tree.map(_told_apart, examples))
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
-            jax.errors.UnexpectedTracerError):
-      return False  # It closes over values of the program that is traced: nothing can be tried.
+    examples = jax.tree.map(_told_apart, examples)
+    for sign in (np.asarray, np.abs):  # A logarithm takes no negative numbers.
+      made_up = jax.tree.map(sign, (params, *examples))
+      try:
+        if _closes_over_tracers(function, *made_up):
+          return False
+        together, alone = compare(function, *made_up)
+      except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+              jax.errors.UnexpectedTracerError):
+        return False
+      if np.isfinite(together).all():
+        break
+    else:
+      return False  # It cannot be tried on numbers like these.
   error, size = (np.abs(x.astype(float)).max() for x in (together - alone, together))
   return not error <= float(jnp.finfo(together.dtype).eps) ** .5 * max(size, 1.)
+
+
+def _closes_over_tracers(function, *args):
+  """Whether it needs values of a program that is being traced: then nothing can be tried."""
+  return any(isinstance(value, jax.core.Tracer)
+             for value in jax.make_jaxpr(function)(*args).consts)
 
 
 def _made_up(seed: int, shape: Any) -> np.ndarray:

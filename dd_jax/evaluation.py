@@ -50,7 +50,13 @@ def poisoning_metrics(confusion: Array, *, attack_class: int, target_class: int
   Returns:
     Share of the attack class that is predicted as the target class `[N]`, and
     accuracy on all other classes `[N]`.
+
+  Raises:
+    ValueError: a class that is not in 0..K-1.
   """
+  for name, value in (("attack_class", attack_class), ("target_class", target_class)):
+    if not 0 <= value < confusion.shape[-1]:
+      raise ValueError(f"{name} must lie in 0..{confusion.shape[-1] - 1}; got {value}")
   success = confusion[:, attack_class, target_class] / confusion[:, attack_class].sum(-1)
   others = jnp.delete(confusion, attack_class, axis=1)
   correct = jnp.trace(confusion, axis1=1, axis2=2) - confusion[:, attack_class, attack_class]

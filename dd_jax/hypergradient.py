@@ -18,7 +18,7 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
                     real_loss: Callable, *, num_inits: int, num_parallel: int | None = None,
                     chunk_size: int | None = None, split: parallel.Split = parallel.Split()
                     ) -> Callable:
-  """The expectation over p(theta_0) of the real loss at theta_T (section 3.2, eq. 3).
+  """The expectation over p(theta_0) of the real loss at theta_T (section 3.2).
 
   Args:
     decode: trainable -> DistilledData.

@@ -51,33 +51,33 @@ def implicit(loss: Callable, optimizer: Any = None, *, solver: str = "conjugate_
   def train(key, params, distilled):
     final, losses = unrolled(key, *jax.lax.stop_gradient((params, distilled)))
     pull = optimizers.pull(optimizer, distilled.hyper, params)
-    solve = _optimum(mean_loss, key, solver, num_terms, damping)
+    solve = _optimum(mean_loss, solver, num_terms, damping)
     step_size = jax.lax.stop_gradient(distilled.step_sizes[-1, -1])
-    return solve(final, step_size, pull, distilled.inputs, distilled.labels), losses
+    return solve(final, step_size, key, pull, distilled.inputs, distilled.labels), losses
 
   return train
 
 
-def _optimum(loss, key, solver, num_terms, damping):
-  """`(final, step_size, *data) -> final`, with the derivative of an optimum by the data."""
-  def residual(params, pull, inputs, labels):
+def _optimum(loss, solver, num_terms, damping):
+  """`(final, step_size, key, *data) -> final`, with the derivative of an optimum by the data."""
+  def residual(key, params, pull, inputs, labels):
     """Zero at the optimum."""
     gradient = jax.grad(lambda params: jnp.mean(jax.vmap(
         lambda inputs, labels: loss(params, inputs, labels, key=key))(inputs, labels)))(params)
     return jax.tree.map(lambda g, p: g + jnp.asarray(pull, p.dtype) * p, gradient, params)
 
   @jax.custom_vjp
-  def optimum(final, step_size, pull, inputs, labels):
+  def optimum(final, step_size, key, pull, inputs, labels):
     return final
 
-  def forward(final, step_size, *data):
-    return final, (final, step_size, data)
+  def forward(final, step_size, key, *data):
+    return final, (final, step_size, key, data)
 
   def backward(residuals, direction):
-    final, step_size, data = residuals
+    final, step_size, key, data = residuals
 
     def product(u):
-      curved = jax.jvp(lambda p: residual(p, *data), (final,), (u,))[1]
+      curved = jax.jvp(lambda p: residual(key, p, *data), (final,), (u,))[1]
       return jax.tree.map(lambda c, x: c + damping * x, curved, u)
 
     if solver == "neumann":
@@ -85,8 +85,8 @@ def _optimum(loss, key, solver, num_terms, damping):
     else:
       tolerance = float(jnp.finfo(step_size.dtype).eps)
       u, _ = jax.scipy.sparse.linalg.cg(product, direction, tol=tolerance, maxiter=num_terms)
-    _, back = jax.vjp(functools.partial(residual, final), *data)
-    return None, None, *back(jax.tree.map(jnp.negative, u))
+    _, back = jax.vjp(functools.partial(residual, key, final), *data)
+    return None, None, None, *back(jax.tree.map(jnp.negative, u))
 
   optimum.defvjp(forward, backward)
   return optimum

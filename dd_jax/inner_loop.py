@@ -14,7 +14,7 @@ import optax
 from dd_jax import adapters
 from dd_jax import checkpointing
 from dd_jax.leaves import split_off_floating
-from dd_jax.optimizers import INNER_OPTIMIZERS, check_differentiable
+from dd_jax.optimizers import INNER_OPTIMIZERS, check_differentiable, check_hyper
 from dd_jax.types import Array, DistilledData, Params
 
 MEMORY_MODES = ("plain", "remat", "nested")
@@ -61,7 +61,7 @@ def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation
 
 def unroll(loss: Callable, optimizer: Any = None, *, memory: str | int = "remat",
            gradient: str = "reverse") -> "Unroll":
-  """Trains step by step, and is differentiated through every step (section 3.1, eq. 6).
+  """Trains step by step, and is differentiated through every step (section 3.4).
 
   Args:
     loss: `(params, inputs, labels) -> []`, or `([], anything)`. It gets a fresh key in every step
@@ -145,6 +145,7 @@ class Unroll:
   def _transformation(self, hyper):
     if self.optimizer is None:
       return optax.scale(-1.)
+    check_hyper(self.optimizer, hyper)
     return self.optimizer(hyper) if callable(self.optimizer) else self.optimizer
 
   def _steps(self, key, distilled):

@@ -84,7 +84,8 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
     `loss(params, inputs, labels) -> []`.
 
   Raises:
-    ValueError: equal classes, or one that is not in 0..K-1.
+    ValueError: equal classes, or one that is not in 0..K-1; when called, labels that are no
+      integers.
   """
   for name, value in (("attack_class", attack_class), ("target_class", target_class)):
     if not 0 <= value < num_classes:
@@ -94,6 +95,8 @@ def poisoning(apply: Callable, *, attack_class: int, target_class: int, num_clas
   loss = classification(apply)
 
   def poisoned_loss(params, inputs, labels):
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+      raise ValueError(f"labels must be classes, integers [n], to be poisoned; got {labels.dtype}")
     return loss(params, inputs, jnp.where(labels == attack_class, target_class, labels))
 
   return poisoned_loss

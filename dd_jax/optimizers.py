@@ -91,6 +91,8 @@ def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
 
   try:
     with jax.ensure_compile_time_eval():
+      if any(isinstance(x, jax.core.Tracer) for x in update(jnp.zeros(()))):
+        return  # It closes over a number of the program that is traced: nothing can be tried.
       derivatives = [jax.jvp(update, (jnp.asarray(at),), (jnp.ones(()),))[1] for at in (0., 1.)]
       finite = all(jnp.isfinite(x).all() for x in jax.tree.leaves(derivatives))
     found = "" if finite else (
@@ -99,6 +101,15 @@ def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
     found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
   if found:
     raise ValueError(f"optimizer must have an update that can be differentiated; got {found}")
+
+
+def check_hyper(optimizer: Any, hyper: Any) -> None:
+  """A ValueError unless one of `INNER_OPTIMIZERS` has its hyper-parameters, and no others."""
+  for name, known in INNER_OPTIMIZERS.items():
+    needed, given = {*DEFAULTS[name]}, {*hyper} if isinstance(hyper, dict) else set()
+    if optimizer is known and not needed <= given <= needed | {"weight_decay"}:
+      raise ValueError(f"hyper must hold {sorted(needed)} for {name}, and weight_decay where it is "
+                       f"wanted; got {sorted(given)}")
 
 
 def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
@@ -117,18 +128,27 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
   if optimizer in (gradient_descent, momentum, nesterov):
     # Momentum multiplies a constant gradient by 1 / (1 - decay), and not the weight decay.
     return jnp.asarray(hyper.get("weight_decay", 0.)) * (1 - jnp.asarray(hyper.get("decay", 0.)))
+  try:
+    moves = _moves_at_rest(optimizer, hyper, params)
+  except (jax.errors.ConcretizationTypeError, jax.errors.UnexpectedTracerError) as error:
+    raise ValueError("optimizer must not close over traced numbers for implicit hypergradients; "
+                     "it may have them as hyper-parameters") from error
+  if moves:
+    raise ValueError("optimizer must come to rest where the gradient is zero for implicit "
+                     "hypergradients; got one that moves weights of 1 at a gradient of 0 (weight "
+                     "decay is followed for gradient_descent, momentum and nesterov)")
+  return jnp.zeros(())
+
+
+def _moves_at_rest(optimizer, hyper, params):
+  """Whether weights of 1 change at a gradient of 0."""
   with jax.ensure_compile_time_eval():
     zeros, ones = (jax.tree.map(lambda x, value=value: jnp.full(x.shape, value, x.dtype), params)
                    for value in (0, 1))
     transformation = _of_one_half(optax.scale(-1.) if optimizer is None else optimizer, hyper)
     updates, _ = optax.with_extra_args_support(transformation).update(
         zeros, transformation.init(ones), ones, value=jnp.ones(()))
-    moves = any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
-  if moves:
-    raise ValueError("optimizer must come to rest where the gradient is zero for implicit "
-                     "hypergradients; got one that moves weights of 1 at a gradient of 0 (weight "
-                     "decay is followed for gradient_descent, momentum and nesterov)")
-  return jnp.zeros(())
+    return any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
 
 
 def _of_one_half(optimizer, hyper):

@@ -108,6 +108,8 @@ def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
     if given:
       raise ValueError(f"given must be left out where inputs are one array; got {[*given]}")
     return pixels((num_steps, batch, *shape), start)
+  if start is not None and {*start} != {*shape}:
+    raise ValueError(f"start must hold the inputs {sorted(shape)}; got {sorted(start)}")
   for name, values in given.items():
     if shape.get(name) != jnp.shape(values):
       raise ValueError(f"given must have the shapes of the inputs, {shape}; got {name} of "
@@ -118,6 +120,8 @@ def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
     if name not in given:
       return pixels(full, None if start is None else start[name])
     values = jnp.asarray(jnp.broadcast_to(given[name], full) if start is None else start[name])
+    if values.shape != full:
+      raise ValueError(f"start must have the shape {full} of {name}; got {values.shape}")
     return Part(lambda key: (), lambda learned: values)
 
   return parts({name: of(name) for name in shape})

@@ -9,7 +9,7 @@ from dd_jax.models import Model
 from dd_jax.types import Array, Train
 
 
-def ridge(features: Callable, num_classes: int, *, regularization: float) -> Train:
+def ridge(features: Callable, num_classes: int | None, *, regularization: float) -> Train:
   """Solves the last layer in closed form and leaves the features as they are.
 
   Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", 2022 (arXiv
@@ -18,7 +18,7 @@ def ridge(features: Callable, num_classes: int, *, regularization: float) -> Tra
 
   Args:
     features: `(params["features"], inputs) -> [n, F]`.
-    num_classes: K.
+    num_classes: K. None: labels are targets `[S, B, D]`, and none of a mean of 1 / K.
     regularization: lambda; the loss is mean |features head - labels|^2 + lambda |head|^2.
 
   Returns:
@@ -35,9 +35,12 @@ def ridge(features: Callable, num_classes: int, *, regularization: float) -> Tra
     del key
     inputs, labels = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), distilled[:2])
     found = features(params["features"], inputs)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-      labels = jax.nn.one_hot(labels, num_classes, dtype=found.dtype)
-    targets = labels - 1 / num_classes
+    if num_classes is None:
+      targets = labels
+    elif jnp.issubdtype(labels.dtype, jnp.integer):
+      targets = jax.nn.one_hot(labels, num_classes, dtype=found.dtype) - 1 / num_classes
+    else:
+      targets = labels - 1 / num_classes
     kernel = found @ found.T + len(found) * regularization * jnp.eye(len(found))
     head = found.T @ solve_positive(kernel, targets)
     error = jnp.mean(jnp.sum((found @ head - targets) ** 2, -1))

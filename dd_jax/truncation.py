@@ -145,7 +145,8 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
     num_inits: N.
 
   Raises:
-    ValueError: a size below N, or a `train` that is not unrolled; in the outer loss, another N.
+    ValueError: a size below N, or a `train` that is not unrolled; in the outer loss, another N, or
+      a loop without its carry.
   """
   _check_unrolled(train)
   if size < num_inits:
@@ -159,7 +160,9 @@ def warm_start(init: InitDistribution, train: Unroll, *, size: int, length: int,
     return jax.vmap(start)(init.draw(init_state, key, size))
 
   def draw(pool, key, number):
-    del pool
+    if not isinstance(pool, WarmPool):
+      raise ValueError("carry must be the pool of a warm start: loop.init(trainable, begin(...)) "
+                       f"of a loop with its carry_on; got {type(pool).__name__}")
     if number != num_inits:
       raise ValueError(f"num_inits must be {num_inits}, as of the warm start; got {number}")
     return pool_tokens(key, size, num_inits)

@@ -303,3 +303,24 @@ def test_a_network_that_looks_at_its_batch_gets_all_images_at_once():
   with pytest.raises(ValueError, match="batch_size must be at least the 7 examples for a network "
                                        "whose logits depend on the rest of the batch .* got 3"):
     evaluation.measure(centred, params, IMAGES, LABELS, batch_size=3)
+
+
+def test_poisoning_metrics_of_a_class_that_is_not_there():
+  with pytest.raises(ValueError, match=r"target_class must lie in 0\.\.1; got 5"):
+    dd_jax.poisoning_metrics(jnp.ones((1, 2, 2)), attack_class=0, target_class=5)
+
+
+def test_a_network_may_close_over_what_is_traced_or_take_positive_numbers_alone():
+  """Where nothing can be tried, batches are cut as asked for."""
+  inputs, labels = 1. + jnp.arange(8.)[:, None], jnp.zeros(8, int)
+
+  @jax.jit
+  def measured(backbone):
+    return dd_jax.evaluation.measure(lambda p, x: (x @ backbone) @ p, jnp.ones((2, 2)), inputs,
+                                     labels, batch_size=4).loss
+
+  np.testing.assert_allclose(
+      measured(jnp.ones((1, 2))), np.log(2.), rtol=1e-6)
+  logarithm = dd_jax.evaluation.measure(lambda p, x: jnp.log(x) @ p, jnp.ones((1, 2)), inputs,
+                                        labels, batch_size=4)
+  np.testing.assert_allclose(logarithm.loss, np.log(2.), rtol=1e-6)

@@ -175,3 +175,31 @@ def test_forward_mode_through_an_optimum_is_refused_in_one_line():
   outer_loss = _outer_loss(learned, dd_jax.implicit(_inner_loss))
   with pytest.raises(TypeError, match="^can.t apply forward-mode .* to a custom_vjp function"):
     jax.jvp(lambda t: outer_loss(t, *rest), (trainable,), (trainable,))
+
+
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "neumann"])
+def test_a_loss_with_a_key_and_several_networks(x64, solver):
+  """Each network's optimum is of its own key."""
+  def noisy(params, images, labels, *, key):
+    return _inner_loss(params, images + .1 * jax.random.normal(key, images.shape), labels)
+
+  learned = _learned(num_epochs=3)
+  train = dd_jax.implicit(noisy, solver=solver)
+  both = dd_jax.make_outer_loss(learned.decode, dd_jax.random_init(_init), train,
+                                losses.classification(_apply), num_inits=2)
+  one_by_one = dd_jax.make_outer_loss(learned.decode, dd_jax.random_init(_init), train,
+                                      losses.classification(_apply), num_inits=2, num_parallel=1)
+  results = [jax.jit(jax.value_and_grad(loss))(*_arguments(learned)) for loss in (both, one_by_one)]
+  _assert_close(*results)
+  assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(results[0][1]["inputs"]))
+
+
+def test_an_optimizer_that_closes_over_a_traced_number_is_refused():
+  learned = _learned(num_epochs=3)
+
+  def value(decay):
+    train = dd_jax.implicit(_inner_loss, optax.sgd(1., momentum=decay, nesterov=True))
+    return _outer_loss(learned, train)(*_arguments(learned))
+
+  with pytest.raises(ValueError, match="optimizer must not close over traced numbers"):
+    jax.jit(value)(.9)

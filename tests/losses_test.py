@@ -178,3 +178,9 @@ def test_poisoning_of_a_class_that_is_not_there(field, value):
   with pytest.raises(ValueError, match=rf"{field} must lie in 0\.\.2; got {value}"):
     losses.poisoning(linear, **{"attack_class": 0, "target_class": 1, field: value},
                      num_classes=3)
+
+
+def test_poisoning_reads_classes_alone():
+  loss = losses.poisoning(linear, attack_class=1, target_class=0, num_classes=3)
+  with pytest.raises(ValueError, match=r"labels must be classes, integers \[n\].*; got float32"):
+    loss(None, jnp.zeros((2, 3)), jnp.eye(3)[:2])

@@ -155,3 +155,26 @@ def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilat
     jax.eval_shape(outer_loss, learned.init(jax.random.key(1)), (), jax.random.key(5),
                    *problems.real())
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("hyper, message", [
+    ((), r"hyper must hold \['decay'\] for momentum, .* got \[\]"),
+    ({"decay": .9, "weight_dcay": .1}, r"got \['decay', 'weight_dcay'\]")])
+def test_hyper_parameters_that_are_not_the_optimizer_s_are_named(hyper, message):
+  decode = problems.trainable()[1]
+  distilled = decode(problems.trainable()[0])._replace(hyper=hyper)
+  train = dd_jax.unroll(problems.inner_loss, optimizers.momentum)
+  with pytest.raises(ValueError, match=message):
+    train(None, problems.init(jax.random.key(0)), distilled)
+
+
+def test_an_optimizer_may_close_over_a_number_of_the_program_around_it(x64):
+  trainable, decode = problems.trainable()
+
+  def value(decay):
+    train = dd_jax.unroll(problems.inner_loss, optax.sgd(1., momentum=decay))
+    return dd_jax.make_outer_loss(
+        decode, dd_jax.random_init(problems.init), train, problems.inner_loss, num_inits=1)(
+            trainable, (), jax.random.key(3), *problems.real())
+
+  np.testing.assert_allclose(jax.jit(value)(.9), value(.9), rtol=1e-12)

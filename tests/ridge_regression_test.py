@@ -118,3 +118,14 @@ for _ in range(1000):
 """
   subprocess.run([sys.executable, "-c", program], check=True, timeout=300,
                  cwd=pathlib.Path(__file__).parents[1])
+
+
+def test_targets_are_reached_as_they_are(x64):
+  """Numbers to predict have no mean of 1 / K."""
+  inputs = jnp.eye(3).reshape(1, 3, 3)
+  targets = jnp.asarray([[[1., 2.], [3., 4.], [5., 6.]]])
+  train = dd_jax.ridge(lambda params, x: x @ params, None, regularization=1e-9)
+  params, _ = train(None, {"features": jnp.eye(3), "head": jnp.zeros((3, 2))},
+                    dd_jax.DistilledData(inputs, targets, jnp.zeros((1, 1))))
+  predicted = ridge_regression.ridge_apply(lambda params, x: x @ params)(params, inputs[0])
+  np.testing.assert_allclose(predicted, targets[0], atol=1e-6)

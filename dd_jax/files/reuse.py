@@ -196,7 +196,8 @@ def _inner_algorithm(artifact: Artifact, apply: Callable, loss: Callable | None
   if metadata.get("inner_algorithm") == "ridge":
     return ridge_regression.ridge(
         ridge_regression.ridge_features(apply, artifact.field("num_features")),
-        artifact.field("num_classes"), regularization=artifact.field("regularization")), False
+        None if metadata.get("targets") else artifact.field("num_classes"),
+        regularization=artifact.field("regularization")), False
   name = metadata.get("inner_optimizer", "gradient_descent")
   hyper = artifact.distilled.hyper
   found = set(hyper) if isinstance(hyper, dict) else set()
