@@ -339,3 +339,12 @@ def test_without_scikit_learn(monkeypatch):
   with raises(message, ImportError):
     baselines.nearest_neighbors(IMAGES, LABELS, IMAGES, LABELS, num_neighbors=1, num_classes=K)
   make(MAKERS["random_real"], 1, 1)
+
+
+def test_step_sizes_are_real_whatever_the_inputs_are():
+  inputs = {"category": np.zeros((1, 2, 1), np.int32), "numbers": np.zeros((1, 2, 3), np.float16)}
+  labels = np.zeros((1, 2), np.int32)
+  for given, dtype in ((inputs, "float16"), (np.zeros((1, 2, 3), np.uint8), "float32")):
+    found = baselines.with_step_size(given, labels, step_size=.02, num_epochs=2).step_sizes
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, .02, rtol=1e-3)

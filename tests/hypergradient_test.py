@@ -302,6 +302,20 @@ def test_a_batch_of_one_chunk_stays_in_one_piece():
   np.testing.assert_allclose(values[1:], values[0], rtol=1e-5)
 
 
+def test_a_real_loss_may_close_over_what_is_traced():
+  """Weights of classes, say, that are an argument of the program around it: nothing is tried."""
+  trainable, decode = problems.trainable()
+  arguments = trainable, (), jax.random.key(0), *problems.real(11)
+
+  def value(weight, **options):
+    def weighted(params, images, labels):
+      return weight * problems.inner_loss(params, images, labels)
+    return _outer_loss(decode, 1, weighted, **options)(*arguments)
+
+  np.testing.assert_allclose(jax.jit(functools.partial(value, chunk_size=4))(2.), value(2.),
+                             rtol=1e-5)
+
+
 def test_statistics_of_a_batch_of_integers_are_found():
   """Pixels that the network scales itself, and tokens."""
   params = problems.init(jax.random.key(0))

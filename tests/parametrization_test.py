@@ -235,3 +235,12 @@ _HARD = jnp.zeros((1, 2), jnp.int32)
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize("start, message", [
+    ({"a": np.zeros((1, 2, 3))}, r"start must hold the inputs \['a', 'b'\]; got \['a'\]"),
+    ({"a": np.zeros((1, 2, 3)), "b": np.zeros((1, 2, 7))},
+     r"start must have the shape \(1, 2, 1\) of b; got \(1, 2, 7\)")])
+def test_a_start_of_several_inputs_that_does_not_fit(start, message):
+  with pytest.raises(ValueError, match=message):
+    parametrization.inputs({"a": (3,), "b": (1,)}, 1, 2, start=start, given={"b": np.zeros(1)})

@@ -303,3 +303,11 @@ def test_an_optimizer_that_cannot_be_differentiated_is_refused_in_stretches_too(
   outer_loss = dd_jax.make_outer_loss(decode, init, train, problems.inner_loss, num_inits=1)
   with pytest.raises(ValueError, match=r"\(Adam needs eps_root > 0\)"):
     jax.eval_shape(outer_loss, trainable, state, jax.random.key(0), *problems.real())
+
+
+def test_a_warm_start_without_its_pool_is_refused():
+  trainable, decode = problems.trainable()
+  warm = _warm()
+  loss = dd_jax.make_outer_loss(decode, warm.init, warm.train, problems.inner_loss, num_inits=2)
+  with pytest.raises(ValueError, match="carry must be the pool of a warm start"):
+    loss(trainable, (), jax.random.key(0), *problems.real())
