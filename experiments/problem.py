@@ -105,8 +105,7 @@ def make_problem(config: ConfigDict) -> runs.Problem:
   model = make_network(config, data)
   inits = make_inits(config, model, data, make_keys(config.seed)["init"])
   inner_loss = make_inner_loss(config.inner, model, data)
-  train = make_train(config, model, inner_loss,
-                     data.num_classes if data.targets is None else None)
+  train = make_train(config, model, inner_loss, data)
   parametrization = learned.make_parametrization(config, data)
   trainable = jax.eval_shape(parametrization.init, jax.random.key(0))
   problem = runs.Problem(
@@ -156,9 +155,9 @@ def make_inner_loss(inner: ConfigDict, model: dd_jax.Model, data: runs.Data):
   return found if augment is None else augmentation.augmented(found, augment)
 
 
-def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int | None
+def make_train(config: ConfigDict, model: dd_jax.Model, loss, data: runs.Data
                ) -> dd_jax.types.Train:
-  """The inner algorithm that `config.inner` names; `num_classes` is None of targets."""
+  """The inner algorithm that `config.inner` names."""
   inner = config.inner
   optimizer = parts.choose(optimizers.INNER_OPTIMIZERS, inner.optimizer, "inner.optimizer")
   memory = config.distill.memory
@@ -169,7 +168,8 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, num_classes: int |
       "implicit": lambda: dd_jax.implicit(loss, optimizer, solver=inner.solver,
                                           num_terms=inner.num_terms, damping=inner.damping),
       "ridge": lambda: dd_jax.ridge(
-          ridge_regression.ridge_features(model.apply, inner.num_features), num_classes,
+          ridge_regression.ridge_features(model.apply, inner.num_features),
+          data.num_classes if data.targets is None else None,
           regularization=inner.regularization),
   }, inner.hypergradient, "inner.hypergradient")()
 

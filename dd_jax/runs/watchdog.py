@@ -16,7 +16,8 @@ _ADVICE = ("if it never ends: kill -9 this process and run the same command agai
            "more cores, and report it with what `py-spy dump --native` says of the process")
 
 
-def limit(earlier: Collection[float], *, ratio: float = RATIO, seconds: float = SECONDS) -> float | None:
+def limit(earlier: Collection[float], *, ratio: float = RATIO, seconds: float = SECONDS
+          ) -> float | None:
   """Seconds after which a dispatch is suspicious, from those that earlier ones took; None: never.
 
   Args:
