@@ -3,8 +3,8 @@
     python -m experiments.export --distilled=runs/NAME/distilled.npz --to=png --out=FOLDER
 
 safetensors and tensors (.pt) hold everything; steps (.pth) what the authors' release saves;
-dd_ranking a folder for that loader; png a folder of pictures that Hugging Face's datasets load as an
-imagefolder. dd_jax/files/exports.py describes them, and reads them back.
+dd_ranking a folder for that loader; png a folder of pictures that Hugging Face's datasets load as
+an imagefolder. dd_jax/files/exports.py describes them, and reads them back.
 """
 
 from absl import flags

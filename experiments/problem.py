@@ -169,8 +169,7 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, data: runs.Data
                                           num_terms=inner.num_terms, damping=inner.damping),
       "ridge": lambda: dd_jax.ridge(
           ridge_regression.ridge_features(model.apply, inner.num_features),
-          data.num_classes if data.targets is None else None,
-          regularization=inner.regularization),
+          None if data.targets else data.num_classes, regularization=inner.regularization),
   }, inner.hypergradient, "inner.hypergradient")()
 
 

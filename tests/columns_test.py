@@ -94,7 +94,8 @@ def test_columns_of_any_kind_keep_the_order_of_their_rows():
     ("a.csv", b"", "expected lines behind the header; found none"),
     ("a.csv", b"a\n\xff\n", "expected text in UTF-8"),
     ("a.csv.gz", b"a\n1\n", "expected a whole .gz file; found BadGzipFile: Not a gzipped file"),
-    ("a.csv.gz", gzip.compress(b"a\n1\n", mtime=0)[:10] + 20 * b"\xff", "a whole .gz file; found error"),
+    ("a.csv.gz", gzip.compress(b"a\n1\n", mtime=0)[:10] + 20 * b"\xff",
+     "a whole .gz file; found error"),
     ("a.txt", b"a\n1\n", "expected a file that ends in")])
 def test_a_file_that_is_none_is_one_line(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)

@@ -139,8 +139,8 @@ class Checkpoints:
                          f"step {step} is of another")
     for theirs, mine in itertools.zip_longest(run["arrays"], _arrays(like)):
       if theirs != mine:
-        raise _OtherConfig(f"{self._directory} must hold checkpoints of this problem; that of outer "
-                           f"step {step} has {theirs} where {mine} is expected")
+        raise _OtherConfig(f"{self._directory} must hold checkpoints of this problem; that of "
+                           f"outer step {step} has {theirs} where {mine} is expected")
     state = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
     if digest(state) != run["digest"]:
