@@ -3,7 +3,7 @@
     python -m experiments.main --config=experiments/configs/mnist_random_soft_labels.py \\
       --workdir=DIR
 
-Expected: see experiments/README.md; about 30 minutes on one CPU core.
+Expected: 92 to 93 % over 200 held-out networks, in 15 to 30 minutes on a CPU core.
 """
 
 from experiments.configs import default
