@@ -93,10 +93,9 @@ def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, 
   assert json.loads((workdir / "result.json").read_text())["num_eval_inits"] == 7
 
 
-def test_groups_of_another_size_are_tested_anew(tmp_path, small_groups, monkeypatch):
-  """As on another number of devices."""
-  whole = _distil(tmp_path / "whole", "device")
-  workdir, of_group = tmp_path / "stopped", bound.Evaluation.of_group
+def _stop_after_one_group(monkeypatch, distil):
+  """A signal comes while the first group of the seven networks is tested."""
+  of_group = bound.Evaluation.of_group
 
   def stopping(self, distilled, start):
     if self.starts(distilled).stop == 7:
@@ -105,7 +104,14 @@ def test_groups_of_another_size_are_tested_anew(tmp_path, small_groups, monkeypa
 
   with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after 3 of 7"):
     patch.setattr(bound.Evaluation, "of_group", stopping)
-    _distil(workdir, "device")
+    distil()
+
+
+def test_groups_of_another_size_are_tested_anew(tmp_path, small_groups, monkeypatch):
+  """As on another number of devices."""
+  whole = _distil(tmp_path / "whole", "device")
+  workdir = tmp_path / "stopped"
+  _stop_after_one_group(monkeypatch, lambda: _distil(workdir, "device"))
   monkeypatch.setattr(run_programs, "_GROUP", 5)
   assert _distil(workdir, "device").figures["num_eval_inits"] == 7
   for name, values in snapshots.load_evaluation(workdir).items():
@@ -118,17 +124,8 @@ def test_groups_of_other_images_are_tested_anew(tmp_path, small_groups, monkeypa
     return runs.distill(_problem()._replace(optimizer=optax.adam(rate)), workdir, num_steps=4,
                         settings=small_runs.SETTINGS)
 
-  whole, of_group = distil(tmp_path / "whole", .1), bound.Evaluation.of_group
-  workdir = tmp_path / "stopped"
-
-  def stopping(self, distilled, start):
-    if self.starts(distilled).stop == 7:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return of_group(self, distilled, start)
-
-  with monkeypatch.context() as patch, pytest.raises(Interrupted, match="after 3 of 7"):
-    patch.setattr(bound.Evaluation, "of_group", stopping)
-    distil(workdir, .3)
+  whole, workdir = distil(tmp_path / "whole", .1), tmp_path / "stopped"
+  _stop_after_one_group(monkeypatch, lambda: distil(workdir, .3))
   shutil.rmtree(workdir / "checkpoints")
   assert distil(workdir, .1).figures["accuracy_mean"] == whole.figures["accuracy_mean"]
   for name, values in snapshots.load_evaluation(workdir).items():

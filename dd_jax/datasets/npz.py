@@ -30,8 +30,9 @@ def read(path: str | os.PathLike, names: tuple[str, ...] | None = None) -> dict[
   with np.load(path, allow_pickle=False) as file:
     if len(set(file.files)) < len(file.files):
       raise ValueError(f"an array twice in {sorted(file.files)}")
+    wanted = file.files if names is None else names
     members = {name: member for member in file.zip.infolist()
-               if (name := member.filename.removesuffix(".npy")) in (names or file.files)}
+               if (name := member.filename.removesuffix(".npy")) in wanted}
     needed, free = sum(member.file_size for member in members.values()), host_memory.free_bytes()
     if free is not None and needed > free:
       raise ValueError(f"arrays of {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free")
