@@ -219,7 +219,8 @@ def _write(run, artifact, evaluated, metrics, result):
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
         f"{report.title(artifact.metadata)}: test {accuracies.LABELS[name][0]} {score}"
         f"{accuracies.unit(name)} after "
-        f"{distilled.step_sizes.size} steps", artifact.class_names)
+        f"{distilled.step_sizes.size} inner step{'s' * (distilled.step_sizes.size != 1)}",
+        artifact.class_names)
   figures.curves(workdir / "curves.png", metrics, name, result[f"{name}_mean"])
   snapshots.save_evaluation(workdir, evaluated, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
