@@ -119,7 +119,7 @@ def test_poisoning_and_adaptation_have_their_rows(workdir, tmp_path):
       result={**run.result, **result}, artifact=run.artifact._replace(
           metadata={**metadata, "init": {**metadata["init"], "source": "usps"}}))], _USUAL)
   text = (tmp_path / "page.html").read_text()
-  assert ('<th scope="row">attack class read as target</th><td>1.0 ± 0.1 %</td>'
+  assert ('<th scope="row">test attack class read as target</th><td>1.0 ± 0.1 %</td>'
           '<td>75.0 ± 5.0 %</td>'
           in text)
   assert "networks trained on usps alone" in text

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from dd_jax import runs
+from dd_jax.runs import accuracies
 from dd_jax.runs import loop
 from dd_jax.runs import machine
 from dd_jax.runs.programs import make_programs
@@ -175,17 +176,23 @@ def test_a_run_that_lost_its_result_alone_repeats_no_step(uninterrupted, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_best_images_are_selected_on_request(tmp_path):
+@pytest.mark.parametrize("figures", [
+    accuracies.ACCURACY, accuracies.poisoning(attack_class=0, target_class=1)],
+    ids=["accuracy", "poisoning"])
+def test_the_best_images_are_selected_on_request(tmp_path, figures):
   # Learning rates that overshoot: the last images are not the best.
-  problem = small_runs.problem()._replace(optimizer=optax.adam(2.))
+  problem = small_runs.problem()._replace(optimizer=optax.adam(2.), figures=figures)
   result = runs.distill(problem, tmp_path, num_steps=_NUM_STEPS,
                         settings=small_runs.SETTINGS._replace(selection="best")).figures
-  accuracy = {line["step"]: line["validation_accuracy"] for line in _lines(tmp_path)}
-  best = max(accuracy.values())
-  assert best > accuracy[_NUM_STEPS]
-  assert result["validation_accuracy"] == best
-  assert result["selected_step"] == max(step for step in accuracy if accuracy[step] == best)
-  assert result["selection"].startswith("best images by validation accuracy")
+  score = {line["step"]: np.mean([line[f"validation_{name}"] for name in figures.choosing])
+           for line in _lines(tmp_path)}
+  best = max(score.values())
+  assert best > score[_NUM_STEPS]
+  assert result["selected_step"] == max(step for step in score if score[step] == best)
+  assert result["validation_accuracy"] == next(
+      line for line in _lines(tmp_path)
+      if line["step"] == result["selected_step"])["validation_accuracy"]
+  assert result["selection"].startswith("best images by validation;")
   assert result["outer_steps"] == _NUM_STEPS and result["selected_step"] in _steps(tmp_path)
 
 

@@ -7,17 +7,23 @@ import numpy as np
 
 from dd_jax.evaluation import EvalResult, poisoning_metrics
 
-# Figure -> what it is called, and whether it is a share, shown in percent.
-LABELS = {"accuracy": ("accuracy", True), "attack_success": ("attack class read as target", True),
-          "others_accuracy": ("accuracy on the other classes", True), "r2": ("R2", False),
+# Figure -> what it is called, and whether it is a share, shown in percent. A run is known by the
+# first that it has.
+LABELS = {"attack_success": ("attack class read as target", True),
+          "others_accuracy": ("accuracy on the other classes", True),
+          "accuracy": ("accuracy", True), "r2": ("R2", False),
           "rmse": ("root mean squared error", False)}
 
 
 class Figures(NamedTuple):
   """What a run measures."""
   of: Callable[[Any], dict[str, np.ndarray]]  # Metrics -> figures of each network [N].
-  headline: str  # The figure that a run is known by: the higher the better.
-  choosing: tuple[str, ...]  # Those whose mean baselines are chosen by.
+  choosing: tuple[str, ...]  # By whose mean, the higher the better, is chosen.
+
+  @property
+  def headline(self) -> str:
+    """The figure that a run is known by."""
+    return self.choosing[0]
 
 
 def summarize(evaluated: EvalResult, figures: Figures) -> dict[str, float]:
@@ -36,6 +42,12 @@ def headline_of(result: dict[str, Any]) -> str:
   return next(name for name in LABELS if f"{name}_mean" in result)
 
 
+def of_one_axis(result: dict[str, Any]) -> list[str]:
+  """The figures of a result that a chart can show together: all shares, or the headline alone."""
+  names = [name for name in LABELS if f"{name}_mean" in result]
+  return names if LABELS[names[0]][1] else names[:1]
+
+
 def shown(name: str, value: float) -> str:
   """A figure to be read: a share in percent, anything else as it is."""
   return f"{100 * value:.1f}" if LABELS[name][1] else f"{value:.3g}"
@@ -47,23 +59,23 @@ def unit(name: str) -> str:
 
 
 def chosen_by(found: dict[str, np.ndarray], figures: Figures) -> float:
-  """What sets and step sizes are compared by."""
+  """What images on their way, sets and step sizes are compared by."""
   return float(np.mean([found[name] for name in figures.choosing]))
 
 
 ACCURACY = Figures(lambda metrics: {"accuracy": np.asarray(metrics.accuracy, np.float64)},
-                   "accuracy", ("accuracy",))
+                   ("accuracy",))
 
 
 def poisoning(attack_class: int, target_class: int) -> Figures:
-  """Accuracy, and the two figures of a poisoning objective, by which sets are chosen."""
+  """The two figures of a poisoning objective, by which is chosen, and the accuracy."""
   def figures(metrics):
     success, others = poisoning_metrics(metrics.confusion, attack_class=attack_class,
                                         target_class=target_class)
     return {**ACCURACY.of(metrics), "attack_success": np.asarray(success, np.float64),
             "others_accuracy": np.asarray(others, np.float64)}
 
-  return Figures(figures, "accuracy", ("attack_success", "others_accuracy"))
+  return Figures(figures, ("attack_success", "others_accuracy"))
 
 
 def targets(scale: np.ndarray) -> Figures:
@@ -74,7 +86,7 @@ def targets(scale: np.ndarray) -> Figures:
   """
   return Figures(lambda metrics: {
       "r2": np.asarray(metrics.r2, np.float64),
-      "rmse": (np.asarray(metrics.rmse, np.float64) * scale).mean(-1)}, "r2", ("r2",))
+      "rmse": (np.asarray(metrics.rmse, np.float64) * scale).mean(-1)}, ("r2",))
 
 
 def std(values: np.ndarray) -> float:

@@ -63,22 +63,31 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
   _save(figure, path)
 
 
-def curves(path: pathlib.Path, metrics: list[dict], name: str, tested: float) -> None:
-  """Outer loss, the figure called `name` and hypergradient norm against the outer step."""
+def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
+  """Outer loss, what is validated and hypergradient norm against the outer step.
+
+  Args:
+    path: PNG to write.
+    metrics: lines of metrics.jsonl.
+    result: of the final test; its figures are those shown.
+  """
   figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
   steps = [line["step"] for line in metrics]
   axes[0].plot(steps, [line["loss"] for line in metrics])
   axes[0].set_ylabel("outer loss (real training examples)")
-  validated = [line for line in metrics if f"validation_{name}" in line]
-  label, is_share = accuracies.LABELS[name]
-  factor = 100 if is_share else 1
-  axes[1].plot([line["step"] for line in validated],
-               [factor * line[f"validation_{name}"] for line in validated],
-               marker="." if len(validated) < 30 else None, label="validation")
-  axes[1].axhline(factor * tested, color="0.5", linestyle="--",
-                  label=f"test, final: {accuracies.shown(name, tested)}{accuracies.unit(name)}")
-  axes[1].set_ylabel(f"{label} (%)" if is_share else label)
-  axes[1].legend(loc="lower right")
+  names = accuracies.of_one_axis(result)
+  for i, name in enumerate(names):
+    label, is_share = accuracies.LABELS[name]
+    factor, tested = 100 if is_share else 1, result[f"{name}_mean"]
+    validated = [line for line in metrics if f"validation_{name}" in line]
+    axes[1].plot([line["step"] for line in validated],
+                 [factor * line[f"validation_{name}"] for line in validated], color=f"C{i}",
+                 marker="." if len(validated) < 30 else None,
+                 label="validation" if len(names) == 1 else label)
+    axes[1].axhline(factor * tested, color="0.5" if len(names) == 1 else f"C{i}", linestyle="--",
+                    label=f"test, final: {accuracies.shown(name, tested)}{accuracies.unit(name)}")
+  axes[1].set_ylabel(("validation" if len(names) > 1 else label) + " (%)" * is_share)
+  axes[1].legend(loc="lower right" if len(names) == 1 else "best", fontsize="small")
   axes[2].plot(steps, [line["hypergradient_norm"] for line in metrics])
   axes[2].set_yscale("log")
   axes[2].set_ylabel("norm of the hypergradient")

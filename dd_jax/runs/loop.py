@@ -63,9 +63,9 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
     clock = time.perf_counter()
     outer_steps, validate = compile_programs(run, state)
     timing["compile_seconds"] = time.perf_counter() - clock
-    name = run.problem.figures.headline
+    measured = run.problem.figures
     began = step = int(state.step)
-    score, best = None, _best(metrics, name)
+    shown, best = None, _best(metrics, measured)
     steps_watchdog, validation_watchdog = watchdog.Watchdog(), watchdog.Watchdog()
     with tqdm(total=num_steps, initial=step, unit="step", mininterval=1, disable=not first) as bar:
       while step < num_steps:
@@ -75,7 +75,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         before, step = step, int(layouts.to_host(state.step))
         if step < min(before + settings.log_every, num_steps):
           state, metrics = keeper.recover(layouts.to_host(state))
-          best = _best(metrics, name)
+          best = _best(metrics, measured)
           bar.update(int(state.step) - before)
           step = int(state.step)
           continue
@@ -87,18 +87,19 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
             line |= _validation_figures(run, validate, state)
         line["seconds"] = timing["earlier_seconds"] + time.perf_counter() - clock
         metrics.append(line)
-        best = _best(metrics[-1:], name, best)
+        best = _best(metrics[-1:], measured, best)
         stopping = step < num_steps and processes.any_of(bool(signals))
         if first:
           keeper.keep(state, before, line, checkpoint=(
               stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or best is not None and _score(line, name) == best))
+              or best is not None and _score(line, measured) == best))
         if stopping:
           raise _interrupted(signals, step)
         bar.update(step - before)
-        score = line.get(f"validation_{name}", score)
-        bar.set_postfix(loss=f"{line['loss']:.4f}", **({} if score is None else {
-            "validation": accuracies.shown(name, score) + accuracies.unit(name).strip()}))
+        shown = line.get(f"validation_{measured.headline}", shown)
+        bar.set_postfix(loss=f"{line['loss']:.4f}", **({} if shown is None else {
+            "validation": accuracies.shown(measured.headline, shown)
+                          + accuracies.unit(measured.headline).strip()}))
     if processes.any_of(bool(signals)):
       raise _interrupted(signals, step)
     # Of this session; of all where it had no step to take.
@@ -111,15 +112,16 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
   return state, metrics, timing
 
 
-def _score(line, name):
-  """The validation figure of a line of metrics.jsonl; None where it was not taken, or is none."""
-  found = line.get(f"validation_{name}", np.nan)
+def _score(line, measured):
+  """What a line of metrics.jsonl is chosen by; None where it was not validated, or is none."""
+  found = accuracies.chosen_by(
+      {name: line.get(f"validation_{name}", np.nan) for name in measured.choosing}, measured)
   return found if np.isfinite(found) else None
 
 
-def _best(metrics, name, so_far=None):
+def _best(metrics, measured, so_far=None):
   """The highest of `so_far` and the scores of these lines; None of none."""
-  return max((found for found in (so_far, *(_score(line, name) for line in metrics))
+  return max((found for found in (so_far, *(_score(line, measured) for line in metrics))
               if found is not None), default=None)
 
 
@@ -166,7 +168,7 @@ class _Keeper(NamedTuple):
     workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
     self.board.add_line(line)
     if checkpoint:
-      self.checkpoints.save(host, _score(line, self.run.problem.figures.headline), line)
+      self.checkpoints.save(host, _score(line, self.run.problem.figures), line)
 
   def recover(self, failed):
     """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.

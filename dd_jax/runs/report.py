@@ -1,5 +1,6 @@
 """From the files of finished runs to one page of HTML."""
 
+import itertools
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -89,27 +90,24 @@ def _view(run, usual):
   result = run.result
   names = run.artifact.class_names
   score, label, factor = _score(result)
-  validated = _validated(run)
+  plotted = accuracies.of_one_axis(result)
   charts = [
       line_chart("Outer loss", "on real training examples",
                   {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
       line_chart(f"{_upper(label)} while distilling",
                  "% of validation examples" if factor == 100 else "on validation examples",
-                  {"validation": validated,
-                   f"test, at the end: {_shown(result, score)}":
-                       [(step, factor * result[f"{score}_mean"]) for step, _ in validated]})]
+                 dict(itertools.chain.from_iterable(
+                     _while_distilling(run, name, alone=len(plotted) == 1) for name in plotted)))]
   return {
       "name": run.name, "title": title(run.artifact.metadata), "result": result,
       "score": _mean_std(result, score), "measures": _measures(run),
-      "scored": "of the test set" if factor == 100 else f"{label} on the test set",
+      "scored": "of the test set" if score == "accuracy" else f"{label} on the test set",
       "readable": shown.readable(run.artifact, names), "scatters": _scatters(run),
       "steps": shown.distilled_steps(run.artifact, names),
       "hidden": shown.num_examples(run.artifact) - shown.MOST,
       "num_images": shown.num_examples(run.artifact),
       "evolution": shown.evolution(run.artifact, run.snapshots), "charts": charts,
-      "histogram": None if run.evaluation is None or len(run.evaluation["after_loss"]) < 2
-                   else histogram(run.evaluation, score, f"test {label}{', %' * (factor == 100)}",
-                                  factor),
+      "histogram": _histogram(run, score),
       "source": run.artifact.metadata.get("init", {}).get("source"),
       "confusion": _confusion(run, names), "facts": _facts(run),
       "changed": _changed(run.config, usual), "config": json.dumps(run.config, indent=2)}
@@ -129,15 +127,34 @@ def _score(result):
   return name, label, 100 if is_share else 1
 
 
+def _histogram(run, name):
+  """Of several networks the figure of each, where it was kept."""
+  if run.evaluation is None or f"after_{name}" not in run.evaluation or (
+      len(run.evaluation["after_loss"]) < 2):
+    return None
+  label, is_share = accuracies.LABELS[name]
+  return histogram(run.evaluation, name, f"test {label}{', %' * is_share}", 100 if is_share else 1)
+
+
 def _upper(text):
   return text[0].upper() + text[1:]
 
 
-def _validated(run):
+def _validated(run, name):
   """`[(outer step, its validation figure)]`."""
-  name, _, factor = _score(run.result)
+  factor = 100 if accuracies.LABELS[name][1] else 1
   return [(line["step"], factor * line[f"validation_{name}"]) for line in run.metrics
           if f"validation_{name}" in line]
+
+
+def _while_distilling(run, name, *, alone):
+  """Two lines of a chart, by name: the validation figure, and where the final test ended."""
+  validated, label = _validated(run, name), accuracies.LABELS[name][0]
+  tested = (100 if accuracies.LABELS[name][1] else 1) * run.result[f"{name}_mean"]
+  prefix = "" if alone else f"{label}, "
+  return ((f"{prefix}validation", validated),
+          (f"{prefix}test, at the end: {_shown(run.result, name)}",
+           [(step, tested) for step, _ in validated]))
 
 
 def _shown(result, name, suffix="_mean"):
@@ -233,7 +250,8 @@ def _comparison(runs):
               for name, run in zip(names, runs)}),
           line_chart(" and ".join(dict.fromkeys(_upper(_score(run.result)[1]) for run in runs))
                      + " while distilling", "on validation examples",
-                     {name: _validated(run) for name, run in zip(names, runs)})]}
+                     {name: _validated(run, _score(run.result)[0])
+                      for name, run in zip(names, runs)})]}
 
 
 def _check_result(path, result):

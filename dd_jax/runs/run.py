@@ -217,12 +217,12 @@ def _write(run, artifact, evaluated, metrics, result):
     figures.distilled_images(
         workdir / "distilled.png", artifact.pictures(),
         np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
-        f"{report.title(artifact.metadata)}: test {accuracies.LABELS[name][0]} {score}"
-        f"{accuracies.unit(name)} after "
+        f"{report.title(artifact.metadata)}: {accuracies.LABELS[name][0]} {score}"
+        f"{accuracies.unit(name)} on test data after "
         f"{distilled.step_sizes.size} inner step{'s' * (distilled.step_sizes.size != 1)}",
         artifact.class_names)
-  figures.curves(workdir / "curves.png", metrics, name, result[f"{name}_mean"])
-  snapshots.save_evaluation(workdir, evaluated, **_predicted(run, distilled))
+  figures.curves(workdir / "curves.png", metrics, result)
+  snapshots.save_evaluation(workdir, evaluated, run.problem.figures, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
   workdirs.write_json(workdir / "result.json", result)
   snapshots.remove_groups(workdir)

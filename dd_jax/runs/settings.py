@@ -7,7 +7,7 @@ import numpy as np
 
 PRECISIONS = ("highest", "high", "default")
 SELECTIONS = {"final": "final images; test data chose nothing",
-              "best": "best images by validation accuracy; test data chose nothing"}
+              "best": "best images by validation; test data chose nothing"}
 STORAGES = ("device", "host", "stream")
 ON_NONFINITE = ("stop", "halve")
 
@@ -18,7 +18,7 @@ class Settings(NamedTuple):
   validate_every: int = 500  # Outer steps; a multiple of log_every.
   checkpoint_every: int = 500  # Outer steps; a multiple of log_every.
   checkpoints_kept: int = 2  # The last ones; the best by validation is kept besides.
-  selection: str = "final"  # Which images are the result: final, or best by validation.
+  selection: str = "final"  # Which images are the result: final, or best by `Figures.choosing`.
   on_nonfinite: str = "stop"  # Or halve: back to a checkpoint, with half the learning rates.
   batch_size: int = 250  # Validation and test examples per forward pass.
   num_parallel: int | None = None  # Networks tested side by side; None: one on a CPU, else 10.

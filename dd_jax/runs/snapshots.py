@@ -10,6 +10,7 @@ import numpy as np
 from dd_jax.evaluation import EvalResult, Metrics, TargetMetrics
 from dd_jax.datasets import npz
 from dd_jax.runs import processes
+from dd_jax.runs.accuracies import Figures
 from dd_jax.runs.data import Pixels
 from dd_jax.types import DistilledData
 
@@ -49,9 +50,12 @@ def load_images(workdir: pathlib.Path) -> dict[int, dict[str, np.ndarray]]:
   return {step: _load(paths[step], ("pixels", "step_sizes")) for step in sorted(paths)}
 
 
-def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult, **more: np.ndarray) -> None:
-  """Writes evaluation.npz: the metrics of every network before and after, and these arrays."""
-  _save(workdir / "evaluation.npz", **more, **_arrays_of(evaluated))
+def save_evaluation(workdir: pathlib.Path, evaluated: EvalResult, figures: Figures,
+                    **more: np.ndarray) -> None:
+  """Writes evaluation.npz: metrics and figures of every network before and after, and `more`."""
+  measured = {f"{when}_{name}": values for when in evaluated._fields
+              for name, values in figures.of(getattr(evaluated, when)).items()}
+  _save(workdir / "evaluation.npz", **more, **(measured | _arrays_of(evaluated)))
 
 
 def load_evaluation(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:

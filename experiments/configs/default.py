@@ -145,7 +145,9 @@ def get_config() -> ConfigDict:
   config.validation = validation = ConfigDict()
   validation.every = 500  # Outer steps; a multiple of log_every.
   validation.num_inits = 10
-  validation.selection = "final"  # Which images are the result: final, or best by validation.
+  # Which images are the result: final, or best by validation; of poisoning by the mean of success
+  # and accuracy on the other classes.
+  validation.selection = "final"
 
   config.parallel = "jit"  # Several devices share the run as sharded arrays; or pmap.
   config.precision = "highest"  # Of float32 products on an accelerator: highest, high, default.

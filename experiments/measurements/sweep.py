@@ -73,12 +73,11 @@ def _sweep(config, workdir, study, seeds):
                                lambda file, text=text: file.write(text.getvalue().encode()))
   headline = accuracies.headline_of(rows[0])
   label, is_share = accuracies.LABELS[headline]
-  shown = [name for name in accuracies.LABELS if f"{name}_mean" in rows[0]]
   scale, unit = (100, "% of test examples") if is_share else (1, label)
   figures.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
       accuracies.LABELS[name][0]: [
           (scale * row[f"{name}_mean"], scale * row[f"{name}_std"]) for row in rows]
-      for name in (shown if is_share else [headline])}, unit,
+      for name in accuracies.of_one_axis(rows[0])}, unit,
       f"{config.data.name}, {config.model.name}, {config.init.name} init, "
       f"{rows[0]['num_eval_inits']} held-out networks, {len(seeds)} "
       f"{'seed' if len(seeds) == 1 else 'seeds'}")
