@@ -15,12 +15,14 @@ from sklearn.datasets import load_digits
 import dd_jax
 from dd_jax import datasets
 from dd_jax.files import artifacts
+from dd_jax.runs.provenance import source
 from experiments.configs import digits_fixed_init
 from experiments.measurements import bench
 from experiments.measurements import jax_side
 from experiments.measurements import linear
 from experiments.measurements import memory
 from experiments.measurements import plain_jax
+from experiments.measurements import same_figures
 from experiments.measurements import storage
 from tests.launches import SMOKE, error_of, launch, start_anew
 
@@ -260,3 +262,11 @@ def test_last_bits_are_changed_as_a_user_starts_it(tmp_path):
   (other,) = (_ROOT / "experiments/results/distilled").glob("wine_*.npz")
   process = launch("experiments.measurements.rounding", f"--files={other}", f"--out={out}")
   assert "files must hold the weights of one network" in error_of(process)
+
+
+@pytest.mark.slow
+def test_the_same_code_gives_the_same_figures_and_another_run_others(tmp_path):
+  runs = [same_figures.figures(_ROOT, tmp_path / str(i), "", {"wine_random_init": num_steps})
+          for i, num_steps in enumerate((2, 2, 3))]
+  assert runs[0] == runs[1] and runs[0][0] == source()
+  assert runs[2][1]["wine_random_init"] != runs[0][1]["wine_random_init"]

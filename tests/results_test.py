@@ -34,7 +34,7 @@ soft_labels,0.75,0.015,3,20,100,317720,200,90.0
 @pytest.fixture
 def lines(tmp_path):
   """`write(path, content)` some files, then the rendered lines."""
-  for directory in ("pools", "baselines", "transfers"):
+  for directory in ("pools", "baselines", "transfers", "versions"):
     (tmp_path / directory).mkdir()
   (tmp_path / "mnist_ingredients-ingredients.csv").write_text(_STUDY)
 
@@ -125,6 +125,23 @@ def test_the_runs_of_the_newest_code_count_and_others_are_marked(lines):
   assert "→ **90.0** ± 2.0 † | 1 |" in row_of(rendered, "mnist_fixed_init")
   assert "→ **90.0** ± 2.0 † | 1 |" in row_of(rendered, "cifar10_random_init")
   assert "→ **80.0** ± 2.0 † | 1 |" in row_of(rendered, "cifar10_fixed_init")
+
+
+def test_codes_that_give_the_same_figures_are_one(lines):
+  def compared(codes, differ, day):
+    return {"codes": codes, "differ": differ, "date": f"2026-11-{day}"}
+
+  old, other = ({**_RESULT, "sources": [code], "date": "2026-11-20"} for code in ("old", "other"))
+  rendered = lines(**{
+      "mnist_random_init-seed0": {**old, "accuracy_mean": .7}, "mnist_random_init-seed1": _RESULT,
+      "mnist_fixed_init-seed0": {**_RESULT, "sources": ["old", "between", "new"]},
+      "digits_fixed_init-seed0": other,
+      "versions/1": compared(["between", "new"], [], 22),
+      "versions/2": compared(["old", "between"], [], 21),
+      "versions/3": compared(["other", "new"], ["mnist_random_init"], 23)})
+  assert "→ **75.0** ± 2.0 (worst seed 70.0) | 2 |" in row_of(rendered, "mnist_random_init")
+  assert "†" not in row_of(rendered, "mnist_fixed_init")
+  assert "→ **80.0** ± 2.0 † | 1 |" in row_of(rendered, "digits_fixed_init")
 
 
 def test_a_seed_that_older_code_had_begun_leaves_the_others_of_its_row(lines):

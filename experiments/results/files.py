@@ -9,11 +9,17 @@ from dd_jax.runs.accuracies import LABELS, shown
 from experiments.results import paper
 
 
-def read_runs(directory: pathlib.Path) -> dict[str, list[dict]]:
-  """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order."""
+def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[dict]]:
+  """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order.
+
+  Codes that are the `same_figures` are one.
+  """
   groups = collections.defaultdict(list)
   for path in sorted(directory.glob("*.json")):
-    groups[path.stem.rsplit("-seed", 1)[0]].append(json.loads(path.read_text()))
+    result = json.loads(path.read_text())
+    if "sources" in result:
+      result["sources"] = list(dict.fromkeys(same.get(code, code) for code in result["sources"]))
+    groups[path.stem.rsplit("-seed", 1)[0]].append(result)
   return {name: newest_of(groups[name]) for name in sorted(groups, key=_order)}
 
 
@@ -21,6 +27,16 @@ def read_all(directory: pathlib.Path) -> dict[str, dict]:
   """`{file stem: content}` in the order of the paper's rows."""
   files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
   return dict(sorted(files.items(), key=lambda item: _order(item[0])))
+
+
+def same_figures(directory: pathlib.Path) -> dict[str, str]:
+  """`{code: an older code that gives the same}`, of what measurements.same_figures wrote there."""
+  found: dict[str, str] = {}
+  for report in sorted(read_all(directory).values(), key=lambda report: report["date"]):
+    before, after = report["codes"]
+    if not report["differ"] and before != after:
+      found[after] = found.get(before, before)
+  return found
 
 
 def newest_of(results: list[dict]) -> list[dict]:

@@ -11,7 +11,8 @@
     python -m experiments.results.tables
 
 A file of a run is its result.json, named CONFIG-seedSEED.json, or CONFIG-NOTE-seedSEED.json for a
-run that overrode its config; of a row the runs of the newest code count. Those of the bench are
+run that overrode its config; of a row the runs of the newest code count, where versions/*.json
+(experiments.measurements.same_figures) say which codes are one. Those of the bench are
 measurements/bench_1.json, bench_2.json and so on. Every number of the tables comes from these.
 """
 
@@ -26,7 +27,7 @@ from experiments.results import paper
 from experiments.results import published
 from experiments.results import transfers
 from experiments.results.files import (config_and_note, ended_by, last, link, markdown, mean_std,
-                                       percent, read_all, read_runs)
+                                       percent, read_all, read_runs, same_figures)
 
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
@@ -154,7 +155,7 @@ def render_bench(text: str, measurements: pathlib.Path = _HERE / "measurements")
 def render_ways(text: str, results: pathlib.Path = _HERE / "results") -> str:
   """The text of docs/five_ways.md with its table made anew."""
   return _between(_WAYS_MARKS, text, transfers.ways_table(
-      read_runs(results), read_runs(results / "transfers")))
+      *_runs_and_transfers(results)))
 
 
 def render_merging(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
@@ -179,16 +180,22 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
            studies: pathlib.Path = _HERE / "measurements/studies") -> str:
   """The README's text with its generated part made anew."""
   head, mark, _ = text.partition(_MARK)
-  runs, pools = read_runs(results), read_all(results / "pools")
+  (runs, transferred), pools = _runs_and_transfers(results), read_all(results / "pools")
   return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
-          + "\n† by an earlier version of the code than that of the newest row.\n"
+          + "\n† by an earlier version of the code than that of the newest row, which no comparison of"
+          " short runs (results/versions) shows to give the same.\n"
           + "\n### Baselines of the same budget\n\n"
           + baselines_table(read_all(results / "baselines"), runs)
           + "\n### Pools of pre-trained networks\n\n" + pools_table(pools)
           + "\n### Ingredients of later work, one at a time\n\n"
           + ingredients_table(studies / "mnist_ingredients-ingredients.csv")
-          + transfers.table(read_runs(results / "transfers"))
+          + transfers.table(transferred)
           + published.table(results / "distilled") + published.others_table(results))
+
+
+def _runs_and_transfers(results):
+  same = same_figures(results / "versions")
+  return read_runs(results, same), read_runs(results / "transfers", same)
 
 
 def _mark(results, newest):
