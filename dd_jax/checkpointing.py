@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import closures
 from dd_jax.leaves import is_floating, split_off, split_off_floating
 from dd_jax.types import Array
 
@@ -72,7 +73,7 @@ def scan(step: Callable, constants: Any, rows: Any, state: Any, inputs: Any, pla
          num_states: int) -> tuple[Any, Array]:
   """`lax.scan` of a step whose backward pass holds `num_states` states at a time.
 
-  Reverse mode alone, and once. Whatever is differentiated must be an argument.
+  Reverse mode alone, and once.
 
   Args:
     step: `(constants, row, state, input) -> (state, output)`.
@@ -87,9 +88,11 @@ def scan(step: Callable, constants: Any, rows: Any, state: Any, inputs: Any, pla
     The state after the last step, and the outputs `[T]`.
   """
   table = plan(len(places), num_states)
+  converted, closed = closures.hoist(step, constants, _at(rows, 0), state, _at(inputs, 0))
+  constants = closed, constants
 
   def take(constants, rows, state, inputs, places, position):
-    return step(constants, _at(rows, places[position]), state, _at(inputs, position))
+    return converted(*constants, _at(rows, places[position]), state, _at(inputs, position))
 
   @jax.custom_vjp
   def run(constants, rows, state, inputs, places):
@@ -129,7 +132,8 @@ def scan(step: Callable, constants: Any, rows: Any, state: Any, inputs: Any, pla
           (constants, _at(rows, places[position]), state, _at(inputs, position)))
 
       def of_floating(some):
-        state, output = step(*join(some))
+        constants, *others = join(some)
+        state, output = converted(*constants, *others)
         return split_off_floating(state)[0], output
 
       state_bar, constants_bar = bars

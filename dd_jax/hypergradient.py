@@ -104,22 +104,5 @@ def value_and_hypergrad(outer_loss: Callable) -> Callable:
 
   Args:
     outer_loss: from `make_outer_loss`.
-
-  Raises:
-    ValueError: an inner loss that closes over something that is differentiated.
   """
-  gradient = jax.value_and_grad(outer_loss)
-
-  def value_and_grad(trainable, init_state, key, inputs, labels):
-    try:
-      return gradient(trainable, init_state, key, inputs, labels)
-    except Exception as error:  # JAX has a private class for one of the two.
-      if not (isinstance(error, jax.errors.UnexpectedTracerError)
-              or "with respect to a closed-over value" in str(error)):
-        raise
-      raise ValueError(
-          "inner_loss must take everything that receives a gradient as an argument; it closes "
-          'over a differentiated value, which gradient="forward_over_reverse" cannot follow'
-      ) from error
-
-  return value_and_grad
+  return jax.value_and_grad(outer_loss)

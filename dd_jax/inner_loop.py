@@ -13,6 +13,7 @@ import optax
 
 from dd_jax import adapters
 from dd_jax import checkpointing
+from dd_jax import closures
 from dd_jax.leaves import split_off_floating
 from dd_jax.optimizers import INNER_OPTIMIZERS, check_differentiable, check_hyper
 from dd_jax.types import Array, DistilledData, Params
@@ -65,8 +66,7 @@ def unroll(loss: Callable, optimizer: Any = None, *, memory: str | int = "remat"
 
   Args:
     loss: `(params, inputs, labels) -> []`, or `([], anything)`. It gets a fresh key in every step
-      where it has an argument `key`. Whatever receives a gradient must be an argument: it may
-      not close over it.
+      where it has an argument `key`. What it closes over receives its gradient too.
     optimizer: optax transformation whose update the step size scales, or `hyper ->
       transformation` of the hyper-parameters of the distilled data. None: gradient descent.
     memory: what the backward pass keeps. "plain": every step's activations; "remat": the weights
@@ -130,12 +130,17 @@ class Unroll:
     step, rows, inputs = dataclasses.replace(self, gradient="reverse")._steps(key, distilled)
     num_steps_of_epoch = distilled.step_sizes.shape[1]
 
-    def body(position, state):
+    def move(position, state):
       row = jax.tree.map(lambda x: x[position % num_steps_of_epoch], rows)
-      now = jax.tree.map(lambda x: x[0], inputs(jnp.asarray(position)[None]))
+      now = jax.tree.map(lambda x: x[0], inputs(position[None]))
       return step(distilled.hyper, row, state, now)[0]
 
-    return jax.lax.fori_loop(start, start + num_steps, body, state)
+    # No gradient by what the loss closes over either.
+    converted, closed = closures.hoist(move, jnp.zeros((), jnp.int32), state)
+    closed = jax.lax.stop_gradient(closed)
+    return jax.lax.fori_loop(
+        start, start + num_steps,
+        lambda position, state: converted(closed, jnp.asarray(position, jnp.int32), state), state)
 
   def check(self, params: Params, hyper: Any = ()) -> None:
     """A ValueError where no hypergradient can pass the optimizer; tracers will do."""
@@ -232,29 +237,37 @@ def _scan(step, hyper, batches, state, inputs, places, memory):
 def _symmetric_value_and_grad(loss):
   """`jax.value_and_grad` whose reverse rule is one forward derivative of the full gradient.
 
-  The Hessian over (params, batch) is symmetric, so the cotangents of both along v are the
+  The Hessian over the params and all else is symmetric, so the cotangents of both along v are the
   derivative of their own gradients in direction v of the params (Kemaev et al., arXiv 2505.00793).
   """
-  @jax.custom_vjp
   def value_and_grad(params, batch, key):
-    return jax.value_and_grad(loss)(params, batch, key)
+    converted, closed = closures.hoist(loss, params, batch, key)
+    return _symmetric(lambda params, others: converted(others[0], params, *others[1:]))(
+        params, (closed, batch, key))
 
-  def forward(params, batch, key):
-    return value_and_grad(params, batch, key), (params, batch, key)
+  return value_and_grad
+
+
+def _symmetric(loss):
+  """The same of a loss `(params, others)` that is closed over nothing."""
+  @jax.custom_vjp
+  def value_and_grad(params, others):
+    return jax.value_and_grad(loss)(params, others)
+
+  def forward(params, others):
+    return value_and_grad(params, others), (params, others)
 
   def backward(residuals, cotangents):
-    params, batch, key = residuals
+    params, others = residuals
     loss_cotangent, direction = cotangents
-    floating, join = split_off_floating(batch)
+    floating, join = split_off_floating(others)
 
     def full_gradient(params):
-      return jax.grad(lambda params, floating: loss(params, join(floating), key), (0, 1))(
+      return jax.grad(lambda params, floating: loss(params, join(floating)), (0, 1))(
           params, floating)
 
     gradients, tangents = jax.jvp(full_gradient, (params,), (direction,))
-    params_bar, batch_bar = jax.tree.map(
-        lambda g, t: loss_cotangent.astype(g.dtype) * g + t, gradients, tangents)
-    return params_bar, batch_bar, None
+    return jax.tree.map(lambda g, t: loss_cotangent.astype(g.dtype) * g + t, gradients, tangents)
 
   value_and_grad.defvjp(forward, backward)
   return value_and_grad

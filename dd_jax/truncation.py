@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from dd_jax.init_distributions import InitDistribution, pool_tokens
 from dd_jax.inner_loop import InnerState, Unroll, check_stretch
+from dd_jax.leaves import is_floating
 from dd_jax.types import Array, DistilledData, Params, Train
 
 
@@ -97,7 +98,9 @@ class Window:
     start = self.start(
         jax.random.fold_in(key, total) if self.start_key is None else self.start_key,
         total - self.length, losses)
-    begun = self.unrolled.advance(key, self.unrolled.begin(params, distilled), distilled, 0, start)
+    first = self.unrolled.begin(params, distilled)
+    moved = self.unrolled.advance(key, first, distilled, 0, start)
+    begun = moved._replace(opt_state=_with_gradient_of(first.opt_state, moved.opt_state))
     state, losses_there = self.unrolled.stretch(key, begun, distilled, start, self.length)
     return state.params, losses_there
 
@@ -108,6 +111,13 @@ class Window:
   def check(self, params: Params, hyper: Any = ()) -> None:
     """As of `Unroll`."""
     self.unrolled.check(params, hyper)
+
+
+def _with_gradient_of(first, moved):
+  """`moved`, where hyper-parameters that an optimizer keeps have the gradient of `first`."""
+  return jax.tree.map(
+      lambda first, moved: moved + (first - jax.lax.stop_gradient(first))
+      if is_floating(moved) else moved, first, moved)
 
 
 class WarmPool(NamedTuple):

@@ -173,18 +173,3 @@ def test_more_states_than_steps():
   with pytest.raises(ValueError, match="^memory must be at most the 6 inner steps; got 7$"):
     dd_jax.unroll(problems.inner_loss, memory=7)(
         None, problems.init(jax.random.key(0)), decode(trainable))
-
-
-def test_a_loss_that_closes_over_what_is_differentiated_is_refused():
-  trainable, decode = problems.trainable()
-
-  def closing(trainable, *rest):
-    def inner_loss(params, inputs, labels):
-      return problems.inner_loss(params, inputs, labels) * trainable["step_sizes"][0, 0]
-
-    return dd_jax.make_outer_loss(
-        decode, dd_jax.random_init(problems.init), dd_jax.unroll(inner_loss, memory=2),
-        problems.inner_loss, num_inits=1)(trainable, *rest)
-
-  with pytest.raises(ValueError, match="inner_loss must take everything that receives a gradient"):
-    dd_jax.value_and_hypergrad(closing)(trainable, (), _KEY, *problems.real())

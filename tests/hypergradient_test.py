@@ -122,19 +122,28 @@ def test_outer_loss_is_the_mean_over_the_sampled_inits(x64):
     np.testing.assert_allclose(actual, np.mean(one_by_one), rtol=1e-12)
 
 
-def test_an_inner_loss_that_closes_over_a_learned_value_is_explained():
+@pytest.mark.parametrize("memory, gradient", [
+    ("remat", "forward_over_reverse"), (2, "reverse"), (3, "forward_over_reverse")], ids=str)
+def test_what_an_inner_loss_closes_over_gets_its_gradient(x64, memory, gradient):
+  """As in plain reverse mode: a learned number, an index, and the gradient within jit or of it."""
   trainable, decode = problems.trainable()
 
-  def outer_loss(trainable, init_state, key, inputs, labels):
-    def inner_loss(params, inputs, labels):
-      return trainable["step_sizes"][0, 0] * problems.inner_loss(params, inputs, labels)
-    loss = dd_jax.make_outer_loss(
-        decode, _RANDOM, dd_jax.unroll(inner_loss, gradient="forward_over_reverse"),
-        problems.inner_loss, num_inits=1)
-    return loss(trainable, init_state, key, inputs, labels)
+  def make(**modes):
+    def outer_loss(trainable, scale, shift, key):
+      def inner_loss(params, inputs, labels):
+        return scale * problems.inner_loss(params, jnp.roll(inputs, shift, 0), labels)
 
-  with pytest.raises(ValueError, match="inner_loss must take everything that receives a gradient"):
-    dd_jax.value_and_hypergrad(outer_loss)(trainable, (), jax.random.key(0), *problems.real())
+      return dd_jax.make_outer_loss(decode, _RANDOM, dd_jax.unroll(inner_loss, **modes),
+                                    problems.inner_loss, num_inits=2)(
+                                        trainable, (), key, *problems.real())
+    return outer_loss
+
+  at = trainable, jnp.asarray(1.3), jnp.asarray(1), jax.random.key(0)
+  expected = jax.grad(make(memory="plain"), (0, 1))(*at)
+  outer_loss = make(memory=memory, gradient=gradient)
+  assert abs(expected[1]) > 1e-3
+  for transformed in (jax.jit(jax.grad(outer_loss, (0, 1))), jax.grad(jax.jit(outer_loss), (0, 1))):
+    problems.assert_close(transformed(*at), expected, 1e-10)
 
 
 @pytest.mark.parametrize("options, message", [

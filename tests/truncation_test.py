@@ -63,6 +63,41 @@ def test_the_hypergradient_of_a_window_is_its_definition(x64, length, memory):
   problems.assert_close(actual, expected, 1e-9)
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["beside", "in its state"])
+def test_a_window_gives_closed_values_and_hyper_parameters_its_own_gradient(x64, kept):
+  """As the window's steps from a fixed state; wherever the optimizer keeps its learning rate."""
+  trainable, decode = problems.trainable()
+  start, length, key = _TOTAL - 2, 2, jax.random.key(5)
+
+  def descend(learning_rate):
+    return optax.chain(optax.trace(.3), optax.scale(-learning_rate))
+
+  def make(scale, rate, optimizer=descend):
+    unrolled = dd_jax.unroll(lambda *args: scale * problems.inner_loss(*args), optimizer)
+    return unrolled, decode(trainable)._replace(hyper=rate)
+
+  def outer_loss(scale, rate):
+    unrolled, distilled = make(scale, rate, lambda hyper: optax.inject_hyperparams(descend)(
+        learning_rate=hyper) if kept else descend(hyper))
+    return _outer_loss(lambda _: distilled, dd_jax.window(
+        unrolled, start=truncation.last_start, length=length))(
+            trainable, (), key, *problems.real())
+
+  at = jnp.asarray(1.3), jnp.asarray(.9)
+  (params,) = _networks(key, 1)
+  unrolled, distilled = make(*at)
+  state = unrolled.advance(None, unrolled.begin(params, distilled), distilled, 0, start)
+
+  def of_window(scale, rate):
+    unrolled, distilled = make(scale, rate)
+    moved, _ = unrolled.stretch(None, state, distilled, start, length)
+    return problems.inner_loss(moved.params, *problems.real())
+
+  expected = jax.grad(of_window, (0, 1))(*at)
+  assert np.abs(expected).min() > 1e-3
+  problems.assert_close(expected, jax.jit(jax.grad(outer_loss, (0, 1)))(*at), 1e-10)
+
+
 @pytest.mark.slow
 def test_random_windows_occur_everywhere_and_one_program_serves_all(x64):
   """Two networks in blocks of one or together: an outer step has one window for all of them."""
