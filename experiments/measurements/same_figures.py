@@ -55,7 +55,7 @@ def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str,
       updates["eval.num_inits"] = 2
     if config in _FROM_POOL:
       updates |= {"init.pool": workdir / _POOL, "init.num_validation": 1,
-                  "validation.num_inits": 1}
+                  "outer.num_inits": 2, "validation.num_inits": 1}
     _run(checkout, "main", config, of_config, data_dir, **updates)
     result = json.loads((of_config / "result.json").read_text())
     found[config] = _digest(of_config / "distilled.npz", result)

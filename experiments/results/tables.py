@@ -182,8 +182,8 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
   head, mark, _ = text.partition(_MARK)
   (runs, transferred), pools = _runs_and_transfers(results), read_all(results / "pools")
   return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
-          + "\n† by an earlier version of the code than that of the newest row, which no comparison "
-          "of short runs (results/versions) shows to give the same.\n"
+          + "\n† by an earlier version of the code than that of the newest row, which no "
+            "comparison of short runs (results/versions) shows to give the same.\n"
           + "\n### Baselines of the same budget\n\n"
           + baselines_table(read_all(results / "baselines"), runs)
           + "\n### Pools of pre-trained networks\n\n" + pools_table(pools)
