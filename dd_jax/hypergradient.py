@@ -104,5 +104,23 @@ def value_and_hypergrad(outer_loss: Callable) -> Callable:
 
   Args:
     outer_loss: from `make_outer_loss`.
+
+  Raises:
+    ValueError: a loss in blocks of networks or chunks of examples, which closes over something that
+      is differentiated.
   """
-  return jax.value_and_grad(outer_loss)
+  gradient = jax.value_and_grad(outer_loss)
+
+  def value_and_grad(trainable, init_state, key, inputs, labels):
+    try:
+      return gradient(trainable, init_state, key, inputs, labels)
+    except Exception as error:  # JAX has a private class for one of the two.
+      if not (isinstance(error, jax.errors.UnexpectedTracerError)
+              or "with respect to a closed-over value" in str(error)):
+        raise
+      raise ValueError(
+          "inner_loss and real_loss must take everything that receives a gradient as an argument "
+          "where num_parallel, chunk_size or devices cut networks or examples; one closes over a "
+          "differentiated value") from error
+
+  return value_and_grad

@@ -1,15 +1,16 @@
 """The hypergradient of an optimum, which does not differentiate the steps that lead to it."""
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dd_jax import adapters
+from dd_jax import closures
 from dd_jax import optimizers
 from dd_jax.inner_loop import unroll
+from dd_jax.leaves import split_off_floating
 from dd_jax.types import Train
 
 SOLVERS = ("conjugate_gradient", "neumann")
@@ -46,28 +47,37 @@ def implicit(loss: Callable, optimizer: Any = None, *, solver: str = "conjugate_
   if not damping >= 0:
     raise ValueError(f"damping must not be negative; got {damping}")
   unrolled = unroll(loss, optimizer, memory="plain")
-  mean_loss = adapters.scalar(adapters.with_key(loss))
+  loss_of_batch = adapters.scalar(adapters.with_key(loss))
 
   def train(key, params, distilled):
     final, losses = unrolled(key, *jax.lax.stop_gradient((params, distilled)))
     pull = optimizers.pull(optimizer, distilled.hyper, params)
-    solve = _optimum(mean_loss, solver, num_terms, damping)
+    batches = distilled.inputs, distilled.labels
+
+    def mean_loss(params, key, batches):
+      return jnp.mean(jax.vmap(lambda batch: loss_of_batch(params, *batch, key=key))(batches))
+
+    converted, closed = closures.hoist(mean_loss, final, key, batches)
+    solve = _optimum(converted, solver, num_terms, damping)
     step_size = jax.lax.stop_gradient(distilled.step_sizes[-1, -1])
-    return solve(final, step_size, key, pull, distilled.inputs, distilled.labels), losses
+    return solve(final, step_size, key, pull, closed, batches), losses
 
   return train
 
 
 def _optimum(loss, solver, num_terms, damping):
-  """`(final, step_size, key, *data) -> final`, with the derivative of an optimum by the data."""
-  def residual(key, params, pull, inputs, labels):
+  """`(final, step_size, key, *data) -> final`, with the derivative of an optimum by the data.
+
+  The data are the optimizer's pull, what the `loss(closed, params, key, batches)` was closed over,
+  and the batches.
+  """
+  def residual(key, params, pull, closed, batches):
     """Zero at the optimum."""
-    gradient = jax.grad(lambda params: jnp.mean(jax.vmap(
-        lambda inputs, labels: loss(params, inputs, labels, key=key))(inputs, labels)))(params)
+    gradient = jax.grad(loss, 1)(closed, params, key, batches)
     return jax.tree.map(lambda g, p: g + jnp.asarray(pull, p.dtype) * p, gradient, params)
 
   @jax.custom_vjp
-  def optimum(final, step_size, key, pull, inputs, labels):
+  def optimum(final, step_size, key, *data):
     return final
 
   def forward(final, step_size, key, *data):
@@ -85,8 +95,9 @@ def _optimum(loss, solver, num_terms, damping):
     else:
       tolerance = float(jnp.finfo(step_size.dtype).eps)
       u, _ = jax.scipy.sparse.linalg.cg(product, direction, tol=tolerance, maxiter=num_terms)
-    _, back = jax.vjp(functools.partial(residual, key, final), *data)
-    return None, None, None, *back(jax.tree.map(jnp.negative, u))
+    floating, join = split_off_floating(data)
+    _, back = jax.vjp(lambda floating: residual(key, final, *join(floating)), floating)
+    return None, None, None, *back(jax.tree.map(jnp.negative, u))[0]
 
   optimum.defvjp(forward, backward)
   return optimum

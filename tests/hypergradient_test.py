@@ -146,6 +146,21 @@ def test_what_an_inner_loss_closes_over_gets_its_gradient(x64, memory, gradient)
     problems.assert_close(transformed(*at), expected, 1e-10)
 
 
+@pytest.mark.parametrize("options", [dict(num_parallel=1), dict(chunk_size=3)], ids=str)
+def test_a_loss_in_pieces_that_closes_over_a_learned_value_is_explained(options):
+  trainable, decode = problems.trainable()
+
+  def outer_loss(trainable, init_state, key, inputs, labels):
+    def loss(params, inputs, labels):
+      return trainable["step_sizes"][0, 0] * problems.inner_loss(params, inputs, labels)
+
+    return dd_jax.make_outer_loss(decode, _RANDOM, dd_jax.unroll(loss), loss, num_inits=2,
+                                  **options)(trainable, init_state, key, inputs, labels)
+
+  with pytest.raises(ValueError, match="must take everything that receives a gradient as an arg"):
+    dd_jax.value_and_hypergrad(outer_loss)(trainable, (), jax.random.key(0), *problems.real())
+
+
 @pytest.mark.parametrize("options, message", [
     (dict(num_inits=0), "num_inits must be at least 1; got 0"),
     (dict(chunk_size=0), "chunk_size must be at least 1; got 0"),

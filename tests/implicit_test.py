@@ -203,3 +203,19 @@ def test_an_optimizer_that_closes_over_a_traced_number_is_refused():
 
   with pytest.raises(ValueError, match="optimizer must not close over traced numbers"):
     jax.jit(value)(.9)
+
+
+def test_what_a_loss_closes_over_gets_its_gradient(x64):
+  """A learned strength of the weight decay."""
+  learned = _learned()
+
+  def of_strength(strength, make_train):
+    train = make_train(lambda params, *batch: _inner_loss(params, *batch) + strength * sum(
+        jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(params)))
+    return _outer_loss(learned, train)(*_arguments(learned))
+
+  by_strength = jax.jit(jax.value_and_grad(of_strength), static_argnums=1)
+  actual, expected = (by_strength(jnp.asarray(.1), make_train) for make_train in (
+      functools.partial(dd_jax.implicit, num_terms=40), dd_jax.unroll))
+  assert abs(expected[1]) > 1e-2
+  _assert_close(actual, expected)
