@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import dd_jax
+from dd_jax.runs import workdirs
 from experiments.measurements import rounding
 from experiments.names import applied
 from experiments.results import paper
@@ -251,6 +252,13 @@ def test_a_file_that_lies_elsewhere_stands_with_its_digest(tmp_path):
       "| [mnist_fixed_init](configs/mnist_fixed_init.py), short | 7 | 7654 | `0123456789abcdef` |")
   (tmp_path / "mnist_fixed_init-short-seed7.json").unlink()
   assert published.others_table(tmp_path) == ""
+
+
+def test_no_result_names_a_place_of_the_machine_that_made_it():
+  """Paths in a config are those of the checkout, so that the same run can be made anew."""
+  for path in (tables._HERE / "results").rglob("*.json"):
+    config = workdirs.flatten(json.loads(path.read_text()).get("config") or {})
+    assert not [name for name, value in config.items() if str(value).startswith(("/", "~"))], path
 
 
 def test_published_files_are_small():
