@@ -22,7 +22,7 @@ def table(directory: pathlib.Path) -> str:
   for path in paths:
     artifact = files.artifacts.load(path)
     metadata = artifact.metadata
-    measure = "r2" if metadata.get("targets") else "accuracy"
+    measure = accuracies.headline_of(metadata)
     content = path.read_bytes()
     config, note = config_and_note(path.stem.rsplit("-seed", 1)[0])
     figure = percent(measure, metadata[f"{measure}_mean"]) + accuracies.unit(measure)
