@@ -270,3 +270,10 @@ def test_the_same_code_gives_the_same_figures_and_another_run_others(tmp_path):
           for i, num_steps in enumerate((2, 2, 3))]
   assert runs[0] == runs[1] and runs[0][0] == source()
   assert runs[2][1]["wine_random_init"] != runs[0][1]["wine_random_init"]
+
+
+def test_versions_are_compared_of_checkouts_alone(tmp_path):
+  process = launch("experiments.measurements.same_figures", f"--before={tmp_path}",
+                   f"--out={tmp_path / 'out.json'}")
+  assert error_of(process) == f"error: before must be a checkout of this project; got {tmp_path}"
+  assert not list(tmp_path.iterdir())

@@ -20,10 +20,10 @@ _README = (_ROOT / "README.md").read_text()
 # Modules in data order; each may import those before it.
 _ORDER = ["extras", "types", "adapters", "step_sizes", "parametrization", "perturbations", "models",
           "init_distributions", "losses", "augmentation", "whitening", "optimizers", "leaves",
-          "checkpointing", "inner_loop", "metasmoothness", "truncation", "implicit_gradients",
-          "ridge_regression", "parallel", "batch_independence", "hypergradient", "distillation",
-          "pretraining", "evaluation", "baselines", "linear", "datasets", "files", "__init__",
-          "runs"]
+          "closures", "checkpointing", "inner_loop", "metasmoothness", "truncation",
+          "implicit_gradients", "ridge_regression", "parallel", "batch_independence",
+          "hypergradient", "distillation", "pretraining", "evaluation", "baselines", "linear",
+          "datasets", "files", "__init__", "runs"]
 
 
 def _run(code):
@@ -44,7 +44,7 @@ def test_the_readme_s_python_blocks_run_and_say_the_right_shapes():
 @pytest.mark.slow
 def test_the_readme_s_first_block_distils_the_reader_s_arrays(tmp_path):
   first = re.search(r"```python\n(.*?)```", _README, re.DOTALL)[1]
-  small = first.replace("num_steps=500", "num_steps=1").replace("runs/mine", str(tmp_path))
+  small = first.replace("num_steps=500", "num_steps=1").replace("runs/first", str(tmp_path))
   small = small.replace("models.lenet)", "models.mlp)")
   process = _run(small + "\nprint(result.artifact.images.shape)\n")
   assert process.returncode == 0, process.stderr

@@ -42,8 +42,10 @@ def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str,
     runs: config -> outer steps.
 
   Raises:
-    ValueError: a run that fails; the error holds its last lines.
+    ValueError: no checkout, or a run that fails; the error holds its last lines.
   """
+  if not (checkout / "experiments/main.py").exists():
+    raise ValueError(f"before must be a checkout of this project; got {checkout}")
   if {*runs} & {*_FROM_POOL}:
     _run(checkout, "pretrain", f"{_POOL}:smoke", workdir / _POOL, data_dir)
   found: dict[str, str] = {}
