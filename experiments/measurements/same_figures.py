@@ -5,9 +5,9 @@
       --out=experiments/results/versions/NAME.json
 
 Each config runs for a few outer steps in both checkouts, by the same interpreter and libraries.
-What is compared is the images, labels, step sizes and weights of
-distilled.npz and the mean accuracy of the test, to the last bit. The tables of results take two
-versions as one where a file of results/versions says that nothing differs.
+What is compared is the images, labels, step sizes and weights of distilled.npz and the figure of
+the test, to the last bit. The tables of results take two versions as one where a file of
+results/versions says that nothing differs.
 """
 
 import hashlib
@@ -42,35 +42,38 @@ def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str,
     runs: config -> outer steps.
 
   Raises:
-    ValueError: no checkout, or a run that fails; the error holds its last lines.
+    ValueError: no checkout, one that changed meanwhile, or a run that fails, with its last lines.
   """
   if not (checkout / "experiments/main.py").exists():
     raise ValueError(f"before must be a checkout of this project; got {checkout}")
   if {*runs} & {*_FROM_POOL}:
     _run(checkout, "pretrain", f"{_POOL}:smoke", workdir / _POOL, data_dir)
   found: dict[str, str] = {}
+  codes = set()
   for config, num_steps in runs.items():
     of_config = workdir / config
-    updates = {"outer.num_steps": num_steps, "log_every": num_steps,
+    updates = {"outer.num_steps": num_steps, "log_every": num_steps, "eval.num_inits": 1,
                "validation.every": num_steps, "checkpoint_every": num_steps}
-    if "fixed" not in config and config != "mnist_soft_labels":
-      updates["eval.num_inits"] = 2
     if config in _FROM_POOL:
       updates |= {"init.pool": workdir / _POOL, "init.num_validation": 1,
                   "outer.num_inits": 2, "validation.num_inits": 1}
     _run(checkout, "main", config, of_config, data_dir, **updates)
     result = json.loads((of_config / "result.json").read_text())
     found[config] = _digest(of_config / "distilled.npz", result)
-  return result["sources"][-1], found
+    codes |= {*result["sources"]}
+  if len(codes) > 1:
+    raise ValueError(f"{checkout} must not change while its runs are compared; got {sorted(codes)}")
+  return codes.pop(), found
 
 
 def _run(checkout, command, config, workdir, data_dir, **updates):
   """One command in a checkout, without what is installed of this package."""
   variables = {**os.environ, "PYTHONPATH": str(checkout), "DD_JAX_DATA": data_dir}
+  name, _, variant = config.partition(":")
   done = subprocess.run(
       [sys.executable, "-m", f"experiments.{command}",
-       f"--config={checkout}/experiments/configs/{config.replace(':', '.py:')}"
-       + (".py" if ":" not in config else ""), f"--workdir={workdir}",
+       f"--config={checkout}/experiments/configs/{name}.py:{variant}".rstrip(":"),
+       f"--workdir={workdir}",
        *(f"--config.{name}={value}" for name, value in updates.items())],
       cwd=checkout, env=variables, capture_output=True, text=True, check=False)
   if done.returncode:

@@ -154,8 +154,7 @@ def render_bench(text: str, measurements: pathlib.Path = _HERE / "measurements")
 
 def render_ways(text: str, results: pathlib.Path = _HERE / "results") -> str:
   """The text of docs/five_ways.md with its table made anew."""
-  return _between(_WAYS_MARKS, text, transfers.ways_table(
-      *_runs_and_transfers(results)))
+  return _between(_WAYS_MARKS, text, transfers.ways_table(*_runs_and_transfers(results)))
 
 
 def render_merging(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
