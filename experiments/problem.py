@@ -75,6 +75,7 @@ def make_settings(config: ConfigDict) -> runs.Settings:
   """How the run is watched, kept and computed; mistakes are named by their fields."""
   for field, value in (("log_every", config.log_every),
                        ("checkpoints_kept", config.checkpoints_kept),
+                       ("distill.num_starts", config.distill.num_starts),
                        ("outer.num_steps", config.outer.num_steps)):
     check_positive(field, value)
   for field, value in (("checkpoint_every", config.checkpoint_every),
@@ -86,8 +87,8 @@ def make_settings(config: ConfigDict) -> runs.Settings:
   check_choice("validation.selection", config.validation.selection, ("final", "best"))
   return runs.Settings(
       config.log_every, config.validation.every, config.checkpoint_every, config.checkpoints_kept,
-      config.validation.selection, config.outer.on_nonfinite, config.eval.batch_size,
-      config.eval.num_parallel, config.parallel, config.precision,
+      config.validation.selection, config.distill.num_starts, config.outer.on_nonfinite,
+      config.eval.batch_size, config.eval.num_parallel, config.parallel, config.precision,
       config.data.storage, config.tensorboard)
 
 

@@ -92,7 +92,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         if first:
           keeper.keep(state, before, line, checkpoint=(
               stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or best is not None and _score(line, measured) == best))
+              or best is not None and score(line, measured) == best))
         if stopping:
           raise _interrupted(signals, step)
         bar.update(step - before)
@@ -112,7 +112,7 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
   return state, metrics, timing
 
 
-def _score(line, measured):
+def score(line: dict, measured: accuracies.Figures) -> float | None:
   """What a line of metrics.jsonl is chosen by; None where it was not validated, or is none."""
   found = accuracies.chosen_by(
       {name: line.get(f"validation_{name}", np.nan) for name in measured.choosing}, measured)
@@ -121,7 +121,7 @@ def _score(line, measured):
 
 def _best(metrics, measured, so_far=None):
   """The highest of `so_far` and the scores of these lines; None of none."""
-  return max((found for found in (so_far, *(_score(line, measured) for line in metrics))
+  return max((found for found in (so_far, *(score(line, measured) for line in metrics))
               if found is not None), default=None)
 
 
@@ -168,7 +168,7 @@ class _Keeper(NamedTuple):
     workdirs.append_line(self.run.workdir / "metrics.jsonl", line)
     self.board.add_line(line)
     if checkpoint:
-      self.checkpoints.save(host, _score(line, self.run.problem.figures), line)
+      self.checkpoints.save(host, score(line, self.run.problem.figures), line)
 
   def recover(self, failed):
     """Stops, or goes back to a checkpoint with half the learning rates of the state that failed.

@@ -10,6 +10,7 @@ import optax
 from dd_jax.distillation import make_outer_loop, run_on_minibatches, run_outer_steps
 from dd_jax.evaluation import Plan, count_networks, draw_networks, evaluate_networks, train_networks
 from dd_jax.hypergradient import make_outer_loss
+from dd_jax.runs import checkpoints
 from dd_jax.runs import feeds
 from dd_jax.runs import layouts
 from dd_jax.runs.bound import Bound, Evaluation, FedEvaluation, FedSteps
@@ -27,6 +28,7 @@ class Programs(NamedTuple):
   """What a run calls, each with the data that it goes through."""
   layout: Layout
   state: OuterState  # Before the first outer step.
+  begin: Callable[[int], OuterState]  # The same, of a start; `state` is that of start 0.
   decode: Callable[[Any], DistilledData]
   steps: Bound  # steps(state) -> (state, infos [log_every]).
   validate: Evaluation | FedEvaluation  # validate(distilled) -> EvalResult.
@@ -46,9 +48,14 @@ def make_programs(problem: Problem, *, num_steps: int, seed: int, settings: Sett
   building = _Building(problem, settings, num_steps, keys, layout)
   init = layout.place_train_init(problem.inits.train)
   loop = building.loop(init)
-  state = layout.place(building.precise(building.begin)(loop, init.state))
+
+  def begin(start):
+    return layout.place(building.precise(building.begin)(loop, init.state, start))
+
+  state = begin(0)
+  _check_starts(begin, settings.num_starts)
   programs = Programs(
-      layout, state, problem.learned.decode, building.steps(loop, init.state),
+      layout, state, begin, problem.learned.decode, building.steps(loop, init.state),
       building.evaluation("validation", problem.num_validation_inits,
                           group_size=problem.num_validation_inits),
       building.evaluation("test", problem.num_test_inits, group_size=min(
@@ -99,10 +106,10 @@ class _Building(NamedTuple):
     return make_outer_loop(outer_loss, optax.chain(optimizer, scale), augment=problem.augment,
                            carry_on=None if problem.warm is None else carry_on)
 
-  def begin(self, loop, init_state):
+  def begin(self, loop, init_state, start):
     """The state before the first outer step."""
-    problem = self.problem
-    trainable = problem.learned.init(self.keys["images"])
+    problem, key = self.problem, self.keys["images"]
+    trainable = problem.learned.init(jax.random.fold_in(key, start) if start else key)
     carry = () if problem.warm is None else problem.warm.begin(
         self.keys["warm"], init_state, problem.learned.decode(trainable))
     return loop.init(trainable, carry)
@@ -191,6 +198,14 @@ class _Building(NamedTuple):
     return FedEvaluation(
         *(layout.compile(self.precise(function)) for function in (draw, train, count_both)),
         given, examples, layout.place, settings.batch_size, settings.storage == "stream")
+
+
+def _check_starts(begin, num_starts):
+  """A ValueError where several starts were one: neither a key nor anything else tells them apart."""
+  if num_starts > 1 and checkpoints.digest(begin(0).trainable) == checkpoints.digest(
+      begin(1).trainable):
+    raise ValueError("num_starts must be 1 where the distilled data start at given values; "
+                     f"got {num_starts}")
 
 
 def make_keys(seed: int) -> dict[str, jax.Array]:

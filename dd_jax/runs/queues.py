@@ -23,9 +23,10 @@ class Entry(NamedTuple):
 
 
 def steps_taken(entry: Entry) -> int:
-  """Outer steps that its directory has a line of."""
-  lines = workdirs.read_lines(entry.workdir / "metrics.jsonl", "step")
-  return lines[-1]["step"] if lines else 0
+  """Outer steps that its directory has a line of; of several starts, those of the farthest."""
+  paths = [entry.workdir / "metrics.jsonl", *entry.workdir.glob("starts/*/metrics.jsonl")]
+  return max((line["step"] for path in paths for line in workdirs.read_lines(path, "step")[-1:]),
+             default=0)
 
 
 def is_finished(entry: Entry) -> bool:

@@ -32,11 +32,12 @@ from dd_jax.runs import tensorboard
 from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.final_test import evaluate_held_out
-from dd_jax.runs.loop import Run, run_outer_loop
+from dd_jax.runs.loop import Run
 from dd_jax.runs.problem import Problem, name_of, told_apart
 from dd_jax.runs.programs import make_keys, make_programs
 from dd_jax.runs.provenance import keep_source, provenance
-from dd_jax.runs.settings import SELECTIONS, Settings
+from dd_jax.runs.settings import Settings
+from dd_jax.runs.starts import run_best_start
 
 
 class Result(NamedTuple):
@@ -95,10 +96,10 @@ def _run(run, started):
   sources = processes.on_first(lambda: keep_source(run.workdir))
   if processes.is_first():
     print(storage.describe(run.problem.data, run.settings.storage), file=sys.stderr)
-  state, metrics, timing = run_outer_loop(run)
+  state, metrics, timing, chosen = run_best_start(run)
   evaluated = evaluate_held_out(run, state)
   result = _summarize(run, state, evaluated, metrics, timing,
-                      wall_seconds=timing["earlier_seconds"] + time.monotonic() - started)
+                      wall_seconds=timing["earlier_seconds"] + time.monotonic() - started) | chosen
   result["sources"] = sources
   artifact = _artifact(run, state, result)
   result |= processes.on_first(lambda: _save(run, artifact))
@@ -130,7 +131,7 @@ def _summarize(run, state, evaluated, metrics, timing, wall_seconds):
       "compile_seconds": timing["compile_seconds"],
       "seconds_per_outer_step": timing["seconds_per_outer_step"],
       "peak_memory_bytes": machine.peak_bytes(),
-      "selection": SELECTIONS[run.settings.selection],
+      "selection": run.settings.selected,
       "data": run.problem.data.digest,
       **provenance(run.config, run.seed),
   }

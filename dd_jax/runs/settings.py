@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 PRECISIONS = ("highest", "high", "default")
-SELECTIONS = {"final": "final images; test data chose nothing",
-              "best": "best images by validation; test data chose nothing"}
+SELECTIONS = {"final": "final images", "best": "best images by validation"}
 STORAGES = ("device", "host", "stream")
 ON_NONFINITE = ("stop", "halve")
 
@@ -19,6 +18,7 @@ class Settings(NamedTuple):
   checkpoint_every: int = 500  # Outer steps; a multiple of log_every.
   checkpoints_kept: int = 2  # The last ones; the best by validation is kept besides.
   selection: str = "final"  # Which images are the result: final, or best by `Figures.choosing`.
+  num_starts: int = 1  # Of the distilled data; the result is of the best by `Figures.choosing`.
   on_nonfinite: str = "stop"  # Or halve: back to a checkpoint, with half the learning rates.
   batch_size: int = 250  # Validation and test examples per forward pass.
   num_parallel: int | None = None  # Networks tested side by side; None: one on a CPU, else 10.
@@ -29,11 +29,19 @@ class Settings(NamedTuple):
   storage: str = "device"
   tensorboard: bool = False  # Whether curves and images are written for TensorBoard too.
 
+  @property
+  def selected(self) -> str:
+    """Which images are the result, in words."""
+    number = self.num_starts
+    chosen = f" of the best of {number} starts by validation" if number > 1 else ""
+    return f"{SELECTIONS[self.selection]}{chosen}; test data chose nothing"
+
   def check(self, num_steps: int, seed: int) -> None:
     """A ValueError that names the first setting which does not fit."""
     check_seed("seed", seed)
     for name, value in (("num_steps", num_steps), ("log_every", self.log_every),
-                        ("checkpoints_kept", self.checkpoints_kept)):
+                        ("checkpoints_kept", self.checkpoints_kept),
+                        ("num_starts", self.num_starts)):
       check_positive(name, value)
     for name in ("checkpoint_every", "validate_every"):
       value = getattr(self, name)

@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
   # Or real: pixels start as real images; or the path of a distilled.npz, whose images, labels and
   # step sizes they go on from, with the networks of this config.
   distill.start = "noise"
+  distill.num_starts = 1  # Of noise: the whole run from each; the best by validation is the result.
   distill.labels = "hard"  # Or soft: a learned vector for each image; tied: one for each class.
   distill.max_bytes = config_dict.placeholder(int)  # An error where more is learned.
   distill.step_size_sharing = "per_step"  # Or per_epoch, tied, fixed (not learned).
