@@ -44,6 +44,26 @@ def _finish(processes, timeout=300):
   return [process.returncode for process in processes], *zip(*texts)
 
 
+def test_bytes_of_any_size_reach_the_others_in_pieces(monkeypatch):
+  monkeypatch.setattr(processes, "_PIECE_BYTES", 3)
+  for content in (b"", b"ab", b"abc", b"abcdefgh"):
+    assert processes._from_first_bytes(content) == content
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_process_that_has_joined_others_and_not_begun():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  process = subprocess.Popen(
+      [sys.executable, "-c", "import time; from dd_jax.runs import processes; "
+       f"processes.start('localhost:{port}', 1, 0); print('ready', flush=True); time.sleep(60)"],
+      cwd=_ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+  assert process.stdout.readline() == "ready\n"
+  process.terminate()
+  assert process.wait(timeout=20) == -signal.SIGTERM
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
   """A finished run of two processes with two devices each: its directory and its outputs."""

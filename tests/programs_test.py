@@ -8,6 +8,7 @@ import pytest
 
 import dd_jax
 from dd_jax import parametrization
+from dd_jax import runs
 from dd_jax.runs import machine
 from dd_jax.runs import layouts
 from dd_jax.runs import loop
@@ -77,6 +78,25 @@ def test_the_state_leaves_the_device_for_checkpoints_validation_and_snapshots_al
   assert list(fetched) == list(range(num_steps + 1))
   whole = {step for step, sizes in fetched.items() if max(sizes, default=0) >= size}
   assert whole - {0} == {*range(16, 49, 16), *range(12, 49, 12), *range(6, 49, 6)}
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_pool_shared_over_a_mesh_gives_the_same(warm):
+  """On a mesh of one device here; the shares of several are tested in parallel_test."""
+  problem = small_runs.problem(init="random", num_steps=2)
+  pool = dd_jax.pretrained_init(problem.inits.train.sample(jax.random.key(3), 5))
+  problem = problem._replace(inits=runs.Inits(pool, pool, pool), num_inits=2,
+                             num_validation_inits=2, num_test_inits=3)
+  if warm:
+    problem = problem._replace(
+        warm=dd_jax.warm_start(pool, problem.train, size=3, length=2, num_inits=2))
+  found = []
+  for layout in (layouts.one_device(), layouts.jit_over_mesh(2)):
+    programs = make_programs(problem, num_steps=2, seed=0, settings=small_runs.SETTINGS,
+                             layout=layout)
+    state, _ = programs.steps(programs.state)
+    found.append(layouts.to_host((state, programs.test(programs.decode(state.trainable)))))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
 @pytest.mark.slow

@@ -149,6 +149,20 @@ def test_damaged_files_are_survived(make_run, interrupt, tmp_path, uninterrupted
   _assert_same_lines(tmp_path, uninterrupted)
 
 
+def test_a_run_of_a_version_that_lacked_a_field_goes_on(tmp_path, capsys):
+  def distill(num_steps, **distill):
+    return runs.distill(small_runs.problem(), tmp_path, num_steps=num_steps,
+                        config={"distill": distill}, settings=small_runs.SETTINGS)
+
+  earlier = distill(8, start="noise").figures
+  assert distill(8, start="noise", num_starts=1).figures == earlier
+  assert "holds a finished run of this config" in capsys.readouterr().err
+  assert distill(12, start="noise", num_starts=1).figures["outer_steps"] == 12
+  assert "begins at outer step 8\n" in capsys.readouterr().err
+  with pytest.raises(ValueError, match=r"; in .* distill\.num_starts is 1 there and 2 here$"):
+    distill(12, start="noise", num_starts=2)
+
+
 @pytest.mark.parametrize("kept", [0, 3])
 def test_lost_lines_of_metrics_do_not_keep_a_run_from_its_end(
     uninterrupted, tmp_path, kept):

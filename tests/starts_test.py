@@ -4,12 +4,14 @@ import json
 import os
 import signal
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dd_jax import runs
 from dd_jax.runs import loop
 from dd_jax.runs import queues
+from dd_jax.runs import starts
 from dd_jax.runs.programs import make_programs
 from experiments import problem as experiment
 from experiments.configs import digits_fixed_init
@@ -94,12 +96,73 @@ def test_a_run_that_is_stopped_goes_on_with_the_start_that_it_had_begun(tmp_path
                                 expected.artifact.distilled.inputs)
 
 
-def test_more_steps_go_on_from_every_start(tmp_path):
+def test_more_steps_go_on_from_every_start(tmp_path, capsys):
   _distill(tmp_path / "run", num_steps=8)
+  capsys.readouterr()
   found = _distill(tmp_path / "run")
   assert found.figures["outer_steps"] == _NUM_STEPS
+  assert capsys.readouterr().err.count("begins at outer step 8\n") == 3
   assert all(_lines(tmp_path / f"run/starts/{start}")[-1]["step"] == _NUM_STEPS
              for start in range(3))
+
+
+def _of_diverging(diverging):
+  """The problem, whose loss is no number from the starts of these first pixels on."""
+  problem = small_runs.problem()
+
+  def decode(trainable):
+    distilled = problem.learned.decode(trainable)
+    bad = jnp.isin(distilled.inputs[0, 0, 0, 0, 0], jnp.asarray(diverging))
+    return distilled._replace(step_sizes=jnp.where(bad, jnp.nan, distilled.step_sizes))
+
+  return problem._replace(learned=problem.learned._replace(decode=decode))
+
+
+def test_a_start_that_diverges_is_left_out(tmp_path, capsys):
+  programs = make_programs(small_runs.problem(), num_steps=4, seed=0, settings=_SETTINGS)
+  pixels = [float(programs.decode(programs.begin(start).trainable).inputs[0, 0, 0, 0, 0])
+            for start in range(3)]
+  expected = _distill(tmp_path / "expected")
+  assert expected.figures["start"] == 1
+  found = runs.distill(_of_diverging(pixels[:1]), tmp_path / "run", num_steps=_NUM_STEPS,
+                       settings=_SETTINGS)
+  assert found.figures["scores_of_starts"] == [None, *expected.figures["scores_of_starts"][1:]]
+  assert found.figures["start"] == 1
+  np.testing.assert_allclose(found.artifact.distilled.inputs, expected.artifact.distilled.inputs,
+                             rtol=1e-4, atol=1e-4)
+  assert "warning: start 0 is left out: loss or hypergradient is not f" in capsys.readouterr().err
+  with pytest.raises(FloatingPointError, match="none of the 3 starts came to its end"):
+    runs.distill(_of_diverging(pixels), tmp_path / "none", num_steps=_NUM_STEPS,
+                 settings=_SETTINGS)
+
+
+def test_a_signal_after_the_last_step_of_a_start_stops_the_run(tmp_path, monkeypatch):
+  expected = _distill(tmp_path / "expected")
+
+  class Checkpoints(loop.Checkpoints):
+    def __exit__(self, *error):
+      os.kill(os.getpid(), signal.SIGTERM)
+      return super().__exit__(*error)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "Checkpoints", Checkpoints)
+    with pytest.raises(runs.Interrupted, match=f"stopped at outer step {_NUM_STEPS}; the same c"):
+      _distill(tmp_path / "run")
+  assert not (tmp_path / "run/starts/1").exists()
+  assert (_distill(tmp_path / "run").figures["scores_of_starts"]
+          == expected.figures["scores_of_starts"])
+
+
+def test_the_programs_of_all_starts_are_compiled_once(tmp_path, monkeypatch):
+  compiled = []
+
+  def compile_programs(*args, original=starts.compile_programs):
+    compiled.append(args)
+    return original(*args)
+
+  monkeypatch.setattr(starts, "compile_programs", compile_programs)
+  _distill(tmp_path)
+  assert len(compiled) == 1
 
 
 def test_starts_that_would_be_the_same_are_refused(tmp_path):

@@ -86,7 +86,7 @@ class Checkpoints:
       ValueError: a checkpoint of another config, or of a state of other arrays.
       OSError: the disk does not give it, for whatever else than that it is not there.
     """
-    self._wait()
+    self.wait()
     return self._restore_first(sorted(self._manager.all_steps(), reverse=True), like)
 
   def restore_best(self, like: dd_jax.OuterState) -> dd_jax.OuterState | None:
@@ -94,19 +94,19 @@ class Checkpoints:
 
     Those without a score come last. Damaged ones and errors as of `restore_newest`.
     """
-    self._wait()
+    self.wait()
     return self._restore_first(sorted(
         self._manager.all_steps(), key=lambda step: (self._score(step), step), reverse=True), like)
 
   def lines(self) -> list[dict]:
     """The lines that the checkpoints hold, in the order of their steps."""
-    self._wait()
+    self.wait()
     found = [run.get("line") for step in sorted(self._manager.all_steps())
              if (run := self._run_or_none(step)) is not None]
     return [line for line in found if line is not None]
 
-  def _wait(self):
-    """Until what is being written is whole, and so no damaged one."""
+  def wait(self) -> None:
+    """Until what is being written is whole, and so no damaged one; errors as of `save`."""
     try:
       self._manager.wait_until_finished()
     except Exception as error:

@@ -54,7 +54,7 @@ def jit_over_mesh(num_inits: int, devices: list | None = None) -> Layout:
   mesh = parallel.make_mesh(num_inits, devices)
   replicated = jax.sharding.NamedSharding(mesh, parallel.Spec())
   place = functools.partial(parallel.replicate, mesh=mesh)
-  place_init = _place_init(place, functools.partial(parallel.shard_pool, mesh=mesh))
+  place_init = _place_init(place, lambda pool: parallel.shard_pool(pool, mesh).state)
   return Layout(place, place_init, place_init, parallel.split_over_mesh(mesh),
                 functools.partial(parallel.map_over_mesh, mesh=mesh),
                 functools.partial(jax.jit, donate_argnums=0, out_shardings=replicated),

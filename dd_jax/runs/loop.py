@@ -1,6 +1,8 @@
 """The outer loop of a run: dispatches, validation, checkpoints, signals, learning rates halved."""
 
+from collections.abc import Callable
 import contextlib
+import functools
 import pathlib
 import signal
 import sys
@@ -43,25 +45,42 @@ class Run(NamedTuple):
   workdir: pathlib.Path
 
 
-def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
+def run_outer_loop(run: Run, compiled: Callable[[OuterState], tuple[Any, Any]] | None = None
+                   ) -> tuple[OuterState, list[dict], dict[str, float]]:
   """Dispatches of `log_every` outer steps, from the newest checkpoint on.
+
+  Args:
+    run: the run.
+    compiled: what gives its `compile_programs` of a state. None: they are compiled.
 
   Returns:
     The selected state as numpy arrays, the lines of metrics.jsonl, and times in seconds.
+
+  Raises:
+    Interrupted: SIGTERM or SIGINT came; the state is kept, whole.
+    FloatingPointError: the loss is no longer finite; so is the last good state.
+    ValueError, OSError: too little memory, or a checkpoint that cannot be read or written.
   """
+  with interruptions.deferred() as signals:
+    found = _run(run, compiled or functools.partial(compile_programs, run), signals)
+    if processes.any_of(bool(signals)):  # It came when there was no step more to take.
+      raise _interrupted(signals, run.num_steps)
+  return found
+
+
+def _run(run, compiled, signals):
   programs, settings, num_steps = run.programs, run.settings, run.num_steps
   first = processes.is_first()
   checkpoints: Any  # None but in the first process.
   like = jax.tree.map(np.zeros_like, layouts.to_host(programs.state))
   with (Checkpoints(run.workdir / "checkpoints", run.config, settings.checkpoints_kept)
         if first else contextlib.nullcontext() as checkpoints,
-        interruptions.deferred() as signals,
         contextlib.closing(Board(run.workdir, first and settings.tensorboard)) as board):
     keeper = _Keeper(run, checkpoints, board, like, layouts.to_host(programs.state))
     state, metrics = keeper.resume()
     timing = {"earlier_seconds": metrics[-1]["seconds"] if metrics else 0.0}
     clock = time.perf_counter()
-    outer_steps, validate = compile_programs(run, state)
+    outer_steps, validate = compiled(state)
     timing["compile_seconds"] = time.perf_counter() - clock
     measured = run.problem.figures
     began = step = int(state.step)
@@ -89,19 +108,17 @@ def run_outer_loop(run: Run) -> tuple[OuterState, list[dict], dict[str, float]]:
         metrics.append(line)
         best = _best(metrics[-1:], measured, best)
         stopping = step < num_steps and processes.any_of(bool(signals))
-        if first:
-          keeper.keep(state, before, line, checkpoint=(
-              stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-              or best is not None and score(line, measured) == best))
+        keeper.keep(state, before, line, checkpoint=(
+            stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
+            or best is not None and score(line, measured) == best))
         if stopping:
+          keeper.wait()
           raise _interrupted(signals, step)
         bar.update(step - before)
         shown = line.get(f"validation_{measured.headline}", shown)
         bar.set_postfix(loss=f"{line['loss']:.4f}", **({} if shown is None else {
             "validation": accuracies.shown(measured.headline, shown)
                           + accuracies.unit(measured.headline).strip()}))
-    if processes.any_of(bool(signals)):
-      raise _interrupted(signals, step)
     # Of this session; of all where it had no step to take.
     seconds = metrics[-1]["seconds"] - (sum(timing.values()) if step > began else 0)
     timing["seconds_per_outer_step"] = seconds / (step - began or step)
@@ -159,8 +176,16 @@ class _Keeper(NamedTuple):
       print(f"begins at outer step {int(state.step)}", file=sys.stderr)
     return self.run.programs.layout.place(state), metrics
 
+  def wait(self):
+    """Until the state is whole: the first process cannot write on once others have left."""
+    processes.on_first(lambda: self.checkpoints.wait())
+
   def keep(self, state, before, line, *, checkpoint):
-    """Writes what is due; the state comes to the host only where it is."""
+    """Writes what is due; what the first process cannot write is an error in all of them."""
+    processes.on_first(lambda: self._write(state, before, line, checkpoint))
+
+  def _write(self, state, before, line, checkpoint):
+    """The state comes to the host only where it is due."""
     shown = snapshots.is_due(before, line["step"], self.run.num_steps)
     host = layouts.to_host(state) if shown or checkpoint else None
     if shown:
@@ -180,6 +205,7 @@ class _Keeper(NamedTuple):
     if self.run.settings.on_nonfinite == "stop":
       if processes.is_first():
         self.checkpoints.save(failed, None)
+      self.wait()
       raise FloatingPointError(message)
     state, metrics = self.resume()
     scale = optax.tree.get(failed.opt_state, "rate_scale") / 2

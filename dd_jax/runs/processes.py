@@ -2,10 +2,14 @@
 
 import atexit
 from collections.abc import Callable
+import inspect
 import json
 import os
+import signal
+import struct
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -14,6 +18,7 @@ import numpy as np
 
 # Seconds without a sign of life after which a process is given up.
 _HEARTBEAT_SECONDS = 30
+_PIECE_BYTES = 2 ** 28  # That travel from the first process to the others at once.
 # Variables by which a cluster tells a process how many there are; jax finds the rest itself.
 _CLUSTER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 OTHERS_ENDED = ("error: another process of this run has ended or cannot be reached; the same "
@@ -51,8 +56,13 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   elif ":" not in given["coordinator"]:
     raise ValueError(f"--coordinator must be host:port; got {coordinator!r}")
   _watch()
+  timeouts = {f"{name}_timeout_seconds": _HEARTBEAT_SECONDS for name in ("heartbeat", "shutdown")}
+  known = inspect.signature(jax.distributed.initialize).parameters  # JAX 0.7 has the first alone.
   jax.distributed.initialize(coordinator, num_processes, process_id,
-                             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+                             **{name: value for name, value in timeouts.items() if name in known})
+  if threading.current_thread() is threading.main_thread():
+    # jax takes SIGTERM for a notice and does nothing; it ends a process again, as before.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def leave(status: int) -> None:
@@ -142,8 +152,14 @@ def _say_goodbye():
 
 
 def _from_first_bytes(content):
-  size = int(multihost_utils.broadcast_one_to_all(np.array(len(content))))
-  padded = np.zeros(size, np.uint8)
-  if is_first():
-    padded[:] = np.frombuffer(content, np.uint8)
-  return multihost_utils.broadcast_one_to_all(padded).tobytes()
+  # The size as bytes, too: of 2 GiB and more it is none of jax's usual integers.
+  (size,) = struct.unpack("<q", _piece_from_first(struct.pack("<q", len(content))))
+  pieces = [_piece_from_first(content[start:start + _PIECE_BYTES] if is_first() else
+                              bytes(min(_PIECE_BYTES, size - start)))
+            for start in range(0, size, _PIECE_BYTES)]
+  return b"".join(pieces)
+
+
+def _piece_from_first(content):
+  """The first process's bytes, of which all give as many."""
+  return multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8)).tobytes()

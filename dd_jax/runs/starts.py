@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from dd_jax.runs import processes
-from dd_jax.runs.loop import Run, run_outer_loop, score
+from dd_jax.runs.loop import Run, compile_programs, run_outer_loop, score
 from dd_jax.types import OuterState
 
 
@@ -23,27 +23,49 @@ def run_best_start(run: Run) -> tuple[OuterState, list[dict], dict[str, float], 
   Returns:
     State and lines of the best start, times of all of them together, and what result.json says of
     the choice: nothing of one start.
+
+  Raises:
+    FloatingPointError: no start has a loss that stays finite; of several, those that have none are
+      left out.
   """
   number = run.settings.num_starts
   if number == 1:
     return *run_outer_loop(run), {}
-  outcomes = [_run_start(run, start) for start in range(number)]
-  scores = [_selected_score(run, state, metrics) for state, metrics, _ in outcomes]
-  best = max(range(number), key=lambda start: -math.inf if scores[start] is None else scores[start])
+  compiled: list[tuple[Any, Any]] = []  # The programs are the same for all.
+
+  def compile_once(state):
+    if not compiled:
+      compiled.append(compile_programs(run, state))
+    return compiled[0]
+
+  outcomes = {start: outcome for start in range(number)
+              if (outcome := _run_start(run, start, compile_once)) is not None}
+  if not outcomes:
+    raise FloatingPointError(f"none of the {number} starts came to its end; why stands above")
+  scores = [_selected_score(run, *outcomes[start][:2]) if start in outcomes else None
+            for start in range(number)]
+  best = max(outcomes, key=lambda start: -math.inf if scores[start] is None else scores[start])
   processes.on_first(lambda: _copy(_directory(run, best), run.workdir))
   state, metrics, timing = outcomes[best]
-  together = {name: sum(times[name] for *_, times in outcomes)
+  together = {name: sum(times[name] for *_, times in outcomes.values())
               for name in ("earlier_seconds", "compile_seconds")}
   return state, metrics, {**timing, **together}, {"start": best, "scores_of_starts": scores}
 
 
-def _run_start(run, start):
+def _run_start(run, start, compiled):
+  """What its outer loop gives; None where its loss does not stay finite."""
   directory = _directory(run, start)
   processes.on_first(lambda: directory.mkdir(parents=True, exist_ok=True))
   if processes.is_first():
     print(f"start {start} of 0..{run.settings.num_starts - 1}", file=sys.stderr)
-  return run_outer_loop(run._replace(
-      workdir=directory, programs=run.programs._replace(state=run.programs.begin(start))))
+  of_start = run._replace(
+      workdir=directory, programs=run.programs._replace(state=run.programs.begin(start)))
+  try:
+    return run_outer_loop(of_start, compiled)
+  except FloatingPointError as error:
+    if processes.is_first():
+      print(f"warning: start {start} is left out: {error}", file=sys.stderr)
+    return None
 
 
 def _directory(run, start):

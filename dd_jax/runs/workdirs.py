@@ -16,6 +16,8 @@ from dd_jax.runs import paths
 from dd_jax.runs import processes
 
 _LOCK = ".lock"
+# Fields that runs of earlier versions do not have, with what those did.
+_ADDED = {"distill.num_starts": 1, "settings.num_starts": 1}
 _ABSENT = "absent"  # In a message, of a field that a config does not have.
 
 
@@ -91,7 +93,8 @@ def check_run(config: dict, workdir: pathlib.Path) -> None:
   mine, theirs = config, _read_config(workdir)
   if theirs is not None and not continues(theirs, mine):
     raise ValueError(f"workdir must be empty or of the same config, but for a larger "
-                     f"outer.num_steps; in {workdir} {_differences(theirs, mine, 'there', 'here')}")
+                     f"outer.num_steps; in {workdir} "
+                     f"{_differences(_filled(theirs, mine), mine, 'there', 'here')}")
 
 
 def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
@@ -102,7 +105,8 @@ def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
     the directory's, the result is removed, and the run goes on.
   """
   mine, result = config, workdir / "result.json"
-  if _read_config(workdir) != mine:
+  theirs = _read_config(workdir)
+  if theirs is None or _filled(theirs, mine) != flatten(mine):
     result.unlink(missing_ok=True)  # First: no result of another config stays.
     _write_config(workdir, mine)
   return read_result(result)
@@ -119,11 +123,17 @@ def read_result(path: pathlib.Path) -> dict | None:
 
 def continues(earlier: dict, config: dict) -> bool:
   """Whether a run of `config` may go on from one of `earlier`: only outer.num_steps may grow."""
-  earlier, config = flatten(earlier), flatten(config)
+  earlier, config = _filled(earlier, config), flatten(config)
   growing = "outer.num_steps"
   return earlier == config or (
       growing in config and earlier.get(growing, config[growing]) < config[growing]
       and {**earlier, growing: config[growing]} == config)
+
+
+def _filled(earlier, config):
+  """`earlier` flattened, with what later versions call what it did, where `config` has the name."""
+  names = flatten(config)
+  return {**{name: value for name, value in _ADDED.items() if name in names}, **flatten(earlier)}
 
 
 def check_same_config(config: dict) -> None:

@@ -225,6 +225,9 @@ def _run(config, workdir):
     num_steps, seed = _NUM_STEPS.value, 0
     described = {"problem": _PROBLEM.value, "outer": {"num_steps": num_steps}}
   else:
+    if config.distill.num_starts > 1:
+      raise ValueError("distill.num_starts must be 1 to be broken at an outer step; "
+                       f"got {config.distill.num_starts}")
     num_steps, seed, described = config.outer.num_steps, config.seed, json.loads(config.to_json())
 
   def command(workdir):
