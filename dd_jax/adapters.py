@@ -16,9 +16,10 @@ def with_key(function: Callable) -> Callable:
 
 
 def takes_key(function: Callable) -> bool:
-  """Whether the signature has an argument called `key`."""
+  """Whether the signature has an argument called `key`, which `functools.partial` left open."""
   try:
-    return "key" in inspect.signature(function).parameters
+    return ("key" in inspect.signature(function).parameters
+            and "key" not in getattr(function, "keywords", {}))
   except (TypeError, ValueError):  # Some builtins have none.
     return False
 

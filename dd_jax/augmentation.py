@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from dd_jax import adapters
-from dd_jax.types import Array
+from dd_jax.types import Array, wide
 
 _CROP_PADDING = 4
 _SHIFT = 1 / 8  # Of the size.
@@ -130,14 +130,16 @@ def _move(key, image, most, **pad):
 
 def _resample(image, matrix):
   """Bilinear values at the pixels' places, multiplied by the matrix about the centre; 0 outside."""
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise ValueError(f"images must be floating point to be turned or scaled; got {image.dtype}")
   height, width, _ = image.shape
-  centre = (jnp.array([height, width], image.dtype) - 1) / 2
+  dtype = wide(image.dtype)  # bfloat16 cannot count the pixels of a row.
+  centre = (jnp.array([height, width], dtype) - 1) / 2
   grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
-  places = jnp.tensordot(matrix.astype(image.dtype),
-                         grid.astype(image.dtype) - centre[:, None, None], 1)
+  places = jnp.tensordot(matrix.astype(dtype), grid.astype(dtype) - centre[:, None, None], 1)
   places = tuple(places + centre[:, None, None])
 
   def of_channel(channel):
-    return jax.scipy.ndimage.map_coordinates(channel, places, order=1)
+    return jax.scipy.ndimage.map_coordinates(channel.astype(dtype), places, order=1)
 
-  return jax.vmap(of_channel, -1, -1)(image)
+  return jax.vmap(of_channel, -1, -1)(image).astype(image.dtype)

@@ -26,7 +26,8 @@ def check_mean(loss: Callable, params: Params, inputs: Any, labels: Array, *, cu
     cut_by: the argument that cuts them, for the message.
 
   Raises:
-    ValueError: the loss of two examples is not the mean of their own losses.
+    ValueError: the loss of two examples, of the classes 0 and 1, is not the mean of their own
+      losses. One that treats two other classes otherwise is not found out.
   """
   if _differs(_of_loss, loss, params, inputs, labels):
     raise ValueError(f"real_loss must be a mean over examples for {cut_by}; got one whose value "

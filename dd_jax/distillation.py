@@ -10,7 +10,7 @@ import optax
 
 from dd_jax import types
 from dd_jax.hypergradient import value_and_hypergrad
-from dd_jax.types import Array, OuterInfo, OuterState
+from dd_jax.types import Array, OuterInfo, OuterState, wide
 
 
 class OuterLoop(NamedTuple):
@@ -54,7 +54,8 @@ def make_outer_loop(outer_loss: Callable, optimizer: optax.GradientTransformatio
                                     key, inputs, labels)
     if carry_on is not None:
       carry = carry_on(key, carry, init_state, state.trainable)
-    norm = optax.tree.norm(gradient)
+    # Squares of what float16 holds are often more than it holds.
+    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(wide(g.dtype)), gradient))
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable,
                                           value=loss)
     new_state = OuterState(optax.apply_updates(state.trainable, updates), opt_state,

@@ -202,8 +202,14 @@ def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistributio
   Args:
     pool: weights of P networks, each leaf `[P, ...]`.
     size: networks to draw from, the first of the pool; the rest is padding. None: P.
+
+  Raises:
+    ValueError: a pool whose leaves are not `[P, ...]`, or a size that is not in 1..P.
   """
-  size = pool_size(pool) if size is None else size
+  whole = pool_size(pool)
+  size = whole if size is None else size
+  if not 1 <= size <= whole:
+    raise ValueError(f"size must lie in 1..{whole} (the pool); got {size}")
   return InitDistribution(pool, lambda state, key, num_inits: pool_tokens(key, size, num_inits),
                           _at)
 

@@ -16,7 +16,7 @@ from dd_jax import checkpointing
 from dd_jax import closures
 from dd_jax.leaves import split_off_floating
 from dd_jax.optimizers import INNER_OPTIMIZERS, check_differentiable, check_hyper
-from dd_jax.types import Array, DistilledData, Params
+from dd_jax.types import Array, DistilledData, Params, check_distilled
 
 MEMORY_MODES = ("plain", "remat", "nested")
 GRADIENT_MODES = ("reverse", "forward_over_reverse")
@@ -148,10 +148,13 @@ class Unroll:
       check_differentiable(self.optimizer, hyper, params)
 
   def _transformation(self, hyper):
-    if self.optimizer is None:
-      return optax.scale(-1.)
-    check_hyper(self.optimizer, hyper)
-    return self.optimizer(hyper) if callable(self.optimizer) else self.optimizer
+    if callable(self.optimizer):
+      check_hyper(self.optimizer, hyper)
+      return self.optimizer(hyper)
+    if jax.tree.leaves(hyper):
+      raise ValueError("hyper must be () for an optimizer that is no function of it; "
+                       f"got {jax.tree.structure(hyper)}")
+    return optax.scale(-1.) if self.optimizer is None else self.optimizer
 
   def _steps(self, key, distilled):
     """`step(hyper, batch, state, input) -> (state, loss)`, all batches, positions `[n]`."""
@@ -183,22 +186,6 @@ def check_stretch(start: Any, length: int, total: int) -> None:
     raise ValueError(f"length must lie in 1..{total} (E * S); got {length}")
   if isinstance(start, (int, np.integer)) and not 0 <= start <= total - length:
     raise ValueError(f"start must lie in 0..{total - length} (E * S - length); got {start}")
-
-
-def check_distilled(distilled: DistilledData) -> None:
-  """A ValueError that names the field whose shape does not fit the others."""
-  inputs, labels, step_sizes, _ = distilled
-  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-  if not shapes or min(map(len, shapes)) < 2 or len({shape[:2] for shape in shapes}) > 1:
-    raise ValueError("inputs must be arrays [S, B, ...] with one S and one B; "
-                     f"got {[list(shape) for shape in shapes]}")
-  batch = shapes[0][:2]
-  if labels.shape[:2] != batch:
-    raise ValueError(f"labels must begin with [S, B] = {list(batch)} of the inputs; "
-                     f"got {list(labels.shape)}")
-  if step_sizes.ndim != 2 or step_sizes.shape[1] != batch[0]:
-    raise ValueError(f"step_sizes must be [E, S] with S = {batch[0]} of the inputs; "
-                     f"got {list(step_sizes.shape)}")
 
 
 def _scan(step, hyper, batches, state, inputs, places, memory):

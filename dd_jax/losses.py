@@ -13,8 +13,8 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   """Cross-entropy of each example -> `[n]`, by optax, in float32 or wider.
 
   A class of logit -inf has probability 0: it costs inf where it is the integer label, and changes
-  nothing where it is not. An integer label of K or more gives NaN, and as in optax a negative one
-  counts from the last class or, below -K, gives NaN; `datasets` refuses both.
+  nothing where it is not. An integer label of K or more gives NaN, with its gradient, and as in
+  optax a negative one counts from the last class or, below -K, gives NaN; `datasets` refuses both.
 
   Args:
     logits: `[n, K]`.
@@ -25,7 +25,11 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
   """
   logits = logits.astype(wide(logits.dtype))
   if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    size, held = logits.shape[-1], jnp.iinfo(labels.dtype)
+    known = (labels <= min(size - 1, held.max)) & (labels >= max(-size, held.min))
+    # optax has a NaN for an unknown class, and a gradient as if nothing were wrong.
+    return (optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            * jnp.where(known, 1, jnp.nan).astype(logits.dtype))
   if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == logits.shape:
     return optax.softmax_cross_entropy(logits, labels.astype(wide(labels.dtype)))
   raise ValueError(

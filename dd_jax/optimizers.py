@@ -70,7 +70,9 @@ def fixed_hyper(values: dict[str, float]) -> Part:
 
 
 def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
-  """Differentiates one update of such weights, at gradients of zero and of one.
+  """Differentiates one update of such weights as hypergradients do, from its end to its beginning.
+
+  The gradient that it is tried at is 1, but 0 for the first of each last axis: units that are dead.
 
   Args:
     optimizer: as in `inner_loop.unroll`.
@@ -80,9 +82,8 @@ def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
   Raises:
     ValueError: the derivative fails or is not finite: no hypergradient can pass the optimizer.
   """
-  def update(value):
+  def update(gradient):
     transformation = optax.with_extra_args_support(_of_one_half(optimizer, hyper))
-    gradient = jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x)), params)
     weights = jax.tree.map(jnp.zeros_like, gradient)
     updates, state = transformation.update(gradient, transformation.init(weights), weights,
                                            value=jnp.ones(()))
@@ -91,9 +92,13 @@ def check_differentiable(optimizer: Any, hyper: Any, params: Params) -> None:
 
   try:
     with jax.ensure_compile_time_eval():
-      if any(isinstance(x, jax.core.Tracer) for x in update(jnp.zeros(()))):
+      gradient = jax.tree.map(
+          lambda x: jnp.ones(jnp.shape(x), jnp.result_type(x)).at[..., :1].set(0)
+          if jnp.ndim(x) else jnp.zeros((), jnp.result_type(x)), params)
+      if any(isinstance(x, jax.core.Tracer) for x in update(gradient)):
         return  # It closes over a number of the program that is traced: nothing can be tried.
-      derivatives = [jax.jvp(update, (jnp.asarray(at),), (jnp.ones(()),))[1] for at in (0., 1.)]
+      updates, backward = jax.vjp(update, gradient)
+      (derivatives,) = backward(jax.tree.map(jnp.ones_like, updates))
       finite = all(jnp.isfinite(x).all() for x in jax.tree.leaves(derivatives))
     found = "" if finite else (
         "a derivative that is not finite at a gradient of 0 (Adam needs eps_root > 0)")

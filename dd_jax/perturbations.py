@@ -6,6 +6,7 @@ ones, in batches with real ones as they are.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.types import Array, Part
 
@@ -19,7 +20,7 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
   What is learned is the change in units of epsilon, before the bound: a learning rate serves any.
 
   Args:
-    real: `[S, B, ...]`.
+    real: `[S, B, ...]`, floating point.
     epsilon: the bound of each example's change.
     norm: "linf" bounds every number of it, by a tanh; "l2" the root of the sum of squares.
     scale: what inputs are multiplied with before they are measured, broadcast: the standard
@@ -27,16 +28,25 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
     low, high: what inputs stay within besides, broadcast; None: anything.
 
   Raises:
-    ValueError: an unknown norm, or an epsilon that is not positive.
+    ValueError: an unknown norm, an epsilon or scale that is not positive, real inputs that are
+      integers or do not lie in low..high.
   """
   if norm not in NORMS:
     raise ValueError(f"norm must be one of {list(NORMS)}; got {norm!r}")
   if not epsilon > 0:
     raise ValueError(f"epsilon must be positive; got {epsilon}")
   real = jnp.asarray(real)
+  if not jnp.issubdtype(real.dtype, jnp.floating):
+    raise ValueError(f"real must be floating point; got {real.dtype}")
   scale, low, high = (
       None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
       for x in (scale, low, high))
+  if not (scale > 0).all():
+    raise ValueError(f"scale must be positive; got {scale.min()}")
+  outside = (False if low is None else real < low) | (False if high is None else real > high)
+  if np.any(outside):
+    raise ValueError(f"real must lie in low..high; {np.sum(outside)} of its {real.size} numbers "
+                     f"do not, and it is in {real.min()}..{real.max()}")
 
   def decode(learned):
     if norm == "linf":

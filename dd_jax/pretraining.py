@@ -68,11 +68,13 @@ def minibatches(loss: Callable, optimizer: optax.GradientTransformation, *, num_
     `train(key, params, distilled) -> (trained params, mean loss of each epoch)`.
 
   Raises:
-    ValueError: when called, num_epochs or batch_size out of its range.
+    ValueError: num_epochs out of its range; when called, batch_size, or fields whose shapes do not
+      fit.
   """
   train = _minibatches(loss, optimizer, num_epochs, batch_size)
 
   def train_on(key, params, distilled):
+    types.check_distilled(distilled)
     return train(key, params, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]),
                                             (distilled.inputs, distilled.labels)))
 

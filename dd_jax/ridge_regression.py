@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax.models import Model
-from dd_jax.types import Array, Train
+from dd_jax.types import Array, Train, check_distilled
 
 
 def ridge(features: Callable, num_classes: int | None, *, regularization: float) -> Train:
@@ -26,15 +26,21 @@ def ridge(features: Callable, num_classes: int | None, *, regularization: float)
     squared error `[1]`.
 
   Raises:
-    ValueError: a regularization that is not positive.
+    ValueError: a regularization that is not positive; when called, fields whose shapes do not fit,
+      or labels that are neither classes nor `[S, B, K]`.
   """
   if not regularization > 0:
     raise ValueError(f"regularization must be positive; got {regularization}")
 
   def train(key, params, distilled):
     del key
+    check_distilled(distilled)
     inputs, labels = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), distilled[:2])
     found = features(params["features"], inputs)
+    if not (labels.ndim == 2 and num_classes in (None, labels.shape[1])
+            or labels.ndim == 1 and num_classes and jnp.issubdtype(labels.dtype, jnp.integer)):
+      kind = "[S, B, D]" if num_classes is None else f"classes [S, B] or [S, B, {num_classes}]"
+      raise ValueError(f"labels must be {kind}; got {labels.dtype} {list(distilled.labels.shape)}")
     if num_classes is None:
       targets = labels
     elif jnp.issubdtype(labels.dtype, jnp.integer):

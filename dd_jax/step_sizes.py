@@ -31,7 +31,9 @@ def learned(num_epochs: int, num_steps: int, start: float | Array, *, scale: str
     raise ValueError(f"sharing must be one of {list(SHARING)}; got {sharing!r}")
   shape = {"per_step": (num_epochs, num_steps), "per_epoch": (num_epochs, 1),
            "tied": (1, 1)}[sharing]
-  encoded = encode(_shared(start, num_epochs, num_steps, shape), scale, float)
+  _check_scale(scale)
+  check_positive(start, "start")
+  encoded = encode(_shared(start, num_epochs, num_steps, shape, "start"), scale, float)
 
   def decode(learned):
     values = jnp.exp(learned) if scale == "log" else jax.nn.softplus(learned)
@@ -53,8 +55,8 @@ def fixed(num_epochs: int, num_steps: int, value: float | Array) -> Part:
   """
   _check_counts(num_epochs, num_steps)
   shape = num_epochs, num_steps
-  check_positive(value)
-  values = jnp.full(shape, _shared(value, *shape, shape), float)
+  check_positive(value, "value")
+  values = jnp.full(shape, _shared(value, *shape, shape, "value"), float)
   return Part(lambda key: (), lambda learned: values)
 
 
@@ -66,31 +68,36 @@ def encode(step_size: float | Array, scale: str, dtype: DTypeLike = jnp.float32)
   Raises:
     ValueError: another scale, or a step size that is not positive.
   """
-  if scale not in SCALES:
-    raise ValueError(f"step_size_scale must be one of {list(SCALES)}; got {scale!r}")
+  _check_scale(scale)
   check_positive(step_size)
   value = jnp.asarray(step_size, dtype)
   # The inverse of softplus, without overflow for any size.
   return jnp.log(value) if scale == "log" else value + jnp.log(-jnp.expm1(-value))
 
 
-def check_positive(step_size: float | Array) -> None:
-  """A ValueError unless every step size is positive."""
-  if not np.all(np.asarray(step_size) > 0):
-    raise ValueError(f"step_size must be positive; got {step_size}")
+def check_positive(step_size: float | Array, name: str = "step_size") -> None:
+  """A ValueError unless every step size, the argument `name`, is positive and finite."""
+  values = np.asarray(step_size)
+  if not np.all((values > 0) & np.isfinite(values)):
+    raise ValueError(f"{name} must be positive; got {step_size}")
 
 
-def _shared(values, num_epochs, num_steps, shape):
+def _check_scale(scale):
+  if scale not in SCALES:
+    raise ValueError(f"scale must be one of {list(SCALES)}; got {scale!r}")
+
+
+def _shared(values, num_epochs, num_steps, shape, name):
   """The step sizes that are learned, `[]` or of the shape, of a number or `[E, S]`."""
   if np.ndim(values) == 0:
     return values
   values, whole = np.asarray(values), (num_epochs, num_steps)
   if values.shape != whole:
-    raise ValueError(f"step_size must be a number or [E, S] = {list(whole)}; "
+    raise ValueError(f"{name} must be a number or [E, S] = {list(whole)}; "
                      f"got {list(values.shape)}")
   learned = values[:shape[0], :shape[1]]
   if not (values == learned).all():
-    raise ValueError("step_size must be alike where step sizes are shared, "
+    raise ValueError(f"{name} must be alike where step sizes are shared, "
                      f"{list(shape)} of {list(whole)}; got {values.tolist()}")
   return learned
 

@@ -115,9 +115,13 @@ class Window:
 
 def _with_gradient_of(first, moved):
   """`moved`, where hyper-parameters that an optimizer keeps have the gradient of `first`."""
-  return jax.tree.map(
-      lambda first, moved: moved + (first - jax.lax.stop_gradient(first))
-      if is_floating(moved) else moved, first, moved)
+  def of_leaf(first, moved):
+    if not is_floating(moved):
+      return moved
+    none = jnp.where(jnp.isfinite(first), first - jax.lax.stop_gradient(first), 0)
+    return moved + none.astype(moved.dtype)
+
+  return jax.tree.map(of_leaf, first, moved)
 
 
 class WarmPool(NamedTuple):

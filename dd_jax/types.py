@@ -70,6 +70,22 @@ def num_examples(inputs: Any, labels: Array) -> int:
   return labels.shape[0]
 
 
+def check_distilled(distilled: DistilledData) -> None:
+  """A ValueError that names the field whose shape does not fit the others."""
+  inputs, labels, step_sizes, _ = distilled
+  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+  if not shapes or min(map(len, shapes)) < 2 or len({shape[:2] for shape in shapes}) > 1:
+    raise ValueError("inputs must be arrays [S, B, ...] with one S and one B; "
+                     f"got {[list(shape) for shape in shapes]}")
+  batch = shapes[0][:2]
+  if labels.shape[:2] != batch:
+    raise ValueError(f"labels must begin with [S, B] = {list(batch)} of the inputs; "
+                     f"got {list(labels.shape)}")
+  if step_sizes.ndim != 2 or step_sizes.shape[1] != batch[0]:
+    raise ValueError(f"step_sizes must be [E, S] with S = {batch[0]} of the inputs; "
+                     f"got {list(step_sizes.shape)}")
+
+
 def wide(dtype: DTypeLike) -> DTypeLike:
   """float32, or the floating-point type itself where it has more bits: what sums are taken in."""
   return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

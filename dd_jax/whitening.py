@@ -8,7 +8,7 @@ from dd_jax.types import Array
 
 
 class Whitening(NamedTuple):
-  """D = H W C numbers an image. Everything is float32."""
+  """D = H W C numbers an image. Of the type of the images it is fitted on."""
   mean: np.ndarray  # [D]
   directions: np.ndarray  # [D, D], orthonormal columns.
   scales: np.ndarray  # [D] standard deviation along each, regularised.
@@ -23,7 +23,7 @@ def fit(images: np.ndarray, *, regularization: float = 0.1) -> Whitening:
       hardly vary are not blown up to noise. As Nguyen et al., 2021 (arXiv 2107.13034).
 
   Raises:
-    ValueError: a regularization that is not positive.
+    ValueError: a regularization that is not positive, or images that are all alike.
   """
   if not regularization > 0:
     raise ValueError(f"regularization must be positive; got {regularization}")
@@ -32,6 +32,8 @@ def fit(images: np.ndarray, *, regularization: float = 0.1) -> Whitening:
   centred = flat - mean
   variances, directions = np.linalg.eigh(centred.T @ centred / len(flat))
   variances = np.maximum(variances, 0)
+  if not variances.mean() > 0:
+    raise ValueError(f"images must differ to be whitened; got {len(images)} that are alike")
   return Whitening(mean, directions,
                    np.sqrt(variances + regularization * variances.mean()))
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 import json
+import operator
 import pathlib
 from typing import Any
 
@@ -73,11 +74,8 @@ def compare_baselines(config: ConfigDict, workdir: str, real_epochs: Sequence[in
 
 def make_settings(config: ConfigDict) -> runs.Settings:
   """How the run is watched, kept and computed; mistakes are named by their fields."""
-  for field, value in (("log_every", config.log_every),
-                       ("checkpoints_kept", config.checkpoints_kept),
-                       ("distill.num_starts", config.distill.num_starts),
-                       ("outer.num_steps", config.outer.num_steps)):
-    check_positive(field, value)
+  for field in ("log_every", "checkpoints_kept", "distill.num_starts", "outer.num_steps"):
+    check_positive(field, operator.attrgetter(field)(config))
   for field, value in (("checkpoint_every", config.checkpoint_every),
                        ("validation.every", config.validation.every)):
     if value < 1 or value % config.log_every:

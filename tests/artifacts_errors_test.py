@@ -88,6 +88,8 @@ def lone_array(path):
     (lambda path: rewrite(path, labels=np.array([[0, 1, 2], [0, 1, -1]])), "labels .* of -1..2"),
     (lambda path: rewrite(path, labels=np.zeros((2, 2), int)),
      r"labels .*S, B = \[2, 3\]; got .*\[2, 2\]"),
+    (metadata('{"format_version": 2, "num_classes": 2}'),
+     r"labels must lie in 0\.\.1, as num_classes of the metadata says; got 2"),
     (lambda path: rewrite(path, labels=np.full((2, 3), 2**40)), "labels must fit int32"),
     (lambda path: rewrite(path, step_sizes=np.zeros((5, 3))), r"step_sizes .* with S = 2"),
     (lambda path: rewrite(path, step_sizes=np.full((5, 2), np.inf)), "step_sizes .* inf"),
@@ -113,7 +115,7 @@ def lone_array(path):
     (metadata('{"format_version": "x"}'), "metadata|format"),
 ], ids=["empty", "text", "zip header", "folder", "tenth", "half", "nearly whole", "flipped bit",
         "compression", "npy", "pickled", "no images", "no labels", "no metadata", "rank", "NaN",
-        "beyond float32", "negative label", "batch", "beyond int32", "steps", "infinite", "both",
+        "beyond float32", "negative label", "batch", "unknown class", "beyond int32", "steps", "infinite", "both",
         "two batches", "no inputs", "text", "array in array", "array in tree", "shrunk shape",
         "infinite version", "version 0", "deep JSON", "newer", "not JSON", "JSON list",
         "no version", "odd version"])
@@ -134,11 +136,12 @@ def test_missing_file(tmp_path):
     ({"metadata": {"when": object()}}, "metadata must be JSON: .*object"),
     ({"metadata": {"accuracy": np.float32(0.5)}}, "metadata must be JSON: .*float32"),
     ({"metadata": ["a list"]}, "metadata must be"),
+    ({"metadata": {"num_classes": 2}}, r"distilled: labels must lie in 0\.\.1, .*; got 2"),
     ({"init_params": {"w": object()}},
      "init_params must be dicts, lists and tuples of arrays of numbers; got object"),
     ({"init_params": {"w": None}},
      "init_params must be dicts, lists and tuples of arrays; got NoneType"),
-], ids=["object", "numpy scalar", "list", "an object", "None"])
+], ids=["object", "numpy scalar", "list", "too few classes", "an object", "None"])
 def test_what_cannot_be_saved(tmp_path, options, text):
   """The error names the argument; the file that was there stays, and nothing beside it."""
   path = tmp_path / "a.npz"

@@ -59,6 +59,17 @@ def test_scale_and_rotate_follow_the_coordinates():
     np.testing.assert_allclose(changed[near], planes[near] @ matrix, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["scale", "rotate"])
+def test_images_of_few_bits_move_as_those_of_float32(name):
+  images = jax.random.normal(jax.random.key(3), (4, 64, 64, 1), jnp.bfloat16)
+  augment = augmentation.compose(name)
+  found, expected = (augment(jax.random.key(4), x) for x in (images, images.astype(jnp.float32)))
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=.02)
+  with pytest.raises(ValueError, match="images must be floating point .*; got uint8"):
+    augment(jax.random.key(4), jnp.zeros((1, 4, 4, 1), jnp.uint8))
+
+
 def test_color_changes_brightness_saturation_and_contrast():
   image = _image()
   changed = _many("color", image)

@@ -64,6 +64,13 @@ def test_one_outer_step_is_one_optax_update_of_the_hypergradient(x64):
   assert info.finite and new_state.step == 1
 
 
+def test_a_hypergradient_of_few_bits_is_finite_though_its_square_is_not():
+  loop = dd_jax.make_outer_loop(lambda trainable, *_: 300 * trainable.sum(), optax.sgd(1e-3))
+  state, info = loop.step(jax.random.key(0), loop.init(jnp.ones(2, jnp.float16)), (), None, None)
+  assert info.finite and state.step == 1
+  np.testing.assert_allclose(info.hypergradient_norm, 300 * 2 ** .5, rtol=1e-6)
+
+
 def test_the_second_call_does_not_compile(six):
   run, state = six
   real = problems.real(12)

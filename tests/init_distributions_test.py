@@ -321,6 +321,12 @@ def test_whole_pool():
   np.testing.assert_array_equal(np.sort(drawn["b"][:, 0]), np.arange(6))
 
 
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_pool_has_no_more_networks_than_it_has(size):
+  with pytest.raises(ValueError, match=rf"size must lie in 1\.\.4 \(the pool\); got {size}"):
+    inits.pretrained_init(pool_of(4), size=size)
+
+
 def test_a_padded_pool_draws_from_its_networks_alone():
   """The same draws as of the pool without what pads it."""
   padded = inits.pretrained_init(pool_of(8), size=5)

@@ -47,6 +47,14 @@ def test_gradient_descent_on_least_squares_has_its_closed_form(x64):
   np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
 
 
+@pytest.mark.parametrize("optimizer", [None, optax.sgd(1., momentum=.9)])
+def test_hyper_parameters_that_nothing_reads_are_named(optimizer):
+  trainable, decode = problems.trainable(soft=True)
+  distilled = decode(trainable)._replace(hyper={"decay": jnp.asarray(.9)})
+  with pytest.raises(ValueError, match=r"hyper must be \(\) for an optimizer that is no function"):
+    dd_jax.unroll(problems.inner_loss, optimizer)(None, problems.init(jax.random.key(0)), distilled)
+
+
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("name", [
     pytest.param("gradient_descent", marks=pytest.mark.slow), "adam"])

@@ -1,5 +1,6 @@
 """dd_jax.losses: cross-entropy against its formula, poisoned labels, and what errors say."""
 
+import functools
 import inspect
 
 import jax
@@ -68,8 +69,12 @@ def test_large_logits_in_float32():
 @pytest.mark.parametrize("label, expected", [
     (3, np.nan), (7, np.nan), (-1, np.log(1 + np.exp(-1) + np.exp(-2))), (-4, np.nan)])
 def test_a_label_out_of_range_is_never_free(label, expected):
-  actual = losses.cross_entropy(jnp.asarray([[0., 1., 2.]]), jnp.asarray([label]))
-  np.testing.assert_allclose(actual, [expected], rtol=1e-6)
+  def loss(logits):
+    return losses.cross_entropy(logits, jnp.asarray([label])).sum()
+
+  actual, gradient = jax.value_and_grad(loss)(jnp.asarray([[0., 1., 2.]]))
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+  assert np.isnan(gradient).all() == np.isnan(expected) == (not np.isfinite(gradient).all())
 
 
 def test_a_class_of_logit_minus_infinity():
@@ -184,3 +189,12 @@ def test_poisoning_reads_classes_alone():
   loss = losses.poisoning(linear, attack_class=1, target_class=0, num_classes=3)
   with pytest.raises(ValueError, match=r"labels must be classes, integers \[n\].*; got float32"):
     loss(None, jnp.zeros((2, 3)), jnp.eye(3)[:2])
+
+
+def test_a_key_that_is_bound_stays():
+  bound = functools.partial(linear, key=jax.random.key(0))
+  loss = losses.classification(bound)
+  assert list(inspect.signature(loss).parameters) == ["params", "inputs", "labels"]
+  inputs, labels = jnp.asarray([[1., 0., 2.]]), jnp.asarray([1])
+  np.testing.assert_array_equal(loss(jnp.eye(3), inputs, labels),
+                                losses.cross_entropy(2 * inputs, labels)[0])

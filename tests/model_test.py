@@ -100,6 +100,20 @@ def test_dropout_that_cannot_be_told_is_refused():
     dd_jax.from_flax(module_of(lambda self, x, dropping=False: half(x, not dropping)), (3,))
 
 
+def test_dropout_below_a_module_that_cannot_tell_it_is_refused():
+  def inner(self, x, train=False):
+    return half(x, not train)
+
+  below = type("Below", (nn.Module,), {"__call__": nn.compact(inner)})
+  with pytest.raises(ValueError, match="Own takes none and leaves its dropout off"):
+    dd_jax.from_flax(module_of(lambda self, x: below()(x)), (3,))
+
+
+def test_dropout_that_is_always_on_is_refused():
+  with pytest.raises(ValueError, match="module must be without noise where it gets no key; Own n"):
+    dd_jax.from_flax(module_of(lambda self, x: half(x, False)), (3,))
+
+
 @pytest.mark.parametrize("call", [
     lambda self, x, double=True: x * (2 if double else 1),
     lambda self, x, double=True: nn.Dropout(0., deterministic=double)(x) * 2,

@@ -134,6 +134,14 @@ def test_every_optimizer_of_ours_can_be_differentiated(name):
                                   problems.init(jax.random.key(0)))
 
 
+@pytest.mark.parametrize("optimizer", [
+    optax.clip_by_global_norm(1.), optax.clip_by_block_rms(1.), optax.lamb(1., eps_root=1e-8),
+    optax.rmsprop(1., eps_in_sqrt=True), optax.adam(1., eps_root=1e-8), optax.sgd(1., momentum=.9)],
+                         ids=["global norm", "block rms", "lamb", "rmsprop", "adam", "sgd"])
+def test_usual_optimizers_of_optax_can_be_differentiated(optimizer):
+  optimizers.check_differentiable(optimizer, (), problems.init(jax.random.key(0)))
+
+
 def _opaque_update(updates, state, params=None):
   del params
   return jax.tree.map(lambda u: u * float(u.sum()), updates), state
@@ -142,11 +150,13 @@ def _opaque_update(updates, state, params=None):
 @pytest.mark.parametrize("optimizer, found", [
     (optax.adam(1.), r"not finite at a gradient of 0 \(Adam needs eps_root > 0\)"),
     (lambda hyper: optax.adam(1., b1=hyper["b1"]), "not finite at a gradient of 0"),
+    # In forward mode nothing would show.
+    (optax.chain(optax.adaptive_grad_clip(.01), optax.sgd(1.)), "not finite at a gradient of 0"),
     # Only among the weights that this network has.
     (optax.partition({"last": optax.adam(1.), "others": optax.sgd(1.)}, _by_layer),
      r"not finite at a gradient of 0"),
     (optax.GradientTransformation(lambda params: (), _opaque_update), "ConcretizationTypeError")],
-                         ids=["adam", "adam of hyper", "partition", "opaque"])
+                         ids=["adam", "adam of hyper", "clip", "partition", "opaque"])
 def test_an_optimizer_that_cannot_be_differentiated_is_named_before_any_compilation(
     optimizer, found):
   learned = _learned("adam")

@@ -63,7 +63,12 @@ def test_real_examples_stand_behind_the_learned_ones():
 @pytest.mark.parametrize("options, message", [
     ({"norm": "l1"}, r"norm must be one of \['linf', 'l2'\]; got 'l1'"),
     ({"epsilon": 0.}, "epsilon must be positive; got 0.0"),
-    ({"epsilon": float("nan")}, "epsilon must be positive; got nan")])
+    ({"epsilon": float("nan")}, "epsilon must be positive; got nan"),
+    ({"scale": 0.}, "scale must be positive; got 0.0"),
+    ({"real": np.full((1, 2, 3), 30, np.uint8)}, "real must be floating point; got uint8"),
+    ({"real": np.full((1, 2, 3), 30.), "high": 1.},
+     r"real must lie in low\.\.high; 6 of its 6 numbers do not, and it is in 30\.0\.\.30\.0"),
+    ({"real": np.array([[[-.5, .5]]]), "low": 0., "high": 1.}, "1 of its 2 numbers do not")])
 def test_what_does_not_fit_is_named(options, message):
   with pytest.raises(ValueError, match=message):
-    perturbations.perturbed(_REAL, **{"epsilon": .1, **options})
+    perturbations.perturbed(**{"real": _REAL, "epsilon": .1, **options})

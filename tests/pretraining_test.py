@@ -131,6 +131,13 @@ def test_minibatches_train_on_distilled_data_as_on_any_set():
   np.testing.assert_allclose(losses_seen[0], _loss(params, *whole), rtol=1e-11)
 
 
+def test_minibatches_of_other_labels_than_inputs_are_named():
+  train = dd_jax.minibatches(_loss, _OPTIMIZER, num_epochs=1, batch_size=2)
+  with pytest.raises(ValueError, match=r"labels must begin with \[S, B\] = \[2, 3\] .*; got \[3, 2\]"):
+    train(jax.random.key(0), _first(_pool(1)), dd_jax.DistilledData(
+        jnp.zeros((2, 3, 2, 2, 1)), jnp.zeros((3, 2), int), jnp.ones((1, 2))))
+
+
 def test_every_network_sees_an_order_of_its_own():
   pool = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 3), _pool(1))
   trained = _pretrain(pool)

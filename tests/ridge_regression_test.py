@@ -63,6 +63,18 @@ def test_hard_labels_are_one_hot_to_the_ridge(x64):
   np.testing.assert_array_equal(results[0][0]["head"], results[1][0]["head"])
 
 
+@pytest.mark.parametrize("num_classes, labels, message", [
+    (3, jnp.zeros((3, 2), int), r"labels must begin with \[S, B\] = \[2, 3\]"),
+    (3, jnp.zeros((2, 3, 4)), r"labels must be classes \[S, B\] or \[S, B, 3\]; got float32 \[2, 3, 4"),
+    (3, jnp.zeros((2, 3)), r"labels must be classes .*; got float32 \[2, 3\]"),
+    (None, jnp.zeros((2, 3), int), r"labels must be \[S, B, D\]; got int32 \[2, 3\]")])
+def test_labels_that_do_not_fit_a_ridge_are_named(num_classes, labels, message):
+  params = {"features": jnp.zeros((4, 6)), "head": jnp.zeros((6, 3))}
+  with pytest.raises(ValueError, match=message):
+    dd_jax.ridge(_features, num_classes, regularization=.1)(None, params, dd_jax.DistilledData(
+        jnp.zeros((2, 3, *problems.IMAGE_SHAPE)), labels, jnp.zeros((1, 2))))
+
+
 def test_a_regularization_must_be_positive():
   with pytest.raises(ValueError, match="regularization must be positive; got 0"):
     dd_jax.ridge(_features, 3, regularization=0)

@@ -89,7 +89,7 @@ def test_what_is_shared_may_start_as_a_whole_array():
   learned = part.init(jax.random.key(0))
   assert learned.shape == (2, 1)
   np.testing.assert_allclose(part.decode(learned), start, rtol=1e-6)
-  with pytest.raises(ValueError, match=r"step_size must be alike where step sizes are shared, "
+  with pytest.raises(ValueError, match=r"^start must be alike where step sizes are shared, "
                                        r"\[1, 1\] of \[2, 2\]; got"):
     step_sizes.learned(2, 2, start, sharing="tied")
 
@@ -102,25 +102,26 @@ def test_fixed_step_sizes_are_not_learned():
 
 @pytest.mark.parametrize("call, message", [
     (lambda: step_sizes.encode(0.1, "linear"),
-     r"step_size_scale must be one of \['softplus', 'log'\]; got 'linear'"),
+     r"^scale must be one of \['softplus', 'log'\]; got 'linear'"),
     (lambda: step_sizes.learned(1, 1, .1, scale="linear"), "got 'linear'"),
     (lambda: step_sizes.learned(0, 1, .1), "num_epochs must be at least 1; got 0"),
     (lambda: step_sizes.fixed(1, 0, .1), "num_steps must be at least 1; got 0"),
     (lambda: step_sizes.learned(1, 1, .1, sharing="none"),
      r"sharing must be one of \['per_step', 'per_epoch', 'tied'\]; got 'none'"),
     (lambda: step_sizes.learned(3, 2, np.ones((2, 3))),
-     r"step_size must be a number or \[E, S\] = \[3, 2\]; got \[2, 3\]"),
+     r"^start must be a number or \[E, S\] = \[3, 2\]; got \[2, 3\]"),
 ])
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
 
 
-@pytest.mark.parametrize("step_size", [0, -0.1, float("nan")])
-@pytest.mark.parametrize("call", [
-    lambda value: step_sizes.encode(value, "softplus"),
-    lambda value: step_sizes.encode(value, "log"),
-    lambda value: step_sizes.learned(1, 1, value), lambda value: step_sizes.fixed(1, 1, value)])
-def test_step_size_must_be_positive(call, step_size):
-  with pytest.raises(ValueError, match=f"step_size must be positive; got {step_size}"):
+@pytest.mark.parametrize("step_size", [0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name, call", [
+    ("step_size", lambda value: step_sizes.encode(value, "softplus")),
+    ("step_size", lambda value: step_sizes.encode(value, "log")),
+    ("start", lambda value: step_sizes.learned(1, 1, value)),
+    ("value", lambda value: step_sizes.fixed(1, 1, value))])
+def test_a_step_size_must_be_positive(name, call, step_size):
+  with pytest.raises(ValueError, match=f"^{name} must be positive; got {step_size}"):
     call(step_size)

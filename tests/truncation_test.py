@@ -63,6 +63,18 @@ def test_the_hypergradient_of_a_window_is_its_definition(x64, length, memory):
   problems.assert_close(actual, expected, 1e-9)
 
 
+def test_a_window_of_a_plateau_follows_the_trajectory(x64):
+  """An optimizer whose state begins at infinity."""
+  _, decode = problems.trainable(soft=True)
+  trainable, _ = problems.trainable(soft=True)
+  plateau = optax.chain(optax.sgd(1.), optax.contrib.reduce_on_plateau(patience=1, factor=.1))
+  train = dd_jax.unroll(problems.inner_loss, plateau)
+  params, distilled = problems.init(jax.random.key(0)), decode(trainable)
+  found, _ = dd_jax.window(train, start=truncation.last_start, length=2)(
+      jax.random.key(1), params, distilled)
+  problems.assert_close(found, train(jax.random.key(1), params, distilled)[0], 1e-12)
+
+
 @pytest.mark.parametrize("kept", [False, True], ids=["beside", "in its state"])
 def test_a_window_gives_closed_values_and_hyper_parameters_its_own_gradient(x64, kept):
   """As the window's steps from a fixed state; wherever the optimizer keeps its learning rate."""

@@ -47,6 +47,8 @@ def test_restore_is_the_inverse(dtype, tolerance):
 def test_bad_arguments_are_named():
   with pytest.raises(ValueError, match="regularization must be positive; got 0"):
     whitening.fit(_images(), regularization=0)
+  with pytest.raises(ValueError, match="images must differ to be whitened; got 3 that are alike"):
+    whitening.fit(np.ones((3, 2, 2, 1), np.float32))
   fitted = whitening.fit(_images())
   for function in (whitening.whiten, whitening.restore):
     with pytest.raises(ValueError, match="images must have H W C = 6 .*; got 4"):

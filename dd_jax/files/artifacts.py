@@ -168,7 +168,9 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
       in other containers or of other types (cast bfloat16 to float32 first); metadata that JSON
       cannot hold.
   """
-  archive.write(path, to_arrays(Artifact(distilled, init_params, {}, whitening)), metadata)
+  arrays = to_arrays(Artifact(distilled, init_params, {}, whitening))
+  _check_classes("distilled", arrays["labels"], metadata)
+  archive.write(path, arrays, metadata)
 
 
 def to_arrays(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -216,6 +218,7 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   elif "images" in arrays:
     raise ValueError(f"{path} must hold images or inputs; got both")
   _check(path, inputs, arrays)
+  _check_classes(path, arrays["labels"], metadata)
   _check_raw_step_sizes(path, arrays)
   whitening = None
   if "whitening/mean" in arrays:
@@ -264,6 +267,14 @@ def _check(where, inputs, arrays):
             and (found["whitening/scales"] > 0).all()):
       raise ValueError(f"{where} must hold a whitening of its images, finite {expected} with "
                        f"positive scales; got {shapes}")
+
+
+def _check_classes(where, labels, metadata):
+  """Raises ValueError where a class is none of those that the metadata count."""
+  size = metadata.get("num_classes") if isinstance(metadata, dict) else None
+  if labels.ndim == 2 and isinstance(size, int) and labels.max() >= size:
+    raise ValueError(f"{where}: labels must lie in 0..{size - 1}, as num_classes of the metadata "
+                     f"says; got {labels.max()}")
 
 
 def _require(where, name, array, rule, holds):

@@ -11,7 +11,8 @@ from dd_jax.files.artifacts import Artifact
 from dd_jax.types import DistilledData
 
 # What has to be one and the same, for a network to be trained on all of it together.
-_SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "inner_algorithm",
+_SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "model", "model_options",
+         "objective", "precision", "inner_algorithm",
          "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
          "regularization", "targets")
 # What the run of one file says of itself, which holds for no merged file.
@@ -70,6 +71,8 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
   expected, found = (jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
                      for each in (first, other))
   require("the shape of an example", expected, found, expected == found)
+  scores = [list(each.distilled.labels.shape[2:]) for each in (first, other)]
+  require("the length of soft labels", *scores, [] in scores or scores[0] == scores[1])
   expected, found = (list(each.distilled.step_sizes.shape) for each in (first, other))
   require("[E, S]", expected, found, expected == found)
   for name, parts in (("hyper", (first.distilled.hyper, other.distilled.hyper)),

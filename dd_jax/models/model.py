@@ -10,6 +10,7 @@ from collections.abc import Callable
 import inspect
 from typing import NamedTuple
 
+from flax import errors as flax_errors
 from flax import linen as nn
 from flax import nnx
 import jax
@@ -58,11 +59,17 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...] | dict) -> Model:
     rngs = {"params": jax.random.key(0), "dropout": key}
     return module.init_with_output(rngs, images, **_tell(modes, key))
 
-  with _idle_dropout_refused([] if modes else flags, name):
+  with _idle_dropout_refused(modes, flags, name):
     traced, (_, variables) = jax.make_jaxpr(train, return_shape=True)(jax.random.key(0), images)
   _refuse_state(sorted(set(variables) - {"params"}), name)
   (key,) = traced.jaxpr.invars[:1]
   has_noise = any(var is key for equation in traced.eqns for var in equation.invars)
+  if has_noise:
+    try:
+      jax.eval_shape(apply, variables.get("params", {}), images)
+    except flax_errors.InvalidRngError as error:
+      raise ValueError(f"module must be without noise where it gets no key; {name} needs one: "
+                       f"{' '.join(str(error).split())[:200]}") from error
   return _model(init, apply, takes_key=bool(modes) or has_noise)
 
 
@@ -144,16 +151,16 @@ def _model(init, apply, *, takes_key):
   return Model(init, apply if takes_key else lambda params, inputs: apply(params, inputs))
 
 
-def _idle_dropout_refused(flags, module_name):
-  """A context in which a dropout that is off is a ValueError, of a module that takes `flags`."""
+def _idle_dropout_refused(modes, flags, module_name):
+  """A context in which a dropout that is off is a ValueError, of a module that takes no mode."""
   def watch(call, args, kwargs, context):
     dropout = context.module
-    if (flags and isinstance(dropout, nn.Dropout) and dropout.rate > 0
+    if (not modes and isinstance(dropout, nn.Dropout) and dropout.rate > 0
         and context.method_name == "__call__"):
       told = args[1] if len(args) > 1 else kwargs.get("deterministic")
       if dropout.deterministic if told is None else told:
         raise ValueError(f"module must be told that it trains by one of {list(_MODES)}; "
-                         f"{module_name} takes {flags} and leaves its dropout off")
+                         f"{module_name} takes {flags or 'none'} and leaves its dropout off")
     return call(*args, **kwargs)
 
   return nn.intercept_methods(watch)

@@ -56,7 +56,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
   elif ":" not in given["coordinator"]:
     raise ValueError(f"--coordinator must be host:port; got {coordinator!r}")
   _watch()
-  timeouts = {f"{name}_timeout_seconds": _HEARTBEAT_SECONDS for name in ("heartbeat", "shutdown")}
+  timeouts: dict[str, Any] = {f"{name}_timeout_seconds": _HEARTBEAT_SECONDS
+                              for name in ("heartbeat", "shutdown")}
   known = inspect.signature(jax.distributed.initialize).parameters  # JAX 0.7 has the first alone.
   jax.distributed.initialize(coordinator, num_processes, process_id,
                              **{name: value for name, value in timeouts.items() if name in known})

@@ -201,7 +201,7 @@ class _Building(NamedTuple):
 
 
 def _check_starts(begin, num_starts):
-  """A ValueError where several starts were one: neither a key nor anything else tells them apart."""
+  """A ValueError where several starts were one, as the key of the images changes nothing."""
   if num_starts > 1 and checkpoints.digest(begin(0).trainable) == checkpoints.digest(
       begin(1).trainable):
     raise ValueError("num_starts must be 1 where the distilled data start at given values; "

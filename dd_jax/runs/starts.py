@@ -44,7 +44,8 @@ def run_best_start(run: Run) -> tuple[OuterState, list[dict], dict[str, float], 
     raise FloatingPointError(f"none of the {number} starts came to its end; why stands above")
   scores = [_selected_score(run, *outcomes[start][:2]) if start in outcomes else None
             for start in range(number)]
-  best = max(outcomes, key=lambda start: -math.inf if scores[start] is None else scores[start])
+  ranked = {start: -math.inf if (found := scores[start]) is None else found for start in outcomes}
+  best = max(ranked, key=lambda start: ranked[start])
   processes.on_first(lambda: _copy(_directory(run, best), run.workdir))
   state, metrics, timing = outcomes[best]
   together = {name: sum(times[name] for *_, times in outcomes.values())

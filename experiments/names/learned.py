@@ -16,7 +16,7 @@ from dd_jax import runs
 from dd_jax import step_sizes
 from dd_jax.files import artifacts
 from dd_jax.runs import paths
-from dd_jax.runs.settings import check_positive
+from dd_jax.runs.settings import check_choice, check_positive
 from dd_jax.types import Part
 from experiments.names import parts
 
@@ -30,6 +30,7 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
     ValueError: a field that does not fit, or more bytes than `distill.max_bytes`.
   """
   distill, num_classes = config.distill, data.num_classes
+  check_choice("distill.step_size_scale", distill.step_size_scale, step_sizes.SCALES)
   hard = hard_labels(distill, data)
   start = _make_start(config, data, hard)
   learned = parametrization.join(
@@ -151,6 +152,7 @@ def _make_start(config, data, hard):
   if distill.start not in ("noise", "real"):
     raise ValueError("distill.start must be 'noise', 'real' or the path of a distilled.npz; "
                      f"got {distill.start!r}")
+  step_sizes.check_positive(distill.step_size, "distill.step_size")
   return _Start(_real(config, data, hard) if distill.start == "real" else None, hard,
                 distill.step_size)
 
