@@ -38,11 +38,11 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
   real = jnp.asarray(real)
   if not jnp.issubdtype(real.dtype, jnp.floating):
     raise ValueError(f"real must be floating point; got {real.dtype}")
-  scale, low, high = (
-      None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
-      for x in (scale, low, high))
+  scale = jnp.broadcast_to(jnp.asarray(scale, real.dtype), real.shape)
   if not (scale > 0).all():
     raise ValueError(f"scale must be positive; got {scale.min()}")
+  low, high = (None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
+               for x in (low, high))
   outside = (False if low is None else real < low) | (False if high is None else real > high)
   if np.any(outside):
     raise ValueError(f"real must lie in low..high; {np.sum(outside)} of its {real.size} numbers "

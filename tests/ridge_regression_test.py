@@ -65,7 +65,7 @@ def test_hard_labels_are_one_hot_to_the_ridge(x64):
 
 @pytest.mark.parametrize("num_classes, labels, message", [
     (3, jnp.zeros((3, 2), int), r"labels must begin with \[S, B\] = \[2, 3\]"),
-    (3, jnp.zeros((2, 3, 4)), r"labels must be classes \[S, B\] or \[S, B, 3\]; got float32 \[2, 3, 4"),
+    (3, jnp.zeros((2, 3, 4)), r"labels must be classes \[S, B\] or \[S, B, 3\]; got .*\[2, 3, 4"),
     (3, jnp.zeros((2, 3)), r"labels must be classes .*; got float32 \[2, 3\]"),
     (None, jnp.zeros((2, 3), int), r"labels must be \[S, B, D\]; got int32 \[2, 3\]")])
 def test_labels_that_do_not_fit_a_ridge_are_named(num_classes, labels, message):

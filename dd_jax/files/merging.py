@@ -71,8 +71,9 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
   expected, found = (jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
                      for each in (first, other))
   require("the shape of an example", expected, found, expected == found)
-  scores = [list(each.distilled.labels.shape[2:]) for each in (first, other)]
-  require("the length of soft labels", *scores, [] in scores or scores[0] == scores[1])
+  expected, found = (list(each.distilled.labels.shape[2:]) for each in (first, other))
+  require("the length of soft labels", expected, found,
+          expected == found or [] in (expected, found))
   expected, found = (list(each.distilled.step_sizes.shape) for each in (first, other))
   require("[E, S]", expected, found, expected == found)
   for name, parts in (("hyper", (first.distilled.hyper, other.distilled.hyper)),

@@ -71,10 +71,9 @@ def run_outer_loop(run: Run, compiled: Callable[[OuterState], tuple[Any, Any]] |
 def _run(run, compiled, signals):
   programs, settings, num_steps = run.programs, run.settings, run.num_steps
   first = processes.is_first()
-  checkpoints: Any  # None but in the first process.
   like = jax.tree.map(np.zeros_like, layouts.to_host(programs.state))
   with (Checkpoints(run.workdir / "checkpoints", run.config, settings.checkpoints_kept)
-        if first else contextlib.nullcontext() as checkpoints,
+        if first else contextlib.nullcontext() as checkpoints,  # None in the others.
         contextlib.closing(Board(run.workdir, first and settings.tensorboard)) as board):
     keeper = _Keeper(run, checkpoints, board, like, layouts.to_host(programs.state))
     state, metrics = keeper.resume()
