@@ -116,7 +116,8 @@ def lone_array(path):
 ], ids=["empty", "text", "zip header", "folder", "tenth", "half", "nearly whole", "flipped bit",
         "compression", "npy", "pickled", "no images", "no labels", "no metadata", "rank", "NaN",
         "beyond float32", "negative label", "batch", "unknown class", "beyond int32", "steps",
-        "infinite", "both", "two batches", "no inputs", "text", "array in array", "array in tree", "shrunk shape",
+        "infinite", "both", "two batches",
+        "no inputs", "text", "array in array", "array in tree", "shrunk shape",
         "infinite version", "version 0", "deep JSON", "newer", "not JSON", "JSON list",
         "no version", "odd version"])
 def test_unreadable_files(tmp_path, write, text):
