@@ -14,7 +14,7 @@ from dd_jax.files import pools as pool_files
 from dd_jax.runs.provenance import source
 from experiments import problem
 from experiments.configs import digits_lenet_pool
-from tests.launches import launch, smoke
+from tests.launches import SMOKE, launch, smoke, start_anew
 
 _CONFIG = "--config=experiments/configs/digits_lenet_pool.py:smoke"
 
@@ -85,6 +85,28 @@ def test_a_poisoning_run_from_a_pool_is_tested_on_the_networks_held_out(pools, t
       assert 0 <= result[f"{name}_{suffix}"] <= 1
   last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
   assert {"validation_attack_success", "validation_others_accuracy"} <= last.keys()
+
+
+@pytest.mark.slow
+def test_a_pool_on_two_devices_is_the_pool_on_one(pools, tmp_path):
+  """Before Adam enlarges what sums in another order differ by."""
+  found = []
+  for number in (1, 2):
+    workdir = tmp_path / str(number)
+    process = start_anew(
+        "experiments.main", SMOKE, "--config.model.name=mlp", "--config.init.name=pretrained",
+        f"--config.init.pool={pools[0]}", "--config.init.num_validation=1",
+        "--config.outer.num_inits=2", "--config.eval.num_inits=3",
+        "--config.validation.num_inits=1",
+        f"--workdir={workdir}", JAX_PLATFORMS="cpu",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={number}")
+    assert process.returncode == 0, process.stderr
+    line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    found.append((line["loss"], json.loads(process.stdout.splitlines()[-1])))
+  (loss, alone), (shared_loss, shared) = found
+  assert shared["device"] == "2 x cpu" and shared["num_eval_inits"] == 3
+  assert shared_loss == pytest.approx(loss, rel=1e-4)
+  assert shared["accuracy_before_mean"] == pytest.approx(alone["accuracy_before_mean"], abs=2e-3)
 
 
 def test_a_run_from_one_network_of_a_pool_stores_it(pools, tmp_path):
