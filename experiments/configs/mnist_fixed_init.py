@@ -2,7 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/mnist_fixed_init.py --workdir=DIR
 
-Expected: 92 to 95 % test accuracy, depending on seed and machine, in one to four minutes on a CPU.
+Expected: 92 to 95 % test accuracy, depending on seed and machine, in one to four minutes on a CPU;
+with --config.distill.num_starts=3 --config.init.noise=1e-5 93.7 to 95 %, in three times as long.
 """
 
 from experiments.configs import default
