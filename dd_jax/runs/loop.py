@@ -107,9 +107,10 @@ def _run(run, compiled, signals):
         metrics.append(line)
         best = _best(metrics[-1:], measured, best)
         stopping = step < num_steps and processes.any_of(bool(signals))
-        keeper.keep(state, before, line, checkpoint=(
-            stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
-            or best is not None and score(line, measured) == best))
+        if first:
+          keeper.keep(state, before, line, checkpoint=(
+              stopping or is_due(before, step, settings.checkpoint_every) or step == num_steps
+              or best is not None and score(line, measured) == best))
         if stopping:
           keeper.wait()
           raise _interrupted(signals, step)
@@ -180,11 +181,7 @@ class _Keeper(NamedTuple):
     processes.on_first(lambda: self.checkpoints.wait())
 
   def keep(self, state, before, line, *, checkpoint):
-    """Writes what is due; what the first process cannot write is an error in all of them."""
-    processes.on_first(lambda: self._write(state, before, line, checkpoint))
-
-  def _write(self, state, before, line, checkpoint):
-    """The state comes to the host only where it is due."""
+    """Writes what is due; the state comes to the host only where it is."""
     shown = snapshots.is_due(before, line["step"], self.run.num_steps)
     host = layouts.to_host(state) if shown or checkpoint else None
     if shown:
