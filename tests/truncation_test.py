@@ -65,8 +65,7 @@ def test_the_hypergradient_of_a_window_is_its_definition(x64, length, memory):
 
 def test_a_window_of_a_plateau_follows_the_trajectory(x64):
   """An optimizer whose state begins at infinity."""
-  _, decode = problems.trainable(soft=True)
-  trainable, _ = problems.trainable(soft=True)
+  trainable, decode = problems.trainable(soft=True)
   plateau = optax.chain(optax.sgd(1.), optax.contrib.reduce_on_plateau(patience=1, factor=.1))
   train = dd_jax.unroll(problems.inner_loss, plateau)
   params, distilled = problems.init(jax.random.key(0)), decode(trainable)
