@@ -102,6 +102,29 @@ def test_interrupted_steps_continue_bit_for_bit():
   _assert_equal(jax.tree.map(lambda *x: jnp.concatenate(x), *pieces), infos)
 
 
+@pytest.mark.parametrize("bad_step", [None, 1])
+def test_minibatches_gathered_before_make_the_same_steps(bad_step):
+  """In pieces of 1, 2 and 1; behind a step that is not finite none of them moves the state."""
+  loop = dd_jax.make_outer_loop(
+      lambda trainable, _, key, inputs, labels: (trainable - inputs.sum()) ** 2, optax.sgd(.1))
+  key, inputs, labels = jax.random.key(0), jnp.arange(8.)[:, None], jnp.zeros(8, int)
+  order = jnp.stack([dd_jax.distillation.epoch_order(key, epoch, 8) for epoch in (0, 1)])
+  order, numbers = order.reshape(4, 4), jnp.arange(4)
+  if bad_step is not None:
+    inputs = inputs.at[order[bad_step, 0]].set(jnp.nan)
+  start = state = loop.init(jnp.zeros(()))
+  whole, infos = dd_jax.run_outer_steps(loop.step, key, start, (), inputs, labels, batch_size=4,
+                                        num_steps=4)
+  pieces = []
+  for piece in (slice(0, 1), slice(1, 3), slice(3, 4)):
+    state, info = dd_jax.distillation.run_on_minibatches(
+        loop.step, key, state, (), numbers[piece], inputs[order[piece]], labels[order[piece]])
+    pieces.append(info)
+  assert state.step == (4 if bad_step is None else bad_step)
+  _assert_equal(state, whole)
+  _assert_equal(jax.tree.map(lambda *x: jnp.concatenate(x), *pieces), infos)
+
+
 def test_stop_freezes_the_state(six):
   run, state = six
   real = problems.real(12)

@@ -10,6 +10,7 @@ import pytest
 
 import dd_jax
 from dd_jax import evaluation
+from dd_jax.runs import accuracies
 from tests import arrays
 from tests.arrays import jit
 
@@ -52,6 +53,24 @@ def test_measure(batch_size):
   np.testing.assert_allclose(actual.accuracy, expected[1], rtol=1e-6)
   np.testing.assert_array_equal(actual.confusion, expected[2])
   assert not np.array_equal(expected[2], expected[2].T)  # Else it would not tell rows by columns.
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_measure_of_targets(x64, batch_size):
+  """Two targets: the loss sums over them, R2 is their mean, an error is in the units of its own."""
+  draw = np.random.default_rng(0)
+  inputs, targets, kernel = (draw.normal(size=shape) for shape in ((5, 3), (5, 2), (3, 2)))
+  targets = targets + 1
+  found = evaluation.measure(lambda params, x: x @ params, *map(jnp.asarray, (
+      kernel, inputs, targets)), batch_size=batch_size)
+  errors = ((inputs @ kernel - targets) ** 2).mean(0)
+  np.testing.assert_allclose(found.loss, .5 * errors.sum(), rtol=1e-12)
+  np.testing.assert_allclose(found.r2, (1 - errors / targets.var(0)).mean(), rtol=1e-10)
+  np.testing.assert_allclose(found.rmse, errors ** .5, rtol=1e-12)
+  shown = accuracies.targets(np.array([2., 3.])).of(jax.tree.map(lambda x: np.asarray(x)[None],
+                                                                 found))
+  np.testing.assert_allclose(shown["r2"], [found.r2])
+  np.testing.assert_allclose(shown["rmse"], [(errors ** .5 * [2, 3]).mean()])
 
 
 def test_measure_compiles_to_few_batches():

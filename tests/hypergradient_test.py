@@ -75,7 +75,8 @@ def test_inputs_may_be_a_dict_of_arrays(x64, options):
   images, labels = problems.real()
   real = {"image": images, "table": jax.random.normal(jax.random.key(8), (11, 2))}, labels
   loss = losses.classification(apply)
-  train = dd_jax.unroll(loss, gradient=options.pop("gradient", "reverse"))
+  options = {"gradient": "reverse", **options}
+  train = dd_jax.unroll(loss, gradient=options.pop("gradient"))
   outer_loss = jax.jit(dd_jax.make_outer_loss(
       learned.decode, dd_jax.random_init(init), train, loss, num_inits=2, **options))
   gradient = problems.check_hypergradient(

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import dd_jax
+from dd_jax import implicit_gradients
 from dd_jax import losses
 from dd_jax import optimizers
 from dd_jax import parametrization
@@ -97,13 +98,27 @@ def test_an_optimum_does_not_depend_on_step_sizes_or_initial_weights(x64):
   assert not any(leaf.any() for leaf in jax.tree.leaves(by_params))
 
 
-@pytest.mark.slow
-def test_damping_is_added_to_the_diagonal(x64):
-  """A Hessian of .4 I (no images that matter) makes the solution of v / (.4 + damping)."""
-  plain, damped = (_hypergradient(_learned(), dd_jax.implicit(
-      _inner_loss, num_terms=60, damping=damping))[1] for damping in (0., 1e3))
-  ratio = jnp.linalg.norm(damped["inputs"]) / jnp.linalg.norm(plain["inputs"])
-  assert 1e-4 < ratio < 2e-3
+@pytest.mark.parametrize("solver", implicit_gradients.SOLVERS)
+@pytest.mark.parametrize("decay, damping", [(0., 0.), (.5, 0.), (0., .5)])
+def test_two_minibatches_in_closed_form(x64, solver, decay, damping):
+  """theta is drawn to the mean of S x B inputs, and decays: its Hessian is 1 + decay.
+
+  The last step size is another one, and the answer does not depend on it.
+  """
+  def loss(theta, inputs, labels):
+    del labels
+    return .5 * jnp.mean((theta - inputs) ** 2)
+
+  train = dd_jax.implicit(loss, optimizers.gradient_descent, solver=solver, num_terms=400,
+                          damping=damping)
+  sizes = jnp.full((200, 2), .5).at[-1, -1].set(.1)
+
+  def theta(inputs):
+    return train(None, jnp.zeros(()), dd_jax.DistilledData(
+        inputs, jnp.zeros((2, 3), int), sizes, {"weight_decay": jnp.asarray(decay)}))[0]
+
+  found = jax.jit(jax.grad(theta))(jnp.arange(6.).reshape(2, 3))
+  np.testing.assert_allclose(found, np.full((2, 3), 1 / (6 * (1 + decay + damping))), rtol=1e-9)
 
 
 @pytest.mark.parametrize("options, message", [

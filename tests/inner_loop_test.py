@@ -82,6 +82,26 @@ def test_memory_and_gradient_modes_agree(x64, name):
     problems.assert_close(*by_hyper, 1e-11)  # One number, of terms that cancel.
 
 
+def test_memory_and_gradient_modes_agree_for_a_loss_that_takes_a_key(x64):
+  trainable, decode = problems.trainable()
+  params = problems.init(jax.random.key(0))
+
+  def noisy(params, inputs, labels, key):
+    return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
+
+  def outer(trainable, memory, gradient):
+    train = dd_jax.unroll(noisy, memory=memory, gradient=gradient)
+    return problems.inner_loss(train(jax.random.key(1), params, decode(trainable))[0],
+                               *problems.real())
+
+  expected, *others = (jax.jit(jax.grad(functools.partial(outer, memory=memory, gradient=gradient)))(
+      trainable) for memory, gradient in (
+          ("plain", "reverse"), (2, "reverse"), ("plain", "forward_over_reverse"),
+          (2, "forward_over_reverse")))
+  for other in others:
+    problems.assert_close(other, expected, 1e-12)
+
+
 @pytest.mark.parametrize("length", [1, 2, 5, 6])
 def test_nested_covers_every_length(x64, length):
   params, distilled = _start()

@@ -13,6 +13,7 @@ import dd_jax
 from dd_jax import losses
 from dd_jax import models
 from dd_jax import parametrization
+from tests.arrays import assert_close
 from tests.arrays import jit
 from tests.arrays import normal
 
@@ -180,17 +181,21 @@ def convnet(params, images):
 
 
 def resnet(params, images):
-  """Norms switched off: the convolutions, the shortcuts and the strides."""
+  """Convolutions, each with its norm over an image, shortcuts and strides."""
   layers = iter(params[f"Conv_{index}"] for index in range(20))
-  x = jax.nn.relu(convolve(images, next(layers), 1))
+  norms = iter(params[f"Norm_{index}"] for index in range(20))
+
+  def norm(x):
+    return normalized(x, (1, 2, 3), next(norms))
+
+  x = jax.nn.relu(norm(convolve(images, next(layers), 1)))
   for features, stride in ((2, 1), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1)):
     y = convolve(x, next(layers), 1, stride)
-    y = convolve(jax.nn.relu(y), next(layers), 1)
+    y = convolve(jax.nn.relu(norm(y)), next(layers), 1)
     if x.shape[-1] != features:
-      x = convolve(x, next(layers), 0, stride)
-    x = jax.nn.relu(x + y)
-  assert x.shape[1:] == (1, 1, 16)
-  return dense(x[:, 0, 0], params["Dense_0"])
+      x = norm(convolve(x, next(layers), 0, stride))  # Named before the norm of y.
+    x = jax.nn.relu(x + norm(y))
+  return dense(x.mean((1, 2)), params["Dense_0"])
 
 
 def vit(params, images):
@@ -227,7 +232,7 @@ def mlp(params, images):
                  alexnet, marks=pytest.mark.slow),
     ("convnet", (28, 28, 1), {"width": 4, "depth": 2}, convnet),
     ("convnet", (8, 8, 3), {"width": 4, "depth": 2}, convnet),
-    pytest.param("resnet18", (8, 8, 1), {"width": 2, "norm": "none", "convolution": "lax"},
+    pytest.param("resnet18", (16, 16, 1), {"width": 2, "norm": "layer", "convolution": "lax"},
                  resnet, marks=pytest.mark.slow),
     ("vit", (4, 4, 1), {"patch": 2, "width": 4, "depth": 1, "heads": 2}, vit),
     ("mlp", (3, 2, 1), {"hidden": (5,)}, mlp),
@@ -405,6 +410,16 @@ def test_a_text_convolution_is_that_of_its_definition(x64):
   other[0, 3:] = 7
   np.testing.assert_array_equal(model.apply(params, {"embedded": other, "mask": mask}), found)
   assert np.isfinite(model.apply(params, {"embedded": words, "mask": 0 * mask})).all()
+
+
+def test_padding_behind_a_sentence_changes_nothing(x64):
+  """Nor do the values that biases put there, between two convolutions."""
+  long, short = (models.text_convolution(num_classes=3, width=6, depth=2, image_shape={
+      "embedded": (length, 4), "mask": (length,)}) for length in (5, 3))
+  params = random_params(long)
+  words, mask = normal(2, 5, 4), jnp.ones((2, 5)).at[:, 3:].set(0)
+  assert_close(long.apply(params, {"embedded": words, "mask": mask}),
+               short.apply(params, {"embedded": words[:, :3], "mask": mask[:, :3]}))
 
 
 @pytest.mark.parametrize("shape", [(5, 4), {"embedded": (5, 4)}])

@@ -68,6 +68,19 @@ def test_weights_without_a_gradient_do_not_spoil_the_hypergradient(name):
   assert jnp.abs(gradient["inputs"]).max() > 1e-6
 
 
+@pytest.mark.parametrize("name, ahead", [("momentum", False), ("nesterov", True)])
+def test_momenta_by_hand(x64, name, ahead):
+  """Gradients are summed up with a decay; nesterov looks one step ahead."""
+  optimizer = optimizers.INNER_OPTIMIZERS[name]({"decay": .7, "weight_decay": .1})
+  params, velocity = jnp.array([1., -2.]), jnp.zeros(2)
+  state = optimizer.init(params)
+  for gradient in jnp.array([[.3, 1.], [-2., .5], [.1, .1]]):
+    update, state = optimizer.update(gradient, state, params)
+    velocity = gradient + .7 * velocity
+    expected = gradient + .7 * velocity if ahead else velocity
+    np.testing.assert_allclose(update, -(expected + .1 * params), rtol=1e-12)
+
+
 def test_adam_is_that_of_optax_with_decoupled_weight_decay(x64):
   params = problems.init(jax.random.key(0))
   gradient = jax.tree.map(jnp.sin, params)

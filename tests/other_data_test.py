@@ -279,6 +279,25 @@ def test_a_table_that_does_not_fit_is_one_line(options, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("train, test, names", [
+    (["1", "0"], ["1", "0"], ()), (["10", "9"], ["9", "10"], ("9", "10")),
+    (["007", "7"], ["7", "007"], ("007", "7")), (["--5", "1"], ["1", "--5"], ("--5", "1")),
+    (["1", "none"], ["1", "1"], ("1", "none"))])
+def test_classes_are_integers_where_all_of_them_are_written_so(train, test, names):
+  x = [1., 2.] * 3
+  data = runs.from_columns({"x": x, "y": train * 3}, {"x": x, "y": test * 3}, label="y",
+                           num_validation=2)
+  assert (data.num_classes, data.class_names) == (2, names)
+  kinds = names or ("0", "1")
+  np.testing.assert_array_equal(data.test[1], [kinds.index(label) for label in test * 3])
+
+
+def test_a_row_without_a_label_is_named():
+  with pytest.raises(ValueError, match="label must have a value in every row; column 'y' has none "
+                     "in row 2"):
+    runs.from_columns({"x": [1., 2., 3.], "y": ["a", None, "b"]}, label="y", num_validation=1)
+
+
 def test_columns_are_of_one_length():
   with pytest.raises(ValueError, match="test must hold as many values in every column; got"):
     runs.from_columns({"x": [1., 2.], "y": ["a", "b"]}, {"x": [1.], "y": ["a", "b"]}, label="y",

@@ -148,6 +148,11 @@ def test_upsampled_images_have_the_wanted_size_and_a_fraction_of_the_bytes():
   np.testing.assert_allclose(constant, np.full((2, 3, 8, 8, 3), 7.), rtol=1e-6)
 
 
+def test_images_are_upsampled_between_the_centres_of_their_pixels():
+  wide = parametrization.upsampled((1, 1, 2, 4, 1), 2).decode(jnp.array([0., 1.]).reshape(1, 1, 1, 2, 1))
+  np.testing.assert_allclose(wide.reshape(2, 4), [[0, .25, .75, 1]] * 2, atol=1e-6)
+
+
 def test_labels_start_one_hot_and_are_shared_by_a_class_where_tied():
   classes = jnp.asarray([[0, 2, 1], [2, 2, 0]])
   part = parametrization.tied_labels(classes, 3)

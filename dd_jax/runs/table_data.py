@@ -1,6 +1,7 @@
 """Tables of numbers and categories as the data of a run, with classes or targets."""
 
 from collections.abc import Sequence
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dd_jax.runs.data import Data, Targets
 from dd_jax.runs.settings import check_choice
 
 PREDICTED = ("class", "number")
+_WHOLE = re.compile("0|-?[1-9][0-9]*")  # 7 is a number; 007, which is another class, a code.
 
 
 def from_columns(train: Columns, test: Columns | None = None, *, label: str | Sequence[str],
@@ -43,6 +45,7 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
             if split is not None]
   known = [_labels(split, labels, predict) for split in splits]
   if predict == "class":
+    known = _integers_or_texts(known)
     *classes, names = as_classes(known[0], known[-1])
     known = classes[:len(splits)]
   if test is None:
@@ -85,7 +88,7 @@ def from_files(path: str, *, label: str, **options: Any) -> Data:
 
 
 def _labels(split, labels, predict):
-  """Labels `[n]` as they are, or numbers `[n, D]`."""
+  """Labels as they are written, n of them, or numbers `[n, D]`."""
   for label in labels:
     if label not in split:
       raise ValueError(f"label must name a column of {list(split)}; got {label!r}")
@@ -97,10 +100,13 @@ def _labels(split, labels, predict):
   if missing:
     raise ValueError(f"label must have a value in every row; column {labels[0]!r} has none in row "
                      f"{missing[0]}")
-  values = split[labels[0]]
-  if all(str(value).lstrip("+-").isdecimal() for value in values):
-    return np.array([int(value) for value in values])
-  return np.array([str(value) for value in values])
+  return [str(value) for value in split[labels[0]]]
+
+
+def _integers_or_texts(splits):
+  """Classes of every split: integers where all of them are written as such."""
+  whole = all(_WHOLE.fullmatch(value) for split in splits for value in split)
+  return [np.array([int(value) for value in split] if whole else split) for split in splits]
 
 
 def _test_size(labels, fraction, predict):
