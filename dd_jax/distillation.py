@@ -42,8 +42,9 @@ def make_outer_loop(outer_loss: Callable, optimizer: optax.GradientTransformatio
   optimizer = optax.with_extra_args_support(optimizer)
 
   def init(trainable, carry=()):
-    return jax.tree.map(jnp.copy, OuterState(trainable, optimizer.init(trainable),
-                                             jnp.zeros((), jnp.int32), carry))
+    state = OuterState(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32), carry)
+    # Copies, and no weak type, which the first step would change and so be compiled again.
+    return jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), state)
 
   def step(key, state, init_state, inputs, labels):
     carry = state.carry

@@ -50,7 +50,10 @@ def implicit(loss: Callable, optimizer: Any = None, *, solver: str = "conjugate_
   loss_of_batch = adapters.scalar(adapters.with_key(loss))
 
   def train(key, params, distilled):
-    final, losses = unrolled(key, *jax.lax.stop_gradient((params, distilled)))
+    begin = jax.lax.stop_gradient((params, distilled))
+    # What the loss closes over is stopped too, or every step would be kept for its sake.
+    converted, closed = closures.hoist(lambda begin: unrolled(key, *begin), begin)
+    final, losses = converted(jax.lax.stop_gradient(closed), begin)
     pull = optimizers.pull(optimizer, distilled.hyper, params)
     batches = distilled.inputs, distilled.labels
 

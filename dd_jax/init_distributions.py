@@ -178,10 +178,15 @@ def near_init(params: Params, noise: float) -> InitDistribution:
   Weights of zero stay zero.
 
   Raises:
-    ValueError: a noise that is not positive.
+    ValueError: a noise that is not positive, or that rounds away in the type of the weights.
   """
   if not noise > 0:
     raise ValueError(f"noise must be positive; got {noise}")
+  for leaf in jax.tree.leaves(params):
+    least = float(jnp.finfo(jnp.result_type(leaf)).eps)
+    if noise < least:
+      raise ValueError(f"noise must be at least {least:.2g} for weights of "
+                       f"{jnp.result_type(leaf)}; got {noise}")
 
   def draw(state, key, num_inits):
     del state
@@ -258,7 +263,7 @@ def pool_tokens(key: Array, size: int, num_inits: int) -> Array:
 
 
 def _at(pool, place):
-  return jax.tree.map(lambda leaf: leaf[place], pool)
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place], pool)  # Of numpy too, as read.
 
 
 def _check_num_inits(num_inits):

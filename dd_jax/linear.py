@@ -25,7 +25,13 @@ def loss(params: Array, inputs: Array, labels: Array) -> Array:
     params: theta `[D]`.
     inputs: points d `[M, D]`.
     labels: targets t `[M]`.
+
+  Raises:
+    ValueError: labels of another shape, which would be broadcast.
   """
+  if jnp.shape(labels) != jnp.shape(inputs)[:1]:
+    raise ValueError(f"labels must be [M] = {list(jnp.shape(inputs)[:1])}; "
+                     f"got {list(jnp.shape(labels))}")
   return .5 * jnp.mean((inputs @ params - labels) ** 2)
 
 

@@ -85,6 +85,14 @@ def test_the_second_call_does_not_compile(six):
   assert step._cache_size() == 1
 
 
+def test_a_weakly_typed_trainable_compiles_once():
+  loop = dd_jax.make_outer_loop(lambda trainable, *_: trainable.sum() ** 2, optax.sgd(.1))
+  state, step = loop.init(jnp.full(3, .3)), jax.jit(loop.step)
+  for seed in range(2):
+    state, _ = step(jax.random.key(seed), state, (), None, None)
+  assert step._cache_size() == 1
+
+
 def test_interrupted_steps_continue_bit_for_bit():
   """11 images, R=4: epochs of 2 steps, so that the pieces begin inside and between epochs."""
   outer_step, state = _loop()

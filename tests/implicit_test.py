@@ -234,3 +234,17 @@ def test_what_a_loss_closes_over_gets_its_gradient(x64):
       functools.partial(dd_jax.implicit, num_terms=40), dd_jax.unroll))
   assert abs(expected[1]) > 1e-2
   _assert_close(actual, expected)
+
+
+def test_memory_does_not_grow_with_the_steps_for_a_loss_that_closes_over_a_learned_number():
+  def used(num_epochs):
+    learned = _learned(num_epochs)
+
+    def of_strength(strength):
+      train = dd_jax.implicit(lambda params, *batch: _inner_loss(params, *batch) + strength * sum(
+          jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(params)))
+      return _outer_loss(learned, train)(*_arguments(learned))
+
+    return jax.jit(jax.grad(of_strength)).lower(.1).compile().memory_analysis().temp_size_in_bytes
+
+  assert used(5000) - used(50) < 4 * 8 * 4950  # Losses and step sizes; a step has 15 weights.

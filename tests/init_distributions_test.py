@@ -296,6 +296,15 @@ def test_near_init():
   np.testing.assert_array_equal(drawn["b"], np.zeros((4, 3)))
   with pytest.raises(ValueError, match="noise must be positive; got 0.0"):
     inits.near_init(params, 0.)
+  with pytest.raises(ValueError, match="noise must be at least 0.0078 for weights of bfloat16; "
+                     "got 1e-05"):
+    inits.near_init({"w": jnp.ones(3, jnp.bfloat16)}, 1e-5)
+
+
+def test_a_pool_of_numpy_arrays_as_it_is_read():
+  pool = {"w": np.arange(12.).reshape(4, 3)}
+  drawn = inits.pretrained_init(pool).sample(jax.random.key(0), 4)["w"]
+  np.testing.assert_array_equal(drawn[np.argsort(drawn[:, 0])], pool["w"])
 
 
 def test_pool_without_replacement():

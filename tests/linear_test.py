@@ -190,3 +190,8 @@ def test_points_learned_by_the_hypergradient_reach_the_bound(x64, num_points):
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+def test_targets_of_another_shape_are_not_broadcast():
+  with pytest.raises(ValueError, match=r"labels must be \[M\] = \[4\]; got \[4, 1\]"):
+    linear.loss(jnp.ones(3), jnp.ones((4, 3)), jnp.ones((4, 1)))

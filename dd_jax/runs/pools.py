@@ -184,6 +184,9 @@ def _block(path, train_block, key):
       print(f"warning: {path} is damaged and made anew: {error}", file=sys.stderr)
   began = time.monotonic()
   params, accuracy = jax.block_until_ready(train_block(key))
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    raise FloatingPointError(f"the weights of {path} are not finite after training; "
+                             "lower pool.learning_rate")
   pools.save(path, params, {"accuracy": np.asarray(accuracy, float).tolist(),
                             "seconds": time.monotonic() - began})
   return pools.load(path)
