@@ -232,6 +232,8 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
 def random_init(config: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
   """Fresh weights as `config.init` says."""
   scale = () if config.init.scale is None else (config.init.scale,)
+  for value in scale:
+    check_positive("init.scale", value)
   weights = parts.choose(init_distributions.WEIGHT_INITS, weights_name(config), "init.weights")
   return dd_jax.random_init(model.init, weights(*scale))
 

@@ -228,6 +228,18 @@ def test_a_run_starts_from_a_finished_file(finished, tmp_path):
   np.testing.assert_array_equal(again.labels, soft)
 
 
+def test_a_start_brings_its_hyper_parameters(finished, tmp_path):
+  loaded, start = artifacts.load(finished / "distilled.npz"), str(tmp_path / "momentum.npz")
+  artifacts.save(start, loaded.distilled._replace(hyper={"decay": np.float32(.5)}),
+                 metadata={**loaded.metadata, "inner_optimizer": "momentum"})
+  of_file, of_config = (_start_of(_config(**{
+      "distill.start": start, "inner.optimizer": "momentum", **given})).hyper["decay"]
+                        for given in ({}, {"inner.decay": .25}))
+  np.testing.assert_allclose([of_file, of_config], [.5, .25])
+  with pytest.raises(ValueError, match=r"distill\.start must fit the config: inner optimizer .*"):
+    _start_of(_config(**{"distill.start": start}))
+
+
 @pytest.mark.parametrize("updates, message", [
     ({"distill.images_per_class": 2},
      r"images \[S, B, H, W, C\] \[1, 20, 28, 28, 1\]; .* has \[1, 10"),

@@ -215,4 +215,6 @@ def make_keys(seed: int) -> dict[str, jax.Array]:
 
 def num_parallel(given: int | None, *, on_accelerator: int | None) -> int | None:
   """Networks side by side: as given, else one on a CPU."""
-  return given or (1 if jax.default_backend() == "cpu" else on_accelerator)
+  if given is not None:
+    return given
+  return 1 if jax.default_backend() == "cpu" else on_accelerator

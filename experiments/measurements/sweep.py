@@ -41,6 +41,9 @@ def sweep(config: ConfigDict, workdir: str | os.PathLike, study: str, seeds: lis
   Raises:
     ValueError, OSError, FloatingPointError: as of `runs.distill`.
   """
+  if study == "epsilon" and config.distill.images != "perturbed":
+    raise ValueError("--study=epsilon must go with distill.images='perturbed', which alone has a "
+                     f"bound; got {config.distill.images!r}")
   for seed in seeds:
     check_seed("--seeds", seed)
   if not seeds or len({*seeds}) < len(seeds):

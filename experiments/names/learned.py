@@ -46,7 +46,7 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
        functools.partial(step_sizes.learned, scale=distill.step_size_scale,
                          sharing=distill.step_size_sharing))(
                              distill.num_epochs, distill.num_steps, start.step_sizes),
-      make_hyper(config.inner))
+      make_hyper(config.inner, start.hyper))
   size = parametrization.num_bytes(jax.eval_shape(learned.init, jax.random.key(0)))
   if distill.max_bytes is not None and size > distill.max_bytes:
     raise ValueError(f"distill.max_bytes must be at least the {size} bytes that are learned; "
@@ -110,10 +110,11 @@ def hard_labels(distill: ConfigDict, data: runs.Data) -> jax.Array:
 
 
 class _Start(NamedTuple):
-  """Where images (None: noise), labels and step sizes start."""
+  """Where images (None: noise), labels, step sizes and, by name, hyper-parameters start."""
   images: jax.Array | None
   labels: jax.Array
   step_sizes: float | np.ndarray
+  hyper: dict[str, Any] = {}
 
 
 def _real(config, data, hard):
@@ -158,15 +159,15 @@ def _make_start(config, data, hard):
 
 
 def _start_from_file(config, num_classes, images_shape):
-  """Images in normalised space, labels and step sizes of a finished run; its weights stay there.
+  """Images in normalised space, and all else that a run learned; its weights stay there.
 
   Raises:
-    ValueError: what the config learns has other shapes, or another whitening.
+    ValueError: what the config learns has other shapes, another whitening or inner optimizer.
   """
   distill = config.distill
   path = paths.local(distill.start, "distill.start")
   artifact = artifacts.load(path)
-  images, labels, sizes, *_ = artifact.distilled
+  images, labels, sizes, hyper = artifact.distilled
   if isinstance(images, dict):
     raise ValueError(f"distill.start must hold inputs that are one array; those of {path} are "
                      f"{sorted(images)}")
@@ -175,17 +176,20 @@ def _start_from_file(config, num_classes, images_shape):
       ("images [S, B, H, W, C]", list(images.shape), list(images_shape)),
       ("step sizes [E, S]", list(sizes.shape), [distill.num_epochs, distill.num_steps]),
       ("number of classes", classes, num_classes),
+      ("inner optimizer", artifact.metadata.get("inner_optimizer", "gradient_descent"),
+       config.inner.optimizer),
       ("whitening", artifact.metadata.get("whitening"), config.data.whitening)):
     if found != expected:
       raise ValueError(f"distill.start must fit the config: {what} {expected}; {path} has {found}")
   if distill.labels == "tied" or distill.labels == "hard" and labels.ndim == 3:
     raise ValueError(f"distill.labels must be 'soft' to start from the labels of {path}; "
                      f"got {distill.labels!r}")
-  return _Start(images, labels, np.asarray(sizes))
+  return _Start(images, labels, np.asarray(sizes),
+                {name: float(value) for name, value in dict(hyper).items()})
 
 
-def make_hyper(inner: ConfigDict) -> parametrization.Part:
-  """Hyper-parameters of the inner optimizer: the config's, else the usual ones."""
+def make_hyper(inner: ConfigDict, start: dict[str, Any]) -> parametrization.Part:
+  """Hyper-parameters of the inner optimizer: the config's, else those begun at, else the usual."""
   usual = optimizers.DEFAULTS.get(inner.optimizer, {})
   given = {name: inner[name] for name in _HYPER if inner[name] is not None}
   for name, value in given.items():
@@ -195,7 +199,7 @@ def make_hyper(inner: ConfigDict) -> parametrization.Part:
     if not 0 <= value < 1:
       raise ValueError(f"inner.{name} must lie in [0, 1); got {value}")
   part = optimizers.shares if inner.learned else optimizers.fixed_hyper
-  return part({**usual, **given})
+  return part({**usual, **start, **given})
 
 
 def make_optimizer(outer: ConfigDict, trainable: dict[str, Any]) -> optax.GradientTransformation:
@@ -205,6 +209,9 @@ def make_optimizer(outer: ConfigDict, trainable: dict[str, Any]) -> optax.Gradie
     return optax.adamw(make_schedule("outer", outer, outer[field]), b1=outer.beta1, b2=outer.beta2,
                        weight_decay=weight_decay)
 
+  for name in ("beta1", "beta2"):
+    if not 0 <= outer[name] < 1:
+      raise ValueError(f"outer.{name} must lie in [0, 1); got {outer[name]}")
   if not outer.weight_decay >= 0:
     raise ValueError(f"outer.weight_decay must not be negative; got {outer.weight_decay}")
   clip = optax.identity()

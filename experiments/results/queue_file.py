@@ -54,6 +54,8 @@ def _entries(where, run, workdir):
                      f"got {note!r}")
   name = "-".join(part for part in (config, variant, note) if part)
   flags = run.get("flags", [])
+  if not all(isinstance(flag, str) for flag in flags):
+    raise ValueError(f"{where}: flags must be texts; got {flags!r}")
   if flags and not note:
     raise ValueError(f"{where} must have a note, which names what its flags change; got "
                      f"flags = {flags!r}")
