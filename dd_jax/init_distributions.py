@@ -183,7 +183,7 @@ def near_init(params: Params, noise: float) -> InitDistribution:
   if not noise > 0:
     raise ValueError(f"noise must be positive; got {noise}")
   for leaf in jax.tree.leaves(params):
-    least = float(jnp.finfo(jnp.result_type(leaf)).eps)
+    least = float(jnp.finfo(jnp.result_type(leaf)).eps) / 8  # Of which few draws change a weight.
     if noise < least:
       raise ValueError(f"noise must be at least {least:.2g} for weights of "
                        f"{jnp.result_type(leaf)}; got {noise}")

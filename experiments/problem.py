@@ -231,11 +231,10 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
 
 def random_init(config: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribution:
   """Fresh weights as `config.init` says."""
-  scale = () if config.init.scale is None else (config.init.scale,)
-  for value in scale:
-    check_positive("init.scale", value)
+  if (scale := config.init.scale) is not None:
+    check_positive("init.scale", scale)
   weights = parts.choose(init_distributions.WEIGHT_INITS, weights_name(config), "init.weights")
-  return dd_jax.random_init(model.init, weights(*scale))
+  return dd_jax.random_init(model.init, weights() if scale is None else weights(scale))
 
 
 def weights_name(config: ConfigDict) -> str:

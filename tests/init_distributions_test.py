@@ -296,7 +296,7 @@ def test_near_init():
   np.testing.assert_array_equal(drawn["b"], np.zeros((4, 3)))
   with pytest.raises(ValueError, match="noise must be positive; got 0.0"):
     inits.near_init(params, 0.)
-  with pytest.raises(ValueError, match="noise must be at least 0.0078 for weights of bfloat16; "
+  with pytest.raises(ValueError, match="noise must be at least 0.00098 for weights of bfloat16; "
                      "got 1e-05"):
     inits.near_init({"w": jnp.ones(3, jnp.bfloat16)}, 1e-5)
 

@@ -94,8 +94,8 @@ def test_memory_and_gradient_modes_agree_for_a_loss_that_takes_a_key(x64):
     return problems.inner_loss(train(jax.random.key(1), params, decode(trainable))[0],
                                *problems.real())
 
-  expected, *others = (jax.jit(jax.grad(functools.partial(outer, memory=memory, gradient=gradient)))(
-      trainable) for memory, gradient in (
+  expected, *others = (jax.jit(jax.grad(functools.partial(
+      outer, memory=memory, gradient=gradient)))(trainable) for memory, gradient in (
           ("plain", "reverse"), (2, "reverse"), ("plain", "forward_over_reverse"),
           (2, "forward_over_reverse")))
   for other in others:

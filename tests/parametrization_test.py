@@ -149,7 +149,8 @@ def test_upsampled_images_have_the_wanted_size_and_a_fraction_of_the_bytes():
 
 
 def test_images_are_upsampled_between_the_centres_of_their_pixels():
-  wide = parametrization.upsampled((1, 1, 2, 4, 1), 2).decode(jnp.array([0., 1.]).reshape(1, 1, 1, 2, 1))
+  part = parametrization.upsampled((1, 1, 2, 4, 1), 2)
+  wide = part.decode(jnp.array([0., 1.]).reshape(1, 1, 1, 2, 1))
   np.testing.assert_allclose(wide.reshape(2, 4), [[0, .25, .75, 1]] * 2, atol=1e-6)
 
 
