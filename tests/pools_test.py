@@ -4,11 +4,13 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dd_jax
 from dd_jax.files import pools
+from dd_jax.runs import pools as training
 from tests.artifacts_test import TREES
 from tests.artifacts_test import assert_identical
 
@@ -51,3 +53,10 @@ def test_what_is_no_pool(tmp_path, arrays, text):
   np.savez(path, metadata='{"format_version": 1}', **arrays)
   with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))} [^\n]*{text}[^\n]*\Z"):
     pools.load(path)
+
+
+def test_networks_that_are_not_finite_are_not_kept(tmp_path):
+  path = tmp_path / "0.npz"
+  with pytest.raises(FloatingPointError, match="not finite after training; lower pool.learning_r"):
+    training._block(path, lambda key: ({"w": jnp.full((2, 3), jnp.inf)}, jnp.zeros(2)), None)
+  assert not path.exists()

@@ -120,6 +120,7 @@ def test_the_list_names_directories_as_results_are_named(tmp_path):
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nseeds = ['1']", r"run 1: seeds must lie in 0\.\."),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nstepz = 3", "must have the fields .*; got stepz = 3"),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nflags = ['--x']", "must have a note"),
+    ("[[runs]]\nconfig = 'mnist_fixed_init'\nnote = 'a'\nflags = [1]", r"texts; got \[1\]"),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nnote = '../up'", r"without / and \\; got '\.\./up'"),
     ("[[runs]]\nconfig = 'mnist_fixed_init'\nseeds = [1, 1]",
      r"got \['mnist_fixed_init-seed1'\] twice"),

@@ -238,6 +238,10 @@ def test_a_start_brings_its_hyper_parameters(finished, tmp_path):
   np.testing.assert_allclose([of_file, of_config], [.5, .25])
   with pytest.raises(ValueError, match=r"distill\.start must fit the config: inner optimizer .*"):
     _start_of(_config(**{"distill.start": start}))
+  # Of one's own, which has no name in a file.
+  artifacts.save(start, loaded.distilled, metadata={**loaded.metadata, "inner_optimizer": "own"})
+  own = _config(**{"distill.start": start, "inner.optimizer": "dd_jax.optimizers:gradient_descent"})
+  np.testing.assert_array_equal(_start_of(own).inputs, loaded.distilled.inputs)
 
 
 @pytest.mark.parametrize("updates, message", [

@@ -176,8 +176,10 @@ def _start_from_file(config, num_classes, images_shape):
       ("images [S, B, H, W, C]", list(images.shape), list(images_shape)),
       ("step sizes [E, S]", list(sizes.shape), [distill.num_epochs, distill.num_steps]),
       ("number of classes", classes, num_classes),
-      ("inner optimizer", artifact.metadata.get("inner_optimizer", "gradient_descent"),
-       config.inner.optimizer),
+      ("inner optimizer", *(
+          name if name in optimizers.INNER_OPTIMIZERS else "own" for name in (
+              artifact.metadata.get("inner_optimizer", "gradient_descent"),
+              config.inner.optimizer))),
       ("whitening", artifact.metadata.get("whitening"), config.data.whitening)):
     if found != expected:
       raise ValueError(f"distill.start must fit the config: {what} {expected}; {path} has {found}")
