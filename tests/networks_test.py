@@ -4,7 +4,6 @@ import functools
 import math
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -117,7 +116,8 @@ def test_shape_and_dtype_of_logits(name, num_classes, num_images):
 @pytest.mark.parametrize("name, image_shape, options, reference", [
     ("lenet", (28, 28, 1), {}, networks_by_hand.lenet),
     ("lenet", (32, 32, 3), {"convolution": "tiled"}, networks_by_hand.lenet),
-    pytest.param("alexcifarnet", (32, 32, 3), {}, networks_by_hand.alexcifarnet, marks=pytest.mark.slow),
+    pytest.param("alexcifarnet", (32, 32, 3), {}, networks_by_hand.alexcifarnet,
+                 marks=pytest.mark.slow),
     pytest.param("alexnet", (224, 224, 3), {"width": 1, "dropout": .5, "convolution": "lax"},
                  networks_by_hand.alexnet, marks=pytest.mark.slow),
     ("convnet", (28, 28, 1), {"width": 4, "depth": 2}, networks_by_hand.convnet),

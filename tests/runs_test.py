@@ -112,6 +112,12 @@ def test_seeds_of_more_than_32_bits_are_refused_by_name(finished, tmp_path, seed
   assert not workdir.exists()
 
 
+def test_a_study_of_bounds_needs_images_that_have_one(tmp_path):
+  with pytest.raises(ValueError, match="--study=epsilon must go with distill.images='perturbed'"):
+    sweep.sweep(_config(), tmp_path / "study", "epsilon", [0])
+  assert not (tmp_path / "study").exists()
+
+
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("mine")
   for workdir in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -1,4 +1,4 @@
-"""Tables as the data of a run: those of scikit-learn, which classes they have, what does not fit."""
+"""Tables as the data of a run: those of scikit-learn, which classes, what does not fit."""
 
 import numpy as np
 import pytest
