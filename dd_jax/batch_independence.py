@@ -5,15 +5,18 @@ in one piece. The functions here find that out by trying two examples together a
 made-up weights and images, when a program is traced; nothing of it is left in the program.
 """
 
-from collections.abc import Callable
-import functools
+from collections.abc import Callable, MutableMapping
 from typing import Any
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.types import Array, Params
+
+# What was found of a function, {case: whether it differs}, for as long as the function lives.
+_FOUND: MutableMapping[Callable, dict[tuple, bool]] = weakref.WeakKeyDictionary()
 
 
 def check_mean(loss: Callable, params: Params, inputs: Any, labels: Array, *, cut_by: str
@@ -70,7 +73,8 @@ def _of_rows(apply, params, inputs):
 def _compiled(function):
   """Compiled apart from the program that is traced around it, and run at once."""
   def run(*args):
-    program = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}).lower(*args)
+    program = jax.jit(_hashable(function), compiler_options={
+        "xla_backend_optimization_level": 0}).lower(*args)
     return np.asarray(program.compile()(*args))
 
   return run
@@ -84,14 +88,18 @@ def _differs(compare, function, params, *examples):
   leaves, structure = jax.tree.flatten((params, *jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), examples)))
   shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
-  return _differs_at(compare, function, structure, shapes, jax.config.jax_enable_x64)
+  case = (compare, structure, shapes, jax.config.jax_enable_x64)
+  try:
+    found = _FOUND.setdefault(function, {})
+  except TypeError:  # It cannot be hashed, or not be referred to weakly.
+    found = {}
+  if case not in found:
+    found[case] = _differs_at(compare, function, structure, shapes)
+  return found[case]
 
 
-@functools.lru_cache(maxsize=64)
-def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: tuple, x64: bool
-                ) -> bool:
-  """Whether the two sides differ by more than rounding; compiled once for a function."""
-  del x64  # A part of the cache's key.
+def _differs_at(compare, function, structure, shapes):
+  """Whether the two sides differ by more than rounding."""
   with jax.default_matmul_precision("highest"):
     params, *examples = structure.unflatten([_made_up(i, x) for i, x in enumerate(shapes)])
     examples = jax.tree.map(_told_apart, examples)
@@ -115,7 +123,12 @@ def _differs_at(compare: Callable, function: Callable, structure: Any, shapes: t
 def _closes_over_tracers(function, *args):
   """Whether it needs values of a program that is being traced: then nothing can be tried."""
   return any(isinstance(value, jax.core.Tracer)
-             for value in jax.make_jaxpr(function)(*args).consts)
+             for value in jax.make_jaxpr(_hashable(function))(*args).consts)
+
+
+def _hashable(function):
+  """As jax.jit asks for it; a callable object need not be so."""
+  return lambda *args: function(*args)
 
 
 def _made_up(seed: int, shape: Any) -> np.ndarray:

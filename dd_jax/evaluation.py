@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax import batch_independence
 from dd_jax import types
@@ -128,11 +129,14 @@ def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_s
 
   Raises:
     ValueError: a batch size below 1, no example, inputs that are not as many as labels, or more
-      than `batch_size` for a network whose logits depend on the whole batch.
+      than `batch_size` for a network whose logits depend on the whole batch; a class that is not in
+      0..K-1, where the labels are no tracers: of those such a class is left out of the counts.
   """
   prepare = prepare or (lambda inputs: inputs)
   num_examples = types.num_examples(inputs, labels)
-  check_batches(apply, params, jax.eval_shape(prepare, inputs), batch_size=batch_size)
+  prepared = jax.eval_shape(prepare, inputs)
+  check_batches(apply, params, prepared, batch_size=batch_size)
+  _check_classes(apply, params, prepared, labels)
   batch_size = min(batch_size, num_examples)
 
   def of_batch(batch):
@@ -166,6 +170,17 @@ def check_batches(apply: Callable, params: Any, inputs: Any, *, batch_size: int)
     batch_independence.check_rows(apply, params, inputs, batch_size=batch_size)
 
 
+def _check_classes(apply, params, inputs, labels):
+  if isinstance(labels, jax.core.Tracer) or jnp.issubdtype(labels.dtype, jnp.floating):
+    return
+  num_classes = jax.eval_shape(apply, params, inputs).shape[-1]
+  classes = np.asarray(labels)
+  lowest, highest = classes.min(), classes.max()
+  if lowest < 0 or highest >= num_classes:
+    raise ValueError(f"labels must lie in 0..{num_classes - 1}, the classes of the network; got "
+                     f"{lowest}..{highest}")
+
+
 class Plan(NamedTuple):
   """How much of an evaluation is computed at once, which bounds its memory, and where."""
   num_parallel: int = 10  # Networks side by side. One at a time is fastest on a CPU.
@@ -178,6 +193,8 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
              apply: Callable, inputs: Any, labels: Array, *, num_inits: int, plan: Plan = Plan()
              ) -> EvalResult:
   """Trains N fresh networks on the distilled data and tests each on all real examples.
+
+  Compiled anew at every call: where it is called again and again, `jax.jit` around it keeps it.
 
   Args:
     key: consumed by the draw of the networks and by their training: use one that the distillation
@@ -195,7 +212,7 @@ def evaluate(key: Array, distilled: DistilledData, init: InitDistribution, train
     Metrics before and after, each field with a leading axis `[N]`.
 
   Raises:
-    ValueError: a number of the plan below 1.
+    ValueError: a number of the plan below 1, or what `measure` refuses.
   """
   return evaluate_networks(key, distilled, init, train, apply,
                            draw_networks(key, init, num_inits), inputs, labels, plan=plan)

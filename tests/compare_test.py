@@ -10,6 +10,7 @@ import pytest
 
 from dd_jax import baselines
 from dd_jax import parametrization
+from dd_jax import step_sizes
 from dd_jax import runs
 from dd_jax.runs import accuracies
 from dd_jax.runs import comparison
@@ -62,6 +63,16 @@ def test_baselines_of_a_fixed_init(small, monkeypatch, tmp_path):
   monkeypatch.setattr(baselines, "random_real", None)
   assert runs.compare_baselines(described, tmp_path)["baselines"] == result["baselines"]
   assert (tmp_path / "rows.jsonl").read_bytes() == b"".join(lines)
+
+
+def test_baselines_of_fewer_images_than_classes_are_refused(tmp_path):
+  described = small_runs.problem()
+  learned = parametrization.join(
+      parametrization.inputs((4, 4, 1), 1, 2), parametrization.soft_labels(
+          parametrization.few_labels(1, 3, 2)), step_sizes.learned(1, 1, .02))
+  with pytest.raises(ValueError, match="divisible by the 3 classes; got B=2"):
+    runs.compare_baselines(described._replace(learned=learned), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_baselines_share_the_held_out_networks_and_know_poisoning(small, tmp_path):

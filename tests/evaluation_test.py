@@ -324,6 +324,16 @@ def test_a_network_that_looks_at_its_batch_gets_all_images_at_once():
     evaluation.measure(centred, params, IMAGES, LABELS, batch_size=3)
 
 
+@pytest.mark.parametrize("label", [K, -1])
+def test_a_class_that_the_network_does_not_have(label):
+  wrong = LABELS.at[1].set(label)
+  with pytest.raises(ValueError, match=rf"labels must lie in 0\.\.2, the classes .* got .*{label}"):
+    evaluation.measure(linear, normal(4, K), IMAGES, wrong, batch_size=3)
+  with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2"):
+    dd_jax.evaluate(jax.random.key(0), DISTILLED, INIT, TRAIN, MODEL.apply, IMAGES, wrong,
+                    num_inits=2)
+
+
 def test_poisoning_metrics_of_a_class_that_is_not_there():
   with pytest.raises(ValueError, match=r"target_class must lie in 0\.\.1; got 5"):
     dd_jax.poisoning_metrics(jnp.ones((1, 2, 2)), attack_class=0, target_class=5)

@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import functools
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -353,6 +355,33 @@ def test_statistics_of_a_batch_of_integers_are_found():
         ValueError, match="real_loss must be a mean over examples for chunk_size"):
       batch_independence.check_mean(of_pixels, params, images, jnp.zeros(8, int),
                                     cut_by="chunk_size")
+
+
+def test_a_loss_is_tried_once_as_long_as_it_lives_and_not_kept_alive():
+  tried = []
+
+  class Unhashable:
+    __hash__ = None
+
+    def __call__(self, params, inputs, labels):
+      return loss(params, inputs, labels)
+
+  def loss(params, inputs, labels):
+    tried.append(inputs.shape[0])
+    return problems.inner_loss(params, inputs, labels)
+
+  args = (problems.init(jax.random.key(0)), jnp.zeros((8, *problems.IMAGE_SHAPE)),
+          jnp.zeros(8, int))
+  batch_independence.check_mean(loss, *args, cut_by="chunk_size")
+  number = len(tried)
+  batch_independence.check_mean(loss, *args, cut_by="chunk_size")
+  assert set(tried) == {1, 2} and len(tried) == number
+  batch_independence.check_mean(Unhashable(), *args, cut_by="chunk_size")
+  assert len(tried) > number
+  kept = weakref.ref(loss)
+  del loss, Unhashable
+  gc.collect()
+  assert kept() is None
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 import dd_jax
 from dd_jax.runs import workdirs
+from experiments import launcher
 from experiments.measurements import rounding
 from experiments.names import applied
 from experiments.results import paper
@@ -83,6 +85,16 @@ def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
   monkeypatch.setattr(tables, "_HERE", tmp_path / "experiments")
   tables.main([])
   assert (tmp_path / "experiments/README.md").read_bytes() == readme.read_bytes()
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("none_such-seed1", "{}", "must be named CONFIG-seedSEED.json .* got 'none_such'"),
+    ("mnist_fixed_init-seed1", "{", "must be the JSON that a run wrote: ")])
+def test_a_file_that_is_no_result_is_named_in_one_line(tmp_path, capsys, name, content, message):
+  (tmp_path / f"{name}.json").write_text(content)
+  with pytest.raises(SystemExit):
+    launcher.with_one_line_errors(lambda: tables.render_ways("", tmp_path))
+  assert re.fullmatch(f"error: .*{name}.json {message}.*\n", capsys.readouterr().err)
 
 
 def test_the_bench_s_table_is_up_to_date_and_gives_every_run_its_speed(tmp_path):
@@ -226,6 +238,10 @@ def test_the_ways_to_evaluate_stand_side_by_side():
                              for seed in (0, 1)]})
   assert table.splitlines()[-1].endswith(
       "| 2 | 75.0 | 80.0 | 85.0 | 90.0 | are its labels | 80.0 | 60.0 |")
+  table = transfers.ways_table({}, {"mnist_soft_labels-short": [_transfer(
+      0, .85, distilled=.8, random_real=.6)]})
+  assert table.splitlines()[-1].startswith(
+      "| MNIST, LeNet, fixed init, soft labels, short | 1 |  | 80.0 |")
 
 
 def test_a_published_file_stands_with_what_checks_it(tmp_path):

@@ -98,6 +98,9 @@ class _Comparison:
     self.size, of_targets = distilled.labels.shape[0] * distilled.labels.shape[1], (
         problem.data.targets is not None)
     num_classes = 1 if of_targets else problem.data.num_classes
+    if distilled.labels.shape[1] % num_classes:
+      raise ValueError("baselines need as many images of each class in a step, B divisible by the "
+                       f"{num_classes} classes; got B={distilled.labels.shape[1]}")
     self._layout = {"num_classes": num_classes, "num_steps": num_steps,
                     "images_per_class": distilled.labels.shape[1] // num_classes}
     self._train, validation, test = (prepared(problem.data, split) for split in (

@@ -56,8 +56,8 @@ def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: in
   keys = make_keys(seed)
   start = problem.learned.init(keys["images"])
   with workdirs.held(workdir) as folder:
-    rows = [_row(problem, start, keys["outer"], epochs, factor, size, num_networks)
-            for epochs in num_epochs for factor in factors]
+    rows = [row for epochs in num_epochs
+            for row in _rows(problem, start, keys["outer"], epochs, factors, size, num_networks)]
     workdirs.write_json(folder / "smoothness.json", rows)
     picture = io.BytesIO()
     _plot(rows, picture)
@@ -65,12 +65,13 @@ def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: in
   return rows
 
 
-def _row(problem, start, key, epochs, factor, size, num_networks):
-  def decode(trainable):
-    return lengthened(problem.learned.decode(trainable), epochs, factor)
-
+def _rows(problem, start, key, num_epochs, factors, size, num_networks):
+  """One of each factor; compiled once for all of them."""
   @jax.jit
-  def of_network(token, key):
+  def of_network(token, key, factor):
+    def decode(trainable):
+      return lengthened(problem.learned.decode(trainable), num_epochs, factor)
+
     direction_key, train_key = jax.random.split(key)
     return metasmoothness.metasmoothness(
         problem.train, decode, train_key, problem.inits.train.make(state, token), start,
@@ -81,14 +82,19 @@ def _row(problem, start, key, epochs, factor, size, num_networks):
   tokens = problem.inits.train.draw(
       state, draw_key, 1 if problem.keeps_network else num_networks)
   tokens = tokens[jnp.arange(num_networks) % len(tokens)]
-  with jax.default_matmul_precision("highest"):
-    values = np.array([of_network(*row) for row in zip(
-        tokens, jax.random.split(train_key, num_networks), strict=True)])
+  networks = list(zip(tokens, jax.random.split(train_key, num_networks), strict=True))
+  for factor in factors:
+    with jax.default_matmul_precision("highest"):
+      values = np.array([of_network(*network, factor) for network in networks])
+    step_sizes = lengthened(problem.learned.decode(start), num_epochs, factor).step_sizes
+    yield {"num_epochs": num_epochs, "T": int(step_sizes.size), "factor": factor,
+           "step_size": float(step_sizes.mean()), "size": size, "num_networks": num_networks,
+           **_summary(values)}
+
+
+def _summary(values):
   finite = values[np.isfinite(values)]
-  step_sizes = decode(start).step_sizes
-  return {"num_epochs": epochs, "T": int(step_sizes.size), "factor": factor,
-          "step_size": float(step_sizes.mean()), "size": size, "num_networks": num_networks,
-          "metasmoothness": float(finite.mean()) if finite.size else None,
+  return {"metasmoothness": float(finite.mean()) if finite.size else None,
           "std": float(finite.std()) if finite.size else None,
           "not_finite": int(values.size - finite.size)}
 

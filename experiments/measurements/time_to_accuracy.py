@@ -11,6 +11,7 @@ the final test, report and pictures.
 
 import json
 import os
+import pathlib
 import shlex
 import statistics
 import subprocess
@@ -60,14 +61,19 @@ def _measure():
   seeds = launcher.numbers("seeds", options.seeds, int)
   arguments = shlex.split(options.command)
   run(arguments, seeds[0] - 1)
-  speed, runs = _gflops(), [run(arguments, seed, options.workdir) for seed in seeds]
-  seconds, accuracies = ([row[name] for row in runs] for name in ("seconds", "accuracy_mean"))
-  report = {"command": options.command, "matmul_gflops": [speed, _gflops()], "runs": runs,
-            "seconds_mean": statistics.mean(seconds), "seconds_worst": max(seconds),
-            "accuracy_mean": statistics.mean(accuracies), "accuracy_worst": min(accuracies)}
-  with open(options.out, "w") as file:
-    json.dump(report, file, indent=2)
+  speeds, runs = [_gflops()], []
+  for seed in seeds:
+    runs.append(run(arguments, seed, options.workdir))
+    speeds.append(_gflops())
+    report = {"command": options.command, "matmul_gflops": speeds, **_summary(runs)}
+    pathlib.Path(options.out).write_text(json.dumps(report, indent=2))  # As far as it has come.
   return report
+
+
+def _summary(runs):
+  seconds, accuracies = ([row[name] for row in runs] for name in ("seconds", "accuracy_mean"))
+  return {"runs": runs, "seconds_mean": statistics.mean(seconds), "seconds_worst": max(seconds),
+          "accuracy_mean": statistics.mean(accuracies), "accuracy_worst": min(accuracies)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[d
   """
   groups = collections.defaultdict(list)
   for path in sorted(directory.glob("*.json")):
-    result = json.loads(path.read_text())
+    result = read(path)
     if "sources" in result:
       result["sources"] = list(dict.fromkeys(same.get(code, code) for code in result["sources"]))
     groups[path.stem.rsplit("-seed", 1)[0]].append(result)
@@ -25,8 +25,20 @@ def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[d
 
 def read_all(directory: pathlib.Path) -> dict[str, dict]:
   """`{file stem: content}` in the order of the paper's rows."""
-  files = {path.stem: json.loads(path.read_text()) for path in directory.glob("*.json")}
+  files = {path.stem: read(path) for path in directory.glob("*.json")}
   return dict(sorted(files.items(), key=lambda item: _order(item[0])))
+
+
+def read(path: pathlib.Path) -> dict:
+  """What a run wrote there. ValueError: it is no JSON, or its name begins with no config's."""
+  config, _ = config_and_note(path.stem.rsplit("-seed", 1)[0])
+  if "-seed" in path.stem and config not in paper.ROWS:
+    raise ValueError(f"{path} must be named CONFIG-seedSEED.json or CONFIG-NOTE-seedSEED.json, "
+                     f"where results.paper.ROWS has the CONFIG; got {config!r}")
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} must be the JSON that a run wrote: {error}") from error
 
 
 def same_figures(directory: pathlib.Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The distilled files of the results: those that lie here, how to check each, and the others."""
 
 import hashlib
-import json
 import pathlib
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from dd_jax import files
 from dd_jax.runs import accuracies
 from experiments.results import paper
-from experiments.results.files import config_and_note, link, markdown, percent
+from experiments.results.files import config_and_note, link, markdown, percent, read
 
 
 def table(directory: pathlib.Path) -> str:
@@ -42,7 +41,7 @@ def others_table(results: pathlib.Path) -> str:
   """One row a file that does not lie here: its size and digest, as its run wrote them."""
   rows = [("distilled.npz of", "seed", "kB", "BLAKE2b (8 bytes)")]
   for path in sorted(results.glob("*.json")):
-    result = json.loads(path.read_text())
+    result = read(path)
     if "distilled_blake2b" in result and not (results / f"distilled/{path.stem}.npz").exists():
       rows.append((link(*config_and_note(path.stem.rsplit("-seed", 1)[0])), result["seed"],
                    f"{result['distilled_bytes'] / 1e3:.0f}", f"`{result['distilled_blake2b']}`"))

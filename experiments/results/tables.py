@@ -23,6 +23,7 @@ import pathlib
 from absl import app
 import numpy as np
 
+from experiments import launcher
 from experiments.results import paper
 from experiments.results import published
 from experiments.results import transfers
@@ -249,6 +250,10 @@ def _over_seeds(results, measure, *, before=False):
 
 def main(argv):
   del argv
+  launcher.with_one_line_errors(_write)
+
+
+def _write():
   for path, render_file in ((_HERE / "README.md", render),
                             (_HERE.parent / "BUILD_NOTES.md", render_bench),
                             (_HERE.parent / "docs/five_ways.md", render_ways),

@@ -46,9 +46,10 @@ def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) ->
     others = sorted({row["network"] for row in results[0]["rows"]} - {network})
     found = {s: [_row(result, network, s) for result in results] for s in _SETS}
     hard = found["distilled, hard labels"]
+    config, note = config_and_note(name)
     rows.append((
-        paper.ROWS[config_and_note(name)[0]][0], len(results),
-        _mean([run["accuracy_mean"] for run in own]),
+        ", ".join([paper.ROWS[config][0], *note]), len(results),
+        _mean([run["accuracy_mean"] for run in own]) if len(own) == len(results) else "",
         _mean([row["accuracy_mean"] for row in found["distilled"]]),
         _mean([_test_chosen(row)["accuracy_mean"] for row in found["distilled"]]),
         percent("accuracy", max(_test_chosen(row)["accuracy_max"] for row in found["distilled"])),
