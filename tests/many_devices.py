@@ -109,6 +109,16 @@ def measure(setting):
     yield "pmap", step(trainable, init.state, *real)
 
 
+def measure_map():
+  """What `map_over_mesh` gives of more rows than devices and of fewer, and how many a device had."""
+  mesh = parallel.make_mesh(jax.device_count())
+  for num_rows in (3, 8, 21):
+    rows = {"a": jax.numpy.arange(num_rows) + 1., "b": jax.numpy.ones((num_rows, 2))}
+    yield num_rows, jax.jit(parallel.map_over_mesh(lambda rows: {
+        "square": rows["a"] ** 2, "sum": rows["b"].sum(1),
+        "on_its_device": jax.numpy.full(len(rows["a"]), len(rows["a"]))}, mesh))(rows)
+
+
 if __name__ == "__main__":
   out, names, *process = sys.argv[1:]
   if process:
@@ -118,5 +128,8 @@ if __name__ == "__main__":
       for name in names.split(",")
       for where, result in measure(SETTINGS[name])
       for path, leaf in jax.tree_util.tree_leaves_with_path(result)}
+  if not process:
+    results |= {f"map/{num_rows}/{name}": leaf for num_rows, mapped in measure_map()
+                for name, leaf in mapped.items()}
   if processes.is_first():
     np.savez(out, num_devices=jax.device_count(), **results)

@@ -3,6 +3,7 @@
 import functools
 import math
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +160,27 @@ def test_dropout_of_alexnet_needs_a_key():
   for model, key in ((dropping, None), (plain, jax.random.key(1))):
     np.testing.assert_array_equal(
         jit(functools.partial(model.apply, key=key))(params, images), expected)
+  layers = jit(functools.partial(_dropped, dropping))(params, images, jax.random.key(1))
+  assert [before.shape for before, _ in layers] == [(2, 4 * 6 * 6), (2, 64)]
+  for before, after in layers:
+    kept = np.asarray(after != 0)
+    np.testing.assert_array_equal(after[kept], 2 * before[kept])
+    assert .3 < kept[np.asarray(before != 0)].mean() < .7  # Of 60 numbers: three deviations.
+
+
+def _dropped(model, params, images, key):
+  """What every dropout of a network gets and gives."""
+  layers = []
+
+  def record(layer, args, options, context):
+    after = layer(*args, **options)
+    if isinstance(context.module, nn.Dropout):
+      layers.append((args[0], after))
+    return after
+
+  with nn.intercept_methods(record):
+    model.apply(params, images, key=key)
+  return layers
 
 
 @pytest.mark.parametrize("name", ["convnet", "vit", RESNET])

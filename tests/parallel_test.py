@@ -78,6 +78,16 @@ def test_eight_devices_equal_one(eight_devices, names, setting, layout):
   _assert_equal_to_one_device(results, setting, layout)
 
 
+@pytest.mark.parametrize("num_rows", [3, 8, 21])
+def test_rows_are_shared_out_over_eight_devices(eight_devices, num_rows):
+  """Networks of an evaluation, as many as the devices divide and others."""
+  results = eight_devices(many_devices.QUICK)
+  of = {name: results[f"map/{num_rows}/{name}"] for name in ("square", "sum", "on_its_device")}
+  np.testing.assert_array_equal(of["square"], np.arange(1., num_rows + 1) ** 2)
+  np.testing.assert_array_equal(of["sum"], np.full(num_rows, 2.))
+  np.testing.assert_array_equal(of["on_its_device"], np.full(num_rows, -(-num_rows // 8)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "setting, layout", [(setting, layout) for setting in many_devices.OF_PROCESSES
