@@ -4,7 +4,7 @@
 
 Random real images, the best of many random sets, k-means centres and class means train the
 networks that the config's distilled data would be tested on, with the config's numbers of steps,
-epochs and images and one step size, which is searched on training images. DIR/baselines.json has
+epochs and images and one step size, which is searched on validation images. DIR/baselines.json has
 their figures, those of k-NN on the same sets, and the config; of a table those of gradient-boosted
 trees besides, and with --real_epochs those of networks trained on all real examples, as long as
 validation chooses. No finished run is needed; the same command continues an interrupted comparison.

@@ -8,8 +8,8 @@ FILE is TOML, a table for each config:
     config = "mnist_fixed_init"  # Of experiments/configs; with :smoke or :paper.
     seeds = [10, 11, 12]         # None: 0.
     num_steps = 8000             # Outer steps; none: the config's. A larger number goes on.
-    note = "wide"                # Where flags follow: names what they change.
-    flags = ["--config.model.width=64"]
+    note = "faster"              # Where flags follow: names what they change.
+    flags = ["--config.outer.learning_rate=0.1"]
 
 The unfinished run of the fewest outer steps comes first. When the minutes are over it stops at a
 checkpoint; what is left is shown. The runs lie in --workdir, under the names that their results
