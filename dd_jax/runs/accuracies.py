@@ -48,9 +48,14 @@ def of_one_axis(result: dict[str, Any]) -> list[str]:
   return names if LABELS[names[0]][1] else names[:1]
 
 
+def factor(name: str) -> int:
+  """What a figure is multiplied by to be shown: 100 of a share."""
+  return 100 if LABELS[name][1] else 1
+
+
 def shown(name: str, value: float) -> str:
   """A figure to be read: a share in percent, anything else as it is."""
-  return f"{100 * value:.1f}" if LABELS[name][1] else f"{value:.3g}"
+  return f"{factor(name) * value:.1f}" if LABELS[name][1] else f"{value:.3g}"
 
 
 def unit(name: str) -> str:

@@ -78,7 +78,7 @@ def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
   names = accuracies.of_one_axis(result)
   for i, name in enumerate(names):
     label, is_share = accuracies.LABELS[name]
-    factor, tested = 100 if is_share else 1, result[f"{name}_mean"]
+    factor, tested = accuracies.factor(name), result[f"{name}_mean"]
     validated = [line for line in metrics if f"validation_{name}" in line]
     axes[1].plot([line["step"] for line in validated],
                  [factor * line[f"validation_{name}"] for line in validated], color=f"C{i}",

@@ -123,8 +123,7 @@ def title(metadata: dict[str, Any]) -> str:
 def _score(result):
   """The figure that a run is known by: its name, what it is called, and 100 of a share."""
   name = accuracies.headline_of(result)
-  label, is_share = accuracies.LABELS[name]
-  return name, label, 100 if is_share else 1
+  return name, accuracies.LABELS[name][0], accuracies.factor(name)
 
 
 def _histogram(run, name):
@@ -133,7 +132,8 @@ def _histogram(run, name):
       len(run.evaluation["after_loss"]) < 2):
     return None
   label, is_share = accuracies.LABELS[name]
-  return histogram(run.evaluation, name, f"test {label}{', %' * is_share}", 100 if is_share else 1)
+  return histogram(run.evaluation, name, f"test {label}{', %' * is_share}",
+                   accuracies.factor(name))
 
 
 def _upper(text):
@@ -142,15 +142,14 @@ def _upper(text):
 
 def _validated(run, name):
   """`[(outer step, its validation figure)]`."""
-  factor = 100 if accuracies.LABELS[name][1] else 1
-  return [(line["step"], factor * line[f"validation_{name}"]) for line in run.metrics
-          if f"validation_{name}" in line]
+  return [(line["step"], accuracies.factor(name) * line[f"validation_{name}"])
+          for line in run.metrics if f"validation_{name}" in line]
 
 
 def _while_distilling(run, name, *, alone):
   """Two lines of a chart, by name: the validation figure, and where the final test ended."""
   validated, label = _validated(run, name), accuracies.LABELS[name][0]
-  tested = (100 if accuracies.LABELS[name][1] else 1) * run.result[f"{name}_mean"]
+  tested = accuracies.factor(name) * run.result[f"{name}_mean"]
   prefix = "" if alone else f"{label}, "
   return ((f"{prefix}validation", validated),
           (f"{prefix}test, at the end: {_shown(run.result, name)}",

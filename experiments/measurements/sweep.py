@@ -73,10 +73,10 @@ def _sweep(config, workdir, study, seeds):
     writer.writeheader()
     writer.writerows(rows)
     npz.write_atomically(workdir / f"{study}.csv",
-                               lambda file, text=text: file.write(text.getvalue().encode()))
+                         lambda file, text=text: file.write(text.getvalue().encode()))
   headline = accuracies.headline_of(rows[0])
   label, is_share = accuracies.LABELS[headline]
-  scale, unit = (100, "% of test examples") if is_share else (1, label)
+  scale, unit = accuracies.factor(headline), "% of test examples" if is_share else label
   figures.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
       accuracies.LABELS[name][0]: [
           (scale * row[f"{name}_mean"], scale * row[f"{name}_std"]) for row in rows]
