@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dd_jax import batch_independence
 from dd_jax import types
@@ -136,7 +135,7 @@ def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_s
   num_examples = types.num_examples(inputs, labels)
   prepared = jax.eval_shape(prepare, inputs)
   check_batches(apply, params, prepared, batch_size=batch_size)
-  _check_classes(apply, params, prepared, labels)
+  types.check_labels(labels, jax.eval_shape(apply, params, prepared).shape[-1])
   batch_size = min(batch_size, num_examples)
 
   def of_batch(batch):
@@ -168,17 +167,6 @@ def check_batches(apply: Callable, params: Any, inputs: Any, *, batch_size: int)
     raise ValueError("labels must hold at least one example; got none")
   if batch_size < num_examples:
     batch_independence.check_rows(apply, params, inputs, batch_size=batch_size)
-
-
-def _check_classes(apply, params, inputs, labels):
-  if isinstance(labels, jax.core.Tracer) or jnp.issubdtype(labels.dtype, jnp.floating):
-    return
-  num_classes = jax.eval_shape(apply, params, inputs).shape[-1]
-  classes = np.asarray(labels)
-  lowest, highest = classes.min(), classes.max()
-  if lowest < 0 or highest >= num_classes:
-    raise ValueError(f"labels must lie in 0..{num_classes - 1}, the classes of the network; got "
-                     f"{lowest}..{highest}")
 
 
 class Plan(NamedTuple):

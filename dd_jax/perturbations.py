@@ -11,6 +11,8 @@ import numpy as np
 from dd_jax.types import Array, Part
 
 NORMS = ("linf", "l2")
+# Of a bound, or of 1 if that is more: by how much normalised pixels may miss theirs, in float32.
+_ROUNDING = 1e-4
 
 
 def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array | float = 1.,
@@ -29,7 +31,7 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
 
   Raises:
     ValueError: an unknown norm, an epsilon or scale that is not positive, real inputs that are
-      integers or do not lie in low..high.
+      integers or do not lie in low..high but for rounding, within which they are moved there.
   """
   if norm not in NORMS:
     raise ValueError(f"norm must be one of {list(NORMS)}; got {norm!r}")
@@ -43,10 +45,12 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
     raise ValueError(f"scale must be positive; got {scale.min()}")
   low, high = (None if x is None else jnp.broadcast_to(jnp.asarray(x, real.dtype), real.shape)
                for x in (low, high))
-  outside = (False if low is None else real < low) | (False if high is None else real > high)
+  within = jnp.clip(real, low, high)
+  outside = jnp.abs(real - within) > _ROUNDING * jnp.maximum(1, jnp.abs(within))
   if np.any(outside):
     raise ValueError(f"real must lie in low..high; {np.sum(outside)} of its {real.size} numbers "
                      f"do not, and it is in {real.min()}..{real.max()}")
+  real = within
 
   def decode(learned):
     if norm == "linf":

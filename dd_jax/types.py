@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+import numpy as np
 
 Params = Any  # A pytree of arrays: the weights of one network.
 Array = jax.Array
@@ -68,6 +69,16 @@ def num_examples(inputs: Any, labels: Array) -> int:
     raise ValueError(f"inputs must be as many as the {labels.shape[0]} labels; got "
                      f"{', '.join(map(str, sorted(found)))}")
   return labels.shape[0]
+
+
+def check_labels(labels: Array, num_classes: int) -> None:
+  """A ValueError where classes `[n]` that are no tracers lie outside of 0..K-1; targets may."""
+  if isinstance(labels, jax.core.Tracer) or jnp.issubdtype(labels.dtype, jnp.floating):
+    return
+  classes = np.asarray(labels)  # Not of JAX, which would trace it.
+  if classes.min() < 0 or classes.max() >= num_classes:
+    raise ValueError(f"labels must lie in 0..{num_classes - 1}, the classes of the network; got "
+                     f"{classes.min()}..{classes.max()}")
 
 
 def check_distilled(distilled: DistilledData) -> None:

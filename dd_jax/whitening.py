@@ -28,12 +28,12 @@ def fit(images: np.ndarray, *, regularization: float = 0.1) -> Whitening:
   if not regularization > 0:
     raise ValueError(f"regularization must be positive; got {regularization}")
   flat = images.reshape(len(images), -1)
+  if (flat == flat[0]).all():  # Their computed variances may be others than 0.
+    raise ValueError(f"images must differ to be whitened; got {len(images)} that are alike")
   mean = flat.mean(0)
   centred = flat - mean
   variances, directions = np.linalg.eigh(centred.T @ centred / len(flat))
   variances = np.maximum(variances, 0)
-  if not variances.mean() > 0:
-    raise ValueError(f"images must differ to be whitened; got {len(images)} that are alike")
   return Whitening(mean, directions,
                    np.sqrt(variances + regularization * variances.mean()))
 

@@ -163,9 +163,51 @@ def test_rows_come_back_to_be_read():
       ["5", "(missing)", "2"]]]
 
 
-def test_a_constant_column_is_zeros():
-  fields = records.fit({"a": [3., 3.]})
-  np.testing.assert_array_equal(records.encode(fields, {"a": [3., 4.]}), [[0], [1]])
+@pytest.mark.parametrize("value", [3., .1, "1.1"])
+def test_a_constant_column_is_zeros(value):
+  """Also where the mean of many, and with it their deviation, is not exact."""
+  fields = records.fit({"a": 150 * [value]})
+  np.testing.assert_allclose(records.encode(fields, {"a": [value, float(value) + 1]}), [[0], [1]],
+                             rtol=1e-6)
+
+
+def test_numbers_too_large_are_named():
+  with pytest.raises(ValueError, match="'a' must hold numbers whose standard deviation is positive"):
+    records.fit({"a": [1e308, -1.5e308]})
+  with pytest.raises(ValueError, match="'a' must hold numbers that float32 holds .* got 1e\\+39"):
+    records.encode(records.fit({"a": [1., 2.]}), {"a": [1e39]})
+
+
+def test_text_that_reads_as_infinite_is_none_among_numbers_and_a_category_among_others():
+  with pytest.raises(ValueError, match="'a' must hold finite numbers; got inf"):
+    records.fit({"a": ["1", "inf", "2.5"]})
+  field, = records.fit({"a": ["Infinity", "Beach"]})
+  assert field.categories == ("Beach", "Infinity")
+
+
+def test_what_pandas_calls_missing_is():
+  missing = [type(name, (), {})() for name in ("NAType", "NaTType")]
+  found = columns.listed({"a": [1, *missing, np.float32("nan"), None, 4]}, "train")
+  assert found == {"a": [1, None, None, None, None, 4]}
+
+
+@pytest.mark.parametrize("suffix, delimiter", [(".csv", ","), (".tsv", "\t")])
+def test_the_index_of_pandas_in_text_is_no_column(tmp_path, suffix, delimiter):
+  path = tmp_path / f"table{suffix}"
+  path.write_text("\n".join(["|x|label", "0|5|a", "1|6|b", ""]).replace("|", delimiter))
+  assert columns.read(path) == {"x": ["5", "6"], "label": ["a", "b"]}
+  path.write_text("\n".join(["|x|label", "7|5|a", "1|6|b", ""]).replace("|", delimiter))
+  with pytest.raises(ValueError, match="expected a name for every column in line 1, but for an ind"):
+    columns.read(path)
+
+
+def test_long_texts_and_the_lines_of_a_file(tmp_path):
+  path = tmp_path / "table.csv"
+  path.write_text(f'a,b\n"{150_000 * "x"}",1\n')
+  assert len(columns.read(path)["a"][0]) == 150_000
+  path.write_text('a,b\n\n"two\nlines",1\n\n5\n')
+  with pytest.raises(ValueError, match="expected 2 fields in line 6, as in the header; found 1"):
+    columns.read(path)
 
 
 @pytest.mark.parametrize("columns, message", [

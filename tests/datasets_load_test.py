@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import pathlib
 import re
 import sys
 
@@ -196,8 +197,48 @@ def test_idx_files_that_are_not_zipped_are_told_by_their_labels(tmp_path, counts
     (tmp_path / name.removesuffix(".gz")).write_bytes(idx_bytes(array))
   with raises(FileNotFoundError, f"the IDX files in {tmp_path} are those of {owner}"):
     datasets.load(foreign, tmp_path)
+  name = owner.split()[0]
+  own = tmp_path / name
+  if " or " in owner:  # The folder that all sets share does not tell which it is.
+    with raises(FileNotFoundError, f"those of {owner}, which its own folder tells: {own}"):
+      datasets.load(name, tmp_path)
+    own.mkdir()
+    for path in tmp_path.glob("*-ubyte"):
+      path.rename(own / path.name)
   with raises(ValueError, "expected one label for each of the 1 images"):
-    datasets.load(owner.split()[0], tmp_path)
+    datasets.load(name, tmp_path)
+
+
+def test_idx_files_zipped_by_another_hand_are_told_by_their_labels(tmp_path):
+  counts = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+  labels = np.repeat(np.arange(10, dtype=np.uint8), counts)
+  for name, array in zip(IDX_FILES, (np.zeros((1, 2, 2), np.uint8), labels) * 2):
+    (tmp_path / name).write_bytes(gzip.compress(idx_bytes(array), 1))
+  with raises(FileNotFoundError, f"the IDX files in {tmp_path} are those of mnist"):
+    datasets.load("kmnist", tmp_path)
+
+
+def test_labels_in_a_column_as_keras_has_those_of_cifar10(tmp_path):
+  images, labels = random_bytes((20, 32, 32, 3)), np.arange(20, dtype=np.uint8) % 10
+  np.savez(tmp_path / "cifar10.npz", x_train=images, y_train=labels[:, None], x_test=images,
+           y_test=labels[:, None])
+  np.testing.assert_array_equal(datasets.load("cifar10", tmp_path).train_labels, labels)
+
+
+def test_a_path_is_no_prepared_set_of_that_name(tmp_path, monkeypatch):
+  prepared = tmp_path / "data/mine/1.0.0"
+  prepared.mkdir(parents=True)
+  (prepared / "dataset_info.json").write_text("{}")
+  monkeypatch.chdir(tmp_path)
+  arrays = {"train_images": random_bytes((6, 4, 4, 1)), "train_labels": np.arange(6) % 2,
+            "test_images": random_bytes((2, 4, 4, 1)), "test_labels": np.arange(2)}
+  (tmp_path / "mine").mkdir()
+  for name, array in arrays.items():
+    np.save(tmp_path / "mine" / f"{name}.npy", array)
+  for name in ("./mine", pathlib.Path("mine"), tmp_path / "mine", str(tmp_path / "mine")):
+    assert len(datasets.load(name, tmp_path / "data").train_labels) == 6
+  with raises(ValueError, "expected a prepared tensorflow-datasets directory"):
+    datasets.load("mine", tmp_path / "data")
 
 
 def test_cifar10_directory_and_pickle(tmp_path):

@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -92,6 +94,12 @@ def test_one_split_is_split_by_class_and_always_in_the_same_way(tmp_path, inside
   with raises(ValueError, f"{tmp_path}: expected at least two examples of every class, one of them "
                           "for testing; found 1 of 'cat'"):
     load(tmp_path)
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+  for name in ("bus", "test", "train"):
+    write_class(tmp_path / name, random_bytes((3, 4, 4, 1)))
+  assert load(tmp_path).class_names == ("bus", "test", "train")
 
 
 def test_hidden_files_are_passed_over_and_suffixes_of_any_case_taken(tmp_path):
@@ -194,6 +202,21 @@ def test_modes(tmp_path, picture, expected):
   found = framed(tmp_path, picture)
   assert found.dtype == (np.uint16 if np.max(expected) > 255 else np.uint8)
   np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("colour, channels", [(2, 3), (4, 2), (6, 4)])
+def test_several_channels_of_16_bits_are_refused(tmp_path, colour, channels):
+  """Decoding would keep the upper half of each. Written by hand: Pillow has no such pictures."""
+  def chunk(kind, content):
+    return (struct.pack(">I", len(content)) + kind + content
+            + struct.pack(">I", zlib.crc32(kind + content)))
+
+  path = tmp_path / "deep.png"
+  path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(
+      b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, colour, 0, 0, 0)) + chunk(
+          b"IDAT", zlib.compress(bytes(1 + 2 * channels))) + chunk(b"IEND", b""))
+  with raises(ValueError, "or 16 of grey alone; found 16 of several channels"):
+    picture_files.read(path)
 
 
 def test_a_grey_or_colour_that_stands_for_transparent_is_white(tmp_path):

@@ -45,6 +45,8 @@ def test_as_classes(train, test, classes, test_classes, names):
     ([], [0], "train_labels must be [n] integers or strings, [n, 1], or one-hot [n, K]; got "
               "int64 [0]"),
     (3, [0], "one-hot [n, K]; got int64 []"),
+    ([b"a", b"caf\xe9"], [b"a"], "train_labels must be text in UTF-8 where they are bytes; got "
+                                 "b'caf\\xe9'"),
     ([None, 1], [0], "one-hot [n, K]; got object [2]"),
     (np.zeros((2, 2, 2), int), [0], "one-hot [n, K]; got int64 [2, 2, 2]"),
     ([[1, 0], [1, 1]], [0], "train_labels must have one label for each example; got 2 labels at "

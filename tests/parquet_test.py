@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow
 import pytest
 
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import parquet
 from dd_jax.datasets.splits import Reading
 from tests.dataset_files import encoded
@@ -248,6 +249,8 @@ GREY = encoded(np.zeros((2, 2)))
      "expected lists of one length in column 'image'; found an empty place"),
     ({"image": [[[1]], None], "label": [0, 1]},
      "expected a value in every row of column 'image'; found none in row 1"),
+    ({"image": [[], []], "label": [0, 1]}, "lists of one length in column 'image'; found empty one"),
+    ({"image": [[[]], [[]]], "label": [0, 1]}, "lists of one length in column 'image'; found empty"),
     ({"image": [[[[[1]]]]], "label": [0]}, "expected pictures or lists [H][W] or [H][W][C] in "
                                            "column 'image'; found list<"),
     ({"image": [1], "label": [0]}, "expected pictures or lists [H][W] or [H][W][C] in column"),
@@ -270,6 +273,27 @@ def test_other_columns(tmp_path, columns, text):
   write_parquet(path, columns)
   with raises(ValueError, path, text):
     parquet.read(path, Reading())
+
+
+def test_pictures_of_all_shards_follow_the_first(tmp_path):
+  """Grey ones become colour wherever a shard begins."""
+  images = random_bytes((4, 3, 2, 3))
+  images[2] = images[2, :, :, :1]
+  for shard in range(2):
+    write_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", {
+        "image": [encoded(image[..., 0] if (image == image[..., :1]).all() else image)
+                  for image in images[2 * shard:2 * shard + 2]], "label": [0, 1]})
+  np.testing.assert_array_equal(parquet.read(tmp_path, Reading()).train_images, images)
+
+
+def test_pictures_that_memory_has_no_room_for_are_refused(tmp_path, monkeypatch):
+  for shard in range(2):
+    write_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", {
+        "image": [encoded(image) for image in random_bytes((2, 3, 2))], "label": [0, 1]})
+  for free, where in ((11, tmp_path / "train-00000-of-00002.parquet"), (12, "the shards together")):
+    monkeypatch.setattr(host_memory, "free_bytes", lambda free=free: free)
+    with raises(ValueError, where, "of memory are free"):
+      parquet.read(tmp_path, Reading())
 
 
 def test_pictures_of_another_shape_than_that_asked_for(tmp_path):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax import datasets
 from dd_jax import parametrization
 from dd_jax import perturbations
 
@@ -33,6 +34,18 @@ def test_pixels_stay_within_their_range():
   for change, border in ((-100., -1), (100., 2)):
     np.testing.assert_array_equal(part.decode(jnp.full(_REAL.shape, change)),
                                   np.full(_REAL.shape, border))
+
+
+@pytest.mark.parametrize("mean, std", [(.1307, .3081), (.4914, .2023), (.97, .01)])
+def test_normalised_pixels_lie_in_their_range_but_for_rounding(mean, std):
+  """Black and white in float32, against bounds that were computed in float64."""
+  pixels = np.array([0, 255, 128, 1], np.uint8).reshape(1, 1, 2, 2, 1)
+  real = datasets.normalize(pixels[0], [mean], [std])[None]
+  low, high = (np.float32((end - mean) / std) for end in (0., 1.))
+  part = perturbations.perturbed(real, 1 / 255, scale=np.float32(std), low=low, high=high)
+  found = part.decode(part.init(jax.random.key(0)))
+  np.testing.assert_allclose(found, real, rtol=1e-4)
+  assert (found >= low).all() and (found <= high).all()
 
 
 @pytest.mark.parametrize("norm", perturbations.NORMS)

@@ -60,6 +60,13 @@ def test_columns_are_of_one_length():
                       num_validation=1)
 
 
+def test_targets_that_are_all_alike_are_named():
+  """Also where their computed deviation is not exactly 0."""
+  rows = {"a": list(range(100)), "y": 100 * [.1]}
+  with pytest.raises(ValueError, match="targets must differ; column 'y' is constant"):
+    table_data.from_columns(rows, label="y", predict="number", num_validation=10)
+
+
 def test_targets_that_are_not_finite_are_one_line():
   with pytest.raises(ValueError, match="targets must be finite numbers; column 'y' has 'inf' in"):
     runs.from_columns({"x": [1., 2., 3.], "y": [1., "inf", 2.]}, label="y", predict="number",

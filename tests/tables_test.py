@@ -62,6 +62,23 @@ def test_two_files_with_their_columns_in_any_order(tmp_path):
     tables.read_csv(tmp_path, Reading())
 
 
+def test_labels_are_of_one_type_in_both_files(tmp_path):
+  (tmp_path / "train.csv").write_text("x,label\n1,1\n2,2\n3,A\n")
+  (tmp_path / "test.csv").write_text("x,label\n4,2\n")
+  splits = tables.read_csv(tmp_path, Reading())
+  assert splits.train_labels.tolist() == ["1", "2", "A"] and splits.test_labels.tolist() == ["2"]
+
+
+def test_the_index_of_pandas_is_no_column(tmp_path):
+  (tmp_path / "a.csv").write_text(",x,label\n0,5,a\n1,6,b\n")
+  np.testing.assert_array_equal(tables.read_csv(tmp_path / "a.csv", Reading()).train_images.ravel(),
+                                [5, 6])
+  (tmp_path / "a.csv").write_text(",x,label\n4,5,a\n1,6,b\n")
+  with raises(ValueError, tmp_path / "a.csv", "expected a name for every column in line 1, but for"
+              " an index 0, 1, 2, ...; found one that has none"):
+    tables.read_csv(tmp_path / "a.csv", Reading())
+
+
 @pytest.mark.parametrize("scale, dtype", [(1, np.uint8), (.5, np.float64), (-1, np.float64),
                                           (2, np.float64)])
 def test_rows_become_images(tmp_path, scale, dtype):

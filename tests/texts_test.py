@@ -71,9 +71,21 @@ def test_vectors_come_from_a_file_of_words(tmp_path):
                                 texts.random_vectors(len(words), 2, 0)[words.index("is")])
 
 
+def test_a_word_of_a_file_may_have_spaces(tmp_path):
+  """As the largest files of GloVe have it."""
+  path = tmp_path / "vectors.txt"
+  path.write_text("the 1 -1\n. . . 7 7\nat name@domain.com 2 2\nhouse 3 1\n")
+  words = texts.vocabulary(_TEXTS, min_count=2)
+  table = texts.read_vectors(path, words, seed=0)
+  np.testing.assert_allclose(table[words.index("house")],
+                             np.array([3, 1]) / np.std([[1, -1], [3, 1]]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("content, message", [
     ("the 1 2\nhouse 1\n", "expected a word and 2 numbers in line 2; found 'house 1"),
-    ("the 1 x\n", "expected numbers behind the word in line 1"),
+    ("the 1 x\n", "expected finite numbers behind the word in line 1"),
+    ("the 1 nan\n", "expected finite numbers behind the word in line 1"),
+    ("house 1 2\nthe 1 2 -3.5e-05\n", "expected a word and 2 numbers in line 2"),
     ("none 1 2\n", "expected vectors of words of the texts; found none of 6 words")])
 def test_a_file_of_something_else_is_named(tmp_path, content, message):
   path = tmp_path / "vectors.txt"

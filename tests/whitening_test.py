@@ -49,6 +49,8 @@ def test_bad_arguments_are_named():
     whitening.fit(_images(), regularization=0)
   with pytest.raises(ValueError, match="images must differ to be whitened; got 3 that are alike"):
     whitening.fit(np.ones((3, 2, 2, 1), np.float32))
+  with pytest.raises(ValueError, match="got 1000 that are alike"):  # Their mean is not exact.
+    whitening.fit(np.full((1000, 2, 2, 1), .1, np.float32))
   fitted = whitening.fit(_images())
   for function in (whitening.whiten, whitening.restore):
     with pytest.raises(ValueError, match="images must have H W C = 6 .*; got 4"):

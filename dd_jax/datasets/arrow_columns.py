@@ -4,9 +4,12 @@ Every function takes the path and the name of a column for its messages: one lin
 Letters: n rows, D columns of numbers, H W C height, width and channels, K classes.
 """
 
+import math
+
 import numpy as np
 
 from dd_jax import extras
+from dd_jax.datasets import host_memory
 from dd_jax.datasets import picture_files
 from dd_jax.datasets import tables
 
@@ -19,19 +22,26 @@ def may_be_labels(kind):
   return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
 
 
-def images(path, name, column, reading):
-  """The images `[n, H, W, C]` of a column, or rows `[n, D]` of a column of lists `[D]`."""
+def images(path, name, column, reading, frame):
+  """Images `[n, H, W, C]` of a column, or rows `[n, D]` of one of lists `[D]`, and their frame.
+
+  Args:
+    path, name: for the messages.
+    column: of pyarrow.
+    reading: of pictures, where there is no frame yet.
+    frame: that of the pictures of the files before; None: their first decides.
+  """
   types = _types()
   kind = column.type
   if types.is_struct(kind) and "bytes" in kind.names:
-    return _pictures(path, name, column, reading)
+    return _pictures(path, name, column, reading, frame)
   if types.is_binary(kind) or types.is_large_binary(kind):
-    return _pictures(path, name, column, reading)
+    return _pictures(path, name, column, reading, frame)
   values = _numbers(path, name, column)
   if values.ndim not in (2, 3, 4):
     raise ValueError(f"{path}: expected pictures or lists [H][W] or [H][W][C] in column {name!r}; "
                      f"found {kind}")
-  return values[..., None] if values.ndim == 3 else values
+  return values[..., None] if values.ndim == 3 else values, None
 
 
 def table(path, names, content):
@@ -101,8 +111,9 @@ def _numbers(path, name, column):
         chunk.type):
       lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
       chunk = chunk.flatten()
-      if len(lengths) > 1 or chunk.null_count:
-        found = "an empty place" if chunk.null_count else f"{lengths[0]} and {lengths[1]}"
+      if len(lengths) > 1 or chunk.null_count or not lengths.all():
+        found = ("an empty place" if chunk.null_count else f"{lengths[0]} and {lengths[1]}"
+                 if len(lengths) > 1 else "empty ones")
         raise ValueError(f"{path}: expected lists of one length in column {name!r}; found {found}")
       shape += lengths.tolist()
     if not _is_number(chunk.type):
@@ -112,12 +123,12 @@ def _numbers(path, name, column):
   if len({part.shape[1:] for part in parts}) > 1:
     raise ValueError(f"{path}: expected lists of one length in column {name!r}; found "
                      f"{[list(part.shape[1:]) for part in parts][:2]}")
-  return np.concatenate(parts)
+  return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _pictures(path, name, column, reading):
-  """`[n, H, W, C]` of encoded pictures, bare or in structs `{bytes, path}`."""
-  frame = None
+def _pictures(path, name, column, reading, frame):
+  """`[n, H, W, C]` of encoded pictures, bare or in structs `{bytes, path}`; their frame."""
+  images = None
   for row, value in enumerate(value for chunk in column.chunks for value in chunk):
     raw = value.as_py()
     raw = raw["bytes"] if isinstance(raw, dict) else raw
@@ -126,8 +137,9 @@ def _pictures(path, name, column, reading):
                        f"row {row}")
     where = f"{path}: row {row}"
     picture = picture_files.read(where, raw)
-    if frame is None:
-      frame = picture_files.frame_of(where, picture, reading)
+    frame = frame or picture_files.frame_of(where, picture, reading)
+    if images is None:
+      host_memory.check(path, math.prod((len(column), *frame.shape, frame.dtype.itemsize)))
       images = np.empty((len(column), *frame.shape), frame.dtype)
     images[row] = picture_files.framed(where, picture, frame)
-  return images
+  return images, frame

@@ -12,6 +12,7 @@ import numpy as np
 
 from dd_jax.datasets import formats
 from dd_jax.datasets import parquet
+from dd_jax.datasets import tables
 
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -27,8 +28,9 @@ def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
     path: ends in .csv, .tsv (each may end in .gz) or .parquet; or the folder.
 
   Returns:
-    The training columns, and those of the test split or None. Fields that are empty, NA or NaN are
-    None.
+    The training columns, and those of the test split or None. Fields of text files that are empty,
+    NA or NaN are None, of Parquet those that are null or NaN. The index that pandas writes, numbers
+    from 0 on, is left out.
 
   Raises:
     FileNotFoundError: there is nothing, or no train file.
@@ -72,13 +74,13 @@ def listed(columns: Mapping[str, Iterable], what: str) -> Columns:
   """Columns of any kind, arrays, lists or those of a DataFrame, as lists by their rows' order.
 
   Args:
-    columns: by name, `[n]` each.
+    columns: by name, `[n]` each; None, NaN and the NA and NaT of pandas are missing values.
     what: the argument, for the message.
 
   Raises:
     ValueError: columns of several lengths.
   """
-  found = {name: [None if _is_nan(value) else value for value in columns[name]]
+  found = {name: [None if _is_missing(value) else value for value in columns[name]]
            for name in columns}
   lengths = {name: len(values) for name, values in found.items()}
   if len({*lengths.values()}) > 1:
@@ -110,23 +112,30 @@ def _read_text(path, delimiter):
     text = raw.decode("utf-8-sig")
     # Tab-separated text as others write it: a quotation mark is one.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting,
-                           strict=delimiter == ","))
+    # The module's limit, of 128 kB a field, is too short for texts.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting,
+                        strict=delimiter == ",")
+    lines = [(reader.line_num, row) for row in reader if row]
   except (UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path}: expected text in UTF-8 with columns; found "
                      f"{formats.one_line(error)}") from error
-  rows = [row for row in rows if row]
-  header, *rows = rows or [[]]
+  (_, header), *lines = lines or [(1, [])]
   header = [name.strip() for name in header]
   if len({*header}) < len(header):
     raise ValueError(f"{path}: expected a name of its own for every column; found {header}")
-  for line, row in enumerate(rows, start=2):
+  for line, row in lines:
     if len(row) != len(header):
       raise ValueError(f"{path}: expected {len(header)} fields in line {line}, as in the header; "
                        f"found {len(row)}")
-  return {name: [None if field.strip() in _MISSING else field.strip() for field in fields]
-          for name, fields in zip(header, zip(*rows))}
+  found = {name: [None if field.strip() in _MISSING else field.strip() for field in fields]
+           for name, fields in zip(header, zip(*(row for _, row in lines)))}
+  if "" in found:
+    tables.check_index(path, found.pop(""))
+  return found
 
 
-def _is_nan(value):
-  return isinstance(value, (float, np.floating)) and np.isnan(value)
+def _is_missing(value):
+  if type(value).__name__ in ("NAType", "NaTType"):  # Of pandas, which need not be there.
+    return True
+  return isinstance(value, (float, np.floating)) and bool(np.isnan(value))

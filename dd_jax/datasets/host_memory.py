@@ -1,5 +1,6 @@
 """How much main memory is left."""
 
+import os
 import pathlib
 
 _MEMINFO = pathlib.Path("/proc/meminfo")
@@ -10,6 +11,22 @@ def free_bytes() -> int | None:
   """Main memory that this process may still take; None where nothing tells."""
   limits = [_available_bytes(), _cgroup_bytes()]
   return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check(where: str | os.PathLike, needed: int) -> None:
+  """Refuses to take memory that is not there, where that is known.
+
+  Args:
+    where: the images lie, for the message.
+    needed: bytes.
+
+  Raises:
+    ValueError: more than is free.
+  """
+  free = free_bytes()
+  if free is not None and needed > free:
+    raise ValueError(f"{where}: {needed / 1e9:.3g} GB of images and {free / 1e9:.3g} GB of memory "
+                     "are free")
 
 
 def _available_bytes():

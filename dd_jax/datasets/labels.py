@@ -45,7 +45,7 @@ def _column(argument, labels):
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   if labels.dtype.kind == "S":
-    labels = np.char.decode(labels, "utf-8", "replace")
+    labels = _decoded(argument, labels)
   if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
     labels = labels.astype(str)
   if labels.dtype.kind == "b" and labels.ndim == 1:
@@ -58,6 +58,14 @@ def _column(argument, labels):
     raise ValueError(f"{argument} must be [n] integers or strings, [n, 1], or one-hot [n, K]; got "
                      f"{labels.dtype} {list(labels.shape)}")
   return labels
+
+
+def _decoded(argument, labels):
+  try:
+    return np.char.decode(labels, "utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{argument} must be text in UTF-8 where they are bytes; got "
+                     f"{error.object!r}") from error
 
 
 def _one_hot(argument, labels):

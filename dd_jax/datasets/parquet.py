@@ -14,6 +14,8 @@ import numpy as np
 from dd_jax import extras
 from dd_jax.datasets import arrow_columns
 from dd_jax.datasets import formats
+from dd_jax.datasets import host_memory
+from dd_jax.datasets import picture_files
 from dd_jax.datasets import tables
 from dd_jax.datasets.splits import Splits
 
@@ -30,6 +32,7 @@ class _Part(NamedTuple):
   images: np.ndarray  # [n, H, W, C], or [n, D] numbers
   labels: np.ndarray  # [n], or [n, K] numbers
   class_names: tuple[str, ...]
+  frame: picture_files.Frame | None = None  # Of encoded pictures.
 
 
 def is_parquet(path):
@@ -70,18 +73,24 @@ def read(path, reading):
   train = splits["train"] + (splits.get("validation", []) if "test" in splits else [])
   first, *_ = parts = [_read_file(train[0], reading)]
   for file in train[1:] + test:
-    parts.append(_like(first, train[0], _read_file(file, reading), file))
-  images, labels = (np.concatenate([getattr(part, field) for part in parts[:len(train)]])
-                    for field in ("images", "labels"))
-  test_images, test_labels = (
-      np.concatenate([getattr(part, field) for part in parts[len(train):]]) if test else None
-      for field in ("images", "labels"))
+    parts.append(_like(first, train[0], _read_file(file, reading, first.frame), file))
+  images, labels = _joined(parts[:len(train)])
+  test_images, test_labels = _joined(parts[len(train):]) if test else (None, None)
   if images.ndim == 2:
     images, test_images = tables.as_images(path, first.columns, images, test_images,
                                            reading.image_shape)
   else:
     images, test_images = _as_pixels(images, test_images)
   return Splits(images, labels, test_images, test_labels, first.class_names)
+
+
+def _joined(parts):
+  """`(images, labels)` of several files."""
+  if len(parts) == 1:
+    return parts[0].images, parts[0].labels
+  host_memory.check("the shards together", sum(part.images.nbytes for part in parts))
+  return (np.concatenate([part.images for part in parts]),
+          np.concatenate([part.labels for part in parts]))
 
 
 def read_columns(path):
@@ -176,7 +185,7 @@ def _opened(path):
     yield file, schema, names
 
 
-def _read_file(path, reading):
+def _read_file(path, reading, frame=None):
   with _opened(path) as (file, schema, names):
     image, label = _find_columns(path, schema, names, reading.label)
     with _told(path):
@@ -187,8 +196,8 @@ def _read_file(path, reading):
     raise ValueError(f"{path}: expected at least one row; found none")
   labels = arrow_columns.labels(path, label, content.column(label), class_names)
   if image:
-    images = arrow_columns.images(path, image, content.column(image), reading)
-    return _Part((), images, labels, class_names)
+    images, frame = arrow_columns.images(path, image, content.column(image), reading, frame)
+    return _Part((), images, labels, class_names, frame)
   columns = [name for name in names if name != label]
   return _Part(tuple(columns), arrow_columns.table(path, columns, content), labels, class_names)
 

@@ -38,7 +38,8 @@ def read(path: str | os.PathLike, raw: bytes | None = None) -> Image.Image:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is damaged, or no such picture.
+    ValueError: it is damaged, no such picture, or one of 16 bits in more than one channel, of which
+      decoding would keep 8.
   """
   if raw is None:
     formats.require_file(path)
@@ -50,11 +51,15 @@ def read(path: str | os.PathLike, raw: bytes | None = None) -> Image.Image:
     with opened() as picture:
       picture.verify()  # It ends the reading.
     with opened() as picture:
+      stored = str(picture.tile)  # Emptied by the decoding.
       picture.load()
-      return picture
   except Exception as error:  # Pillow meets a bad byte with nearly any exception
     raise ValueError(f"{path}: expected a whole PNG or JPEG picture; "
                      f"found {formats.one_line(error)}") from error
+  if ";16" in stored and _dtype(picture) != np.uint16:
+    raise ValueError(f"{path}: expected 8 bits a channel in colour or with transparency, or 16 of "
+                     "grey alone; found 16 of several channels: as uint16 arrays (.npz) they stay")
+  return picture
 
 
 def frame_of(path: str | os.PathLike, picture: Image.Image, reading: Reading) -> Frame:

@@ -53,7 +53,7 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
       damaged, or a class that the training split lacks.
   """
   path = pathlib.Path(path)
-  if not any((path / name).is_dir() for name in _SPLITS):
+  if not _has_splits(path):
     classes = _classes(path)
     paths, labels = _split(path, classes)
     return Splits(Pictures(paths, _frame(paths, reading)), labels, None, None, tuple(classes))
@@ -72,6 +72,12 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
     return Splits(*train, None, None, tuple(classes))
   test_paths, test_labels = others[-1]
   return Splits(*train, Pictures(test_paths, frame), test_labels, tuple(classes))
+
+
+def _has_splits(path):
+  """Whether a folder with the name of a split holds folders: one of pictures is a class."""
+  return any(entry.is_dir() for name in _SPLITS if (path / name).is_dir()
+             for entry in _visible(path / name))
 
 
 def _frame(paths, reading):

@@ -17,6 +17,7 @@ from dd_jax.datasets import tables
 from dd_jax.datasets.columns import Columns
 
 MISSING = "(missing)"  # The category of an empty field.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Field(NamedTuple):
@@ -37,7 +38,8 @@ def fit(columns: Columns) -> tuple[Field, ...]:
   """The fields of a training split.
 
   Raises:
-    ValueError: no column, one without a single value, or with an infinite one.
+    ValueError: no column, one without a single value, or one of numbers that are infinite or too
+      large for a standard deviation.
   """
   if not columns:
     raise ValueError("columns must hold at least one beside the label; got none")
@@ -102,14 +104,25 @@ def _fit(name, values):
     raise ValueError(f"column {name!r} must have a value in some row of the training split; all "
                      f"{len(values)} are missing")
   found = np.array([_number(value) for value in present])
-  if np.isinf(found).any():
-    raise ValueError(f"column {name!r} must hold finite numbers; got {found[np.isinf(found)][0]}")
   some_missing = len(present) < len(values)
   if not np.isnan(found).any():
-    # A constant column becomes zeros.
-    return Field(name, (), float(found.mean()), float(found.std()) or 1., some_missing)
+    return Field(name, (), *_moments(name, found), some_missing)
   known = sorted({str(value) for value in present})
   return Field(name, (*known, *([MISSING] if some_missing else [])))
+
+
+def _moments(name, found):
+  """Mean and standard deviation; a constant column becomes zeros."""
+  if np.isinf(found).any():
+    raise ValueError(f"column {name!r} must hold finite numbers; got {found[np.isinf(found)][0]}")
+  if (found == found[0]).all():  # Its computed deviation may be another than 0.
+    return float(found[0]), 1.
+  with np.errstate(over="ignore", invalid="ignore"):
+    mean, std = float(found.mean()), float(found.std())
+  if not (math.isfinite(std) and std > 0):
+    raise ValueError(f"column {name!r} must hold numbers whose standard deviation is positive and "
+                     f"finite in float64; got {std} of {found.min()}..{found.max()}")
+  return mean, std
 
 
 def _encode_numbers(field, values, rows):
@@ -119,7 +132,11 @@ def _encode_numbers(field, values, rows):
       if not math.isfinite(number):
         raise ValueError(f"column {field.name!r} must hold finite numbers, as in the training "
                          f"split; got {value!r}")
-      rows[row, 0] = (number - field.mean) / field.std
+      number = (number - field.mean) / field.std
+      if not abs(number) <= _LARGEST:
+        raise ValueError(f"column {field.name!r} must hold numbers that float32 holds once "
+                         f"standardised; got {value!r}")
+      rows[row, 0] = number
     elif field.tells_missing:
       rows[row, 1] = 1
 
@@ -136,8 +153,9 @@ def _encode_categories(field, values, rows):
 
 
 def _number(value):
-  """The number that a value is; NaN of anything else."""
+  """The number that a value is, infinite ones too; NaN of anything else."""
   try:
-    return tables.to_number(value) if isinstance(value, str) else float(value)
-  except (TypeError, ValueError):
+    number = float(value)
+    return tables.to_number(value) if isinstance(value, str) and math.isfinite(number) else number
+  except (TypeError, ValueError, OverflowError):
     return math.nan

@@ -87,7 +87,9 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
   data_dir = pathlib.Path(data_dir or os.environ.get("DD_JAX_DATA") or "~/dd_jax_data")
   data_dir = data_dir.expanduser()
   # A set of tensorflow-datasets has a slash in its name where it has a config.
-  if own_files.is_path(name) and not tfds_source.prepared_directory(data_dir, name):
+  prepared = (isinstance(name, str) and not name.startswith((".", "/", "~"))
+              and tfds_source.prepared_directory(data_dir, name))
+  if own_files.is_path(name) and not prepared:
     return _of_splits(pathlib.Path(name).expanduser(), own_files.read(name, reading), reading)
   if name not in NAMES:
     return _load_prepared(name, data_dir, reading)
@@ -109,6 +111,8 @@ def _checked_benchmark(name, path, splits, reading):
   """The set of that name, if the images are such."""
   benchmark = benchmarks.BENCHMARKS[name]
   train_images, train_labels, test_images, test_labels, class_names = splits
+  train_labels, test_labels = (labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+                               for labels in map(np.asarray, (train_labels, test_labels)))
   if name == "usps":
     train_images, test_images = _frame_usps(train_images), _frame_usps(test_images)
   shape = train_images.shape[1:] + (1,) * (len(train_images.shape) == 3)
@@ -148,7 +152,8 @@ def _find(name, data_dir):
   for directory in _folders(name, data_dir):
     for filenames, read in benchmark.layouts:
       paths = [directory / filename for filename in filenames]
-      if all(path.exists() for path in paths) and not _foreign_idx(name, directory):
+      if all(path.exists() for path in paths) and not _foreign_idx(
+          name, directory, own=directory != data_dir):
         return directory, functools.partial(read, *paths)
   for directory in _folders(name, data_dir):
     for filename in benchmark.npz:
@@ -162,8 +167,11 @@ def _folders(name, data_dir):
   return data_dir / (benchmarks.BENCHMARKS[name].folder or name), data_dir
 
 
-def _foreign_idx(name, directory):
-  """The other set that the IDX files in `directory` are known to be, or None."""
+def _foreign_idx(name, directory, *, own):
+  """The other set that the IDX files in `directory` are known to be, or None.
+
+  Where they may be one of two sets they are the one whose own folder it is.
+  """
   plain = directory / benchmarks.IDX_FILES[1]
   zipped = plain.with_name(f"{plain.name}.gz")
   owner = None
@@ -171,10 +179,18 @@ def _foreign_idx(name, directory):
     return None
   if zipped.is_file():
     owner = _IDX_LABELS_SHA256.get(hashlib.sha256(zipped.read_bytes()).hexdigest())
-  elif plain.is_file():
-    counts = np.bincount(np.fromfile(plain, np.uint8, offset=8))
-    owner = _IDX_COUNTS.get(tuple(counts.tolist()))
-  return None if owner is None or name in owner.split(" or ") else owner
+  if owner is None and (zipped.is_file() or plain.is_file()):
+    owner = _IDX_COUNTS.get(_label_counts(zipped if zipped.is_file() else plain))
+  return None if owner is None or owner == name or own and name in owner.split(" or ") else owner
+
+
+def _label_counts(path):
+  """How often each label is there in an IDX file, zipped or not; none of one that is damaged."""
+  try:
+    raw = formats.read_bytes(path)
+  except ValueError:  # Its reader will tell.
+    return ()
+  return tuple(np.bincount(np.frombuffer(raw, np.uint8, offset=min(8, len(raw)))).tolist())
 
 
 def _nothing_found(name, data_dir):
@@ -187,8 +203,9 @@ def _nothing_found(name, data_dir):
   message += ("; download=True fetches it" if benchmark.downloaded
               else "; it cannot be downloaded")
   for directory in folders:
-    if owner := _foreign_idx(name, directory):
-      message += f"; the IDX files in {directory} are those of {owner}"
+    if owner := _foreign_idx(name, directory, own=directory == folders[0]):
+      message += (f"; the IDX files in {directory} are those of {owner}"
+                  + (f", which its own folder tells: {folders[0]}" if " or " in owner else ""))
     for pickle in _PICKLES.get(name, ()):
       if (directory / pickle).exists():
         message += (f"; {directory / pickle} is a pickle, which is never read: take the binary "
@@ -200,10 +217,11 @@ def _check_fits(path, *images):
   """Refuses to bring rows into memory that has no room for them."""
   needed = sum(of_split.dtype.itemsize * math.prod(of_split.shape) for of_split in images
                if isinstance(of_split, rows.Rows))
-  free = host_memory.free_bytes()
-  if free is not None and needed > free:
-    raise ValueError(f"{path}: {needed / 1e9:.3g} GB of images and {free / 1e9:.3g} GB of memory "
-                     "are free: data.storage='stream' (Reading(in_files=True)) leaves them there")
+  try:
+    host_memory.check(path, needed)
+  except ValueError as error:
+    raise ValueError(f"{error}: data.storage='stream' (Reading(in_files=True)) leaves them there"
+                     ) from error
 
 
 def _checked(path, arrays, reading, **options):

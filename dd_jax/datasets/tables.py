@@ -38,8 +38,9 @@ def read_csv(path, reading):
     reading: `label` names the column of labels; `image_shape` makes images of the rows.
 
   Returns:
-    `Splits` with the images of `as_images`; labels `[n]` are int64 where all of a file are whole
-    numbers, else text. A single file has no test split.
+    `Splits` with the images of `as_images`; labels `[n]` are int64 where those of both splits are
+    whole numbers, else text. A single file has no test split. The index that pandas writes, a first
+    column without a name, is left out.
 
   Raises:
     FileNotFoundError: a file is not there.
@@ -49,12 +50,13 @@ def read_csv(path, reading):
   if not path.is_dir():
     columns, rows, labels = _read_file(path, reading.label)
     images, _ = as_images(path, columns, rows, None, reading.image_shape)
-    return Splits(images, labels, None, None)
+    return Splits(images, *_labels(reading.label, {path: labels}), None, None)
   train, test = path / "train.csv", path / "test.csv"
   columns, rows, labels = _read_file(train, reading.label)
   test_columns, test_rows, test_labels = _read_file(test, reading.label)
   test_rows = in_order(test, test_columns, test_rows, train, columns)
   images, test_images = as_images(path, columns, rows, test_rows, reading.image_shape)
+  labels, test_labels = _labels(reading.label, {train: labels, test: test_labels})
   return Splits(images, labels, test_images, test_labels)
 
 
@@ -107,7 +109,7 @@ def _are_bytes(rows):
 
 
 def _read_file(path, label):
-  """`(names of the D columns, rows [n, D] float64, labels [n])`."""
+  """`(names of the D columns, rows [n, D] float64, n labels as they are written)`."""
   raw = formats.read_bytes(path)
   try:
     raw.decode()
@@ -148,7 +150,12 @@ def _read_file(path, label):
     parts.append(part.reshape(len(block), -1))
   if not parts:
     raise ValueError(f"{path}: expected lines behind the header; found none")
-  return columns, np.concatenate(parts), _labels(path, label, labels)
+  rows = np.concatenate(parts)
+  if "" in columns and len(columns) > 1:
+    index = columns.index("")
+    check_index(path, rows[:, index])
+    columns, rows = columns[:index] + columns[index + 1:], np.delete(rows, index, 1)
+  return columns, rows, labels
 
 
 def _lines(path, reader):
@@ -187,14 +194,29 @@ def _is_number(field):
   return True
 
 
-def _labels(path, column, labels):
-  if all(map(_INTEGER.fullmatch, labels)):
-    return np.array(labels).astype(np.int64)
-  if not all(map(_is_number, labels)):
-    return np.array(labels)
-  values = np.array(labels).astype(np.float64)
-  wrong = np.flatnonzero((values % 1 != 0) | (np.abs(values) >= 2**53))
-  if wrong.size:
-    raise ValueError(f"{path}: expected whole numbers below 2**53, or text, in column {column!r}; "
-                     f"found {labels[wrong[0]]!r}")
-  return values.astype(np.int64)
+def check_index(path, values):
+  """A ValueError unless a column without a name is the index that pandas writes, 0, 1, 2, ...
+
+  It is no column of the table: of one that is sorted by its classes it would tell them.
+  """
+  if [str(value).removesuffix(".0") for value in values] != [str(i) for i in range(len(values))]:
+    raise ValueError(f"{path}: expected a name for every column in line 1, but for an index "
+                     "0, 1, 2, ...; found one that has none")
+
+
+def _labels(column, splits):
+  """Labels of every split `{path: n texts}`, of one type in all of them."""
+  texts = [text for split in splits.values() for text in split]
+  if all(map(_INTEGER.fullmatch, texts)):
+    return [np.array(split).astype(np.int64) for split in splits.values()]
+  if not all(map(_is_number, texts)):
+    return [np.array(split) for split in splits.values()]
+  found = []
+  for path, split in splits.items():
+    values = np.array(split).astype(np.float64)
+    wrong = np.flatnonzero((values % 1 != 0) | (np.abs(values) >= 2**53))
+    if wrong.size:
+      raise ValueError(f"{path}: expected whole numbers below 2**53, or text, in column "
+                       f"{column!r}; found {split[wrong[0]]!r}")
+    found.append(values.astype(np.int64))
+  return found

@@ -14,6 +14,7 @@ import numpy as np
 PADDING, UNKNOWN = 0, 1  # Places in every vocabulary.
 _SPECIAL = ("<padding>", "<unknown>")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_NUMBER_BEHIND = re.compile(r" -?\d+\.?\d*(e-?\d+)?$")  # A number more than there should be.
 
 
 class Sentences(NamedTuple):
@@ -102,24 +103,29 @@ def read_vectors(path: str | pathlib.Path, words: tuple[str, ...], seed: int) ->
 
   Raises:
     FileNotFoundError: there is no file.
-    ValueError: a line of another length or with something else than numbers, or no known word.
+    ValueError: a line of another length or with something else than finite numbers, or no known
+      word.
   """
   path, wanted, dim = pathlib.Path(path).expanduser(), {*words}, 0
   found: dict[str, np.ndarray] = {}
   with path.open(encoding="utf-8", errors="replace") as file:
     for number, line in enumerate(file, start=1):
-      word, *fields = line.rstrip().split(" ")
+      # A word may have spaces of its own, but for that of the first line, which tells D.
+      word, *fields = line.rstrip().rsplit(" ", dim or -1)
       if number == 1 and len(fields) == 1 and word.isdecimal():
         continue
       dim = dim or len(fields)
-      if len(fields) != dim or not dim:
+      if len(fields) != dim or not dim or _NUMBER_BEHIND.search(word):
         raise ValueError(f"{path}: expected a word and {dim or 'some'} numbers in line {number}; "
                          f"found {line[:40]!r}")
       if word in wanted and word not in found:
         try:
-          found[word] = np.array(fields, np.float32)
+          vector = np.array(fields, np.float32)
+          if not np.isfinite(vector).all():
+            raise ValueError("a number that is not finite")
+          found[word] = vector
         except ValueError as error:
-          raise ValueError(f"{path}: expected numbers behind the word in line {number}; "
+          raise ValueError(f"{path}: expected finite numbers behind the word in line {number}; "
                            f"found {line[:40]!r}") from error
   if not found:
     raise ValueError(f"{path}: expected vectors of words of the texts; found none of "

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dd_jax.datasets import formats
+from dd_jax.datasets import host_memory
 
 _CRC_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 _CRC_BLOCK = 1024  # bytes taken at once
@@ -59,11 +60,7 @@ def read_prepared(directory):
             split, decoders=only_labels)), np.int32)
         images = PreparedRows(directory, builder.as_data_source(split))
       elif file_format == "tfrecord":
-        pairs = [(example["image"], example["label"])
-                 for path in builder.info.splits[split].filepaths
-                 for example in map(builder.info.features.deserialize_example_np,
-                                    read_tfrecord(path))]
-        images, labels = np.stack([image for image, _ in pairs]), [label for _, label in pairs]
+        images, labels = _of_tfrecords(builder.info, split)
       else:
         raise ValueError(f"expected array_record or tfrecord; found {file_format}")
       expected = builder.info.splits[split].num_examples
@@ -71,6 +68,23 @@ def read_prepared(directory):
         raise ValueError(f"expected {expected} examples of {split}; found {len(labels)}")
       found += [images, np.array(labels, np.int32)]
   return tuple(found)
+
+
+def _of_tfrecords(info, split):
+  """Images `[n, H, W, C]` and labels of a split."""
+  images, labels, number = None, [], info.splits[split].num_examples
+  for path in info.splits[split].filepaths:
+    for example in map(info.features.deserialize_example_np, read_tfrecord(path)):
+      image = example["image"]
+      if images is None:
+        host_memory.check(split, number * image.nbytes)
+        images = np.empty((number, *image.shape), image.dtype)
+      if len(labels) < number:
+        if image.shape != images.shape[1:]:
+          raise ValueError(f"expected images of one shape, {images.shape[1:]}; found {image.shape}")
+        images[len(labels)] = image
+      labels.append(example["label"])
+  return images, labels
 
 
 class PreparedRows:
