@@ -50,6 +50,19 @@ def test_the_last_ones_and_the_best_are_kept_and_read_back(tmp_path):
     _assert_same(checkpoints.restore_best(_LIKE), _state(4))
 
 
+def test_the_best_of_an_earlier_session_is_kept(tmp_path):
+  """As of a run that was interrupted, or goes on for more steps."""
+  _save_all(tmp_path / "c", [.5, .9, .7, .6], num_kept=1)
+  with Checkpoints(tmp_path / "c", _CONFIG, 1) as checkpoints:
+    for step, accuracy in ((5, .8), (6, None), (7, .85)):
+      checkpoints.save(_state(step), accuracy)
+  assert _steps(tmp_path / "c") == [2, 7]
+  with Checkpoints(tmp_path / "c", _CONFIG, 1) as checkpoints:
+    _assert_same(checkpoints.restore_best(_LIKE), _state(2))
+    checkpoints.save(_state(8), .95)
+  assert _steps(tmp_path / "c") == [8]
+
+
 def test_a_damaged_best_leaves_the_second_best(tmp_path, capsys):
   _save_all(tmp_path / "c", [.5, .9, None, .7], num_kept=4)
   _flip(tmp_path / "c/2")

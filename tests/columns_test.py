@@ -172,7 +172,7 @@ def test_a_constant_column_is_zeros(value):
 
 
 def test_numbers_too_large_are_named():
-  with pytest.raises(ValueError, match="'a' must hold numbers whose standard deviation is positive"):
+  with pytest.raises(ValueError, match="'a' must hold numbers whose standard deviation"):
     records.fit({"a": [1e308, -1.5e308]})
   with pytest.raises(ValueError, match="'a' must hold numbers that float32 holds .* got 1e\\+39"):
     records.encode(records.fit({"a": [1., 2.]}), {"a": [1e39]})
@@ -197,7 +197,7 @@ def test_the_index_of_pandas_in_text_is_no_column(tmp_path, suffix, delimiter):
   path.write_text("\n".join(["|x|label", "0|5|a", "1|6|b", ""]).replace("|", delimiter))
   assert columns.read(path) == {"x": ["5", "6"], "label": ["a", "b"]}
   path.write_text("\n".join(["|x|label", "7|5|a", "1|6|b", ""]).replace("|", delimiter))
-  with pytest.raises(ValueError, match="expected a name for every column in line 1, but for an ind"):
+  with pytest.raises(ValueError, match="expected a name for every column in line 1, but"):
     columns.read(path)
 
 

@@ -110,7 +110,7 @@ def measure(setting):
 
 
 def measure_map():
-  """What `map_over_mesh` gives of more rows than devices and of fewer, and how many a device had."""
+  """What `map_over_mesh` gives of more rows than devices and of fewer; how many a device had."""
   mesh = parallel.make_mesh(jax.device_count())
   for num_rows in (3, 8, 21):
     rows = {"a": jax.numpy.arange(num_rows) + 1., "b": jax.numpy.ones((num_rows, 2))}

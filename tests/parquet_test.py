@@ -249,8 +249,8 @@ GREY = encoded(np.zeros((2, 2)))
      "expected lists of one length in column 'image'; found an empty place"),
     ({"image": [[[1]], None], "label": [0, 1]},
      "expected a value in every row of column 'image'; found none in row 1"),
-    ({"image": [[], []], "label": [0, 1]}, "lists of one length in column 'image'; found empty one"),
-    ({"image": [[[]], [[]]], "label": [0, 1]}, "lists of one length in column 'image'; found empty"),
+    ({"image": [[], []], "label": [0, 1]}, "lists of one length in column 'image'; found empty"),
+    ({"image": [[[]], [[]]], "label": [0, 1]}, "of one length in column 'image'; found empty"),
     ({"image": [[[[[1]]]]], "label": [0]}, "expected pictures or lists [H][W] or [H][W][C] in "
                                            "column 'image'; found list<"),
     ({"image": [1], "label": [0]}, "expected pictures or lists [H][W] or [H][W][C] in column"),

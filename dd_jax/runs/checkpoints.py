@@ -5,6 +5,7 @@ digest of its bytes, the config it belongs to and the metrics of its step; a run
 takes it too. A damaged one is set aside, never deleted.
 """
 
+from collections.abc import Callable
 import hashlib
 import itertools
 import json
@@ -32,10 +33,7 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, config: dict, num_kept: int):
     """Keeps the last `num_kept`, and the best by validation."""
     self._directory, self._config = directory, config
-    keep = policies.AnyPreservationPolicy([
-        policies.LatestN(num_kept),
-        policies.BestN(get_metric_fn=lambda metrics: metrics[_METRIC], n=1,
-                       keep_checkpoints_without_metrics=False)])
+    keep = policies.AnyPreservationPolicy([policies.LatestN(num_kept), _Best(self._score)])
     directory.mkdir(exist_ok=True)
     # One process alone writes and reads: the others hear of it through `processes`.
     alone = ocp.options.MultiprocessingOptions(
@@ -44,6 +42,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(
             preservation_policy=keep, create=False, multiprocessing_options=alone))
+    self._scores = {step: self._stored_score(step) for step in self._manager.all_steps()}
 
   def __enter__(self):
     return self
@@ -66,10 +65,10 @@ class Checkpoints:
     Raises:
       OSError: this checkpoint, or the one before, cannot be written; older ones are unharmed.
     """
+    self._scores[int(state.step)] = -math.inf if score is None else score
     try:
       self._manager.save(
-          int(state.step), metrics=None if score is None else {_METRIC: score},
-          args=ocp.args.Composite(
+          int(state.step), args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
               run=ocp.args.JsonSave({
                   "digest": digest(state), "arrays": _arrays(state), "config": self._config,
@@ -129,6 +128,9 @@ class Checkpoints:
 
   def _score(self, step):
     """On validation examples; the least where it was not measured or cannot be read."""
+    return self._scores[step]
+
+  def _stored_score(self, step):
     score = (self._run_or_none(step) or {}).get(_METRIC)
     return -math.inf if score is None else score
 
@@ -172,6 +174,22 @@ class Checkpoints:
     return OSError(f"a checkpoint cannot be written to {self._directory}: "
                    f"{' '.join(str(error).split())[:300]}; the same command continues from the "
                    "last one that could")
+
+
+class _Best(policies.PreservationPolicy):
+  """Preserves the checkpoint of the highest score, the latest of equals, if any has one.
+
+  Orbax's own knows the scores of its session alone, and none of those before.
+  """
+
+  def __init__(self, score: Callable[[int], float]):
+    self._score = score
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    scored = [step for step in (each.step for each in checkpoints) if self._score(step) > -math.inf]
+    best = max(scored, key=lambda step: (self._score(step), step), default=None)
+    return [each.step == best for each in checkpoints]
 
 
 class _OtherConfig(Exception):

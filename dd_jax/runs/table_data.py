@@ -67,7 +67,7 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
     mean, std = known[0].mean(0), known[0].std(0)
     constant = (known[0] == known[0][0]).all(0)  # Whose computed deviation may be another than 0.
     if constant.any():
-      raise ValueError(f"targets must differ; column {labels[int(constant.argmax())]!r} is constant")
+      raise ValueError(f"targets must differ; column {labels[constant.argmax()]!r} is constant")
     targets = Targets(tuple(labels), mean, std)
     known = [((of - mean) / std).astype(np.float32) for of in known]
   train_rows, validation_rows, test_rows = zip(rows, known)
