@@ -4,7 +4,6 @@ What is poisonous without being seen as such (section 3.6): images that stay wit
 ones, in batches with real ones as they are.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

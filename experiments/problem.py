@@ -1,6 +1,6 @@
 """From a config to what it describes: a problem of the library and the settings of its run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import json
 import operator
@@ -160,7 +160,7 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, data: runs.Data
   inner = config.inner
   optimizer = parts.choose(optimizers.INNER_OPTIMIZERS, inner.optimizer, "inner.optimizer")
   memory = config.distill.memory
-  return parts.choose({
+  return parts.make({
       "unrolled": lambda: dd_jax.unroll(
           loss, optimizer, memory=int(memory) if memory.isdecimal() else memory,
           gradient=config.distill.gradient),
@@ -169,7 +169,7 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, data: runs.Data
       "ridge": lambda: dd_jax.ridge(
           ridge_regression.ridge_features(model.apply, inner.num_features),
           None if data.targets else data.num_classes, regularization=inner.regularization),
-  }, inner.hypergradient, "inner.hypergradient")()
+  }, inner.hypergradient, "inner.hypergradient", Callable, loss=loss, optimizer=optimizer)
 
 
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, data: runs.Data):
@@ -246,7 +246,7 @@ def weights_name(config: ConfigDict) -> str:
 def _of_pool(config, data):
   """What the metadata of a fitting pool hold."""
   return {"model": config.model.name, "dataset": config.init.source or config.data.name,
-          "image_shape": list(runs.input_shapes(data)), "num_classes": data.num_classes,
+          "image_shape": pools.listed_shapes(data), "num_classes": data.num_classes,
           "whitening": config.data.whitening}
 
 

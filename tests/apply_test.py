@@ -264,6 +264,14 @@ def test_a_file_without_its_dataset_is_one_line(tmp_path, metadata, message):
                                     f"--data_dir={tmp_path}"))
 
 
+def test_examples_of_classes_that_the_file_does_not_know_are_named(fixed):
+  artifact = artifacts.load(fixed / "distilled.npz")
+  images, labels = np.arange(24 * 784).astype(np.uint8).reshape(24, 28, 28, 1), np.arange(24) % 12
+  data = datasets.from_arrays(images, labels, images, labels)
+  with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9, the classes .*; got 0\.\.11"):
+    application.apply_distilled(artifact, data)
+
+
 def test_a_run_from_a_pool_needs_to_be_told_which(fixed, tmp_path):
   artifact = artifacts.load(fixed / "distilled.npz")
   init = {**artifact.metadata["init"], "name": "pretrained"}

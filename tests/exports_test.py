@@ -135,6 +135,14 @@ def test_steps_come_back_with_their_order(tmp_path, soft, channels):
   assert_identical(artifacts.load(tmp_path / "again.npz").distilled.inputs, back.distilled.inputs)
 
 
+def test_steps_are_of_gradient_descent_alone(tmp_path):
+  artifact = make_artifact(3, full=False)
+  for fields in ({"inner_optimizer": "momentum"}, {"inner_algorithm": "ridge"}):
+    changed = artifact._replace(metadata={**artifact.metadata, **fields})
+    with pytest.raises(ValueError, match="the format steps must be of data for plain gradient des"):
+      exports.save(tmp_path / "a.pth", changed, "steps")
+
+
 def test_steps_are_what_the_authors_release_saves(tmp_path):
   """T = E S tuples of tensors, channels first; training goes through them one by one."""
   torch = pytest.importorskip("torch")

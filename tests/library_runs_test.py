@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from typing import NamedTuple
 
 from flax import nnx
 import jax
@@ -202,6 +204,38 @@ def test_a_setting_that_does_not_fit_is_named(finished, tmp_path, settings, mess
     runs.distill(finished[1], tmp_path / "run", num_steps=2,
                  settings=_SETTINGS._replace(**settings))
   assert not (tmp_path / "run").exists()
+
+
+class _Weights(NamedTuple):
+  """A container that no file holds."""
+  w: jax.Array
+
+
+@pytest.mark.parametrize("num_outputs, changes, message", [
+    (3, {}, "init_params must be dicts, lists and tuples"),
+    (2, {"keeps_network": False}, "model must have an output for each of the 3 classes; got 2"),
+    (3, {"keeps_network": False, "metadata": {"own": np.mean}}, "metadata must be JSON")])
+def test_what_the_file_cannot_hold_is_refused_before_the_first_step(tmp_path, num_outputs, changes,
+                                                                     message):
+  model = models.Model(lambda key: _Weights(jax.random.normal(key, (36, num_outputs))),
+                       lambda params, images: images.reshape(len(images), -1) @ params.w)
+  problem = runs.make_problem(datasets.from_arrays(*_arrays()), model)._replace(**changes)
+  with pytest.raises(ValueError, match=message):
+    runs.distill(problem, tmp_path / "run", num_steps=2, settings=_SETTINGS, config={})
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_run_ends_without_pictures_that_cannot_be_drawn(finished, tmp_path, capsys):
+  """As of a snapshot that was damaged since."""
+  _, problem, expected = finished
+  shutil.copytree(expected.workdir, tmp_path / "run")
+  (tmp_path / "run/result.json").unlink()
+  (tmp_path / "run/report.html").unlink()
+  next((tmp_path / "run/snapshots").glob("*.npz")).write_bytes(b"damaged")
+  again = runs.distill(problem, tmp_path / "run", num_steps=12, settings=_SETTINGS)
+  assert again.figures["accuracy_mean"] == expected.figures["accuracy_mean"]
+  assert (tmp_path / "run/result.json").exists() and not (tmp_path / "run/report.html").exists()
+  assert "lacks pictures" in capsys.readouterr().err
 
 
 def test_an_init_that_is_not_known_is_named():

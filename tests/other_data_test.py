@@ -15,6 +15,7 @@ from dd_jax import runs
 from dd_jax.datasets import scikit_tables
 from dd_jax.files import artifacts
 from dd_jax.runs import application
+from dd_jax.runs import pools
 from dd_jax.runs import report
 from dd_jax.runs import run
 from dd_jax.runs import table_data
@@ -55,6 +56,20 @@ def _number_problem(**options):
   return runs.make_problem(_table("number"), models.linear, init="random", images_per_class=5,
                            num_epochs=2)._replace(num_validation_inits=2, num_test_inits=3,
                                                   batch_size=16, **options)
+
+
+def test_pools_are_of_classes_and_know_the_shapes_of_texts(tmp_path):
+  settings = runs.PoolSettings(optax.adam(.01), 3, 2, 2, None, 1, 8)
+  texts = _texts()
+  model = models.text_convolution(num_classes=3, image_shape=runs.input_shapes(texts))
+  init = dd_jax.random_init(model.init)
+  runs.pretrain_pools(texts, model, init, tmp_path / "pools", settings=settings)
+  inits = runs.pretrained_inits(tmp_path / "pools", model, num_validation=1,
+                                expected={"image_shape": pools.listed_shapes(texts)})
+  assert [dd_jax.init_distributions.pool_size(each.state) for each in inits] == [2, 1, 2]
+  with pytest.raises(ValueError, match=r"data must have classes to pre-train on; got targets"):
+    runs.pretrain_pools(_table("number"), model, init, tmp_path / "none", settings=settings)
+  assert not (tmp_path / "none").exists()
 
 
 def test_texts_are_tokens_where_they_lie_and_vectors_where_they_are_taken():

@@ -154,7 +154,6 @@ def test_a_pool_or_objective_that_does_not_fit(pools, tmp_path, updates, message
      r"with extra/w absent; in .*train.npz it is \(2,\)"),
     (lambda params, metadata: params["Dense_1"].update(bias=np.zeros((3, 7))),
      r"with Dense_1/bias \(128,\); in .*train.npz it is \(7,\)"),
-    (lambda params, metadata: metadata.update(role="heldout"), "two pools of different seeds"),
 ])
 def test_a_pool_that_was_tampered_with(pools, tmp_path, change, message):
   for role in ("train", "heldout"):
@@ -163,4 +162,11 @@ def test_a_pool_that_was_tampered_with(pools, tmp_path, change, message):
   change(params, metadata)
   pool_files.save(tmp_path / "train.npz", params, metadata)
   with pytest.raises(ValueError, match=message):
+    problem.make_problem(_config(tmp_path))
+
+
+def test_one_pool_under_both_names_is_refused(pools, tmp_path):
+  for role in ("train", "heldout"):
+    shutil.copy(pools[0] / "heldout.npz", tmp_path / f"{role}.npz")
+  with pytest.raises(ValueError, match="two pools of different networks; those of .* are the same"):
     problem.make_problem(_config(tmp_path))

@@ -72,6 +72,14 @@ def test_one_that_fails_is_left_alone(tmp_path):
   assert [run["state"] for run in runs] == ["failed with exit status 7", "finished"]
 
 
+def test_a_signal_to_all_processes_is_no_failure(tmp_path):
+  """As a scheduler sends it: the run may have ended before it is asked to."""
+  told = _entry(tmp_path, "told", 3, "import os, signal, sys\n"
+                "os.kill(os.getppid(), signal.SIGTERM); sys.exit(143)")
+  runs = queues.work([told, _entry(tmp_path, "other", 2)], 60.)
+  assert [run["state"] for run in runs] == ["waiting", "waiting"]
+
+
 def test_a_damaged_result_is_no_end(tmp_path, capfd):
   """As a power failure may leave one."""
   damaged, other = _entry(tmp_path, "damaged", 2), _entry(tmp_path, "other", 2)

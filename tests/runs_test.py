@@ -250,6 +250,33 @@ def test_a_start_brings_its_hyper_parameters(finished, tmp_path):
   np.testing.assert_array_equal(_start_of(own).inputs, loaded.distilled.inputs)
 
 
+def test_a_start_of_other_pixels_is_normalised_as_the_data(finished, tmp_path):
+  loaded, start = artifacts.load(finished / "distilled.npz"), str(tmp_path / "other.npz")
+  mean, std = (np.array(loaded.metadata[name]) for name in ("mean", "std"))
+  artifacts.save(start, loaded.distilled, metadata={
+      **loaded.metadata, "mean": (mean + .2).tolist(), "std": (2 * std).tolist()})
+  actual = _start_of(_config(**{"distill.start": start})).inputs
+  np.testing.assert_allclose(actual, 2 * np.asarray(loaded.distilled.inputs) + .2 / std,
+                             rtol=1e-4, atol=1e-5)
+  artifacts.save(start, loaded.distilled, metadata={**loaded.metadata, "pixel_scale": 1})
+  with pytest.raises(ValueError, match="distill.start must be of images normalised by mean, s"):
+    _start_of(_config(**{"distill.start": start}))
+
+
+def test_real_images_of_a_start_are_of_its_labels(finished, tmp_path):
+  loaded = artifacts.load(finished / "distilled.npz")
+  inputs, start = np.concatenate(2 * [loaded.distilled.inputs], 1), str(tmp_path / "two.npz")
+  config = _config(**{"distill.start": start, "distill.real_per_class": 1})
+  for labels in (np.tile(np.arange(10), 2), np.repeat(np.arange(10), 2)):
+    artifacts.save(start, loaded.distilled._replace(inputs=inputs, labels=labels[None]),
+                   metadata=loaded.metadata)
+    if labels[1] == 1:
+      np.testing.assert_array_equal(_start_of(config).labels, labels[None])
+    else:
+      with pytest.raises(ValueError, match="distill.start must have the classes of the real imag"):
+        _start_of(config)
+
+
 @pytest.mark.parametrize("updates, message", [
     ({"distill.images_per_class": 2},
      r"images \[S, B, H, W, C\] \[1, 20, 28, 28, 1\]; .* has \[1, 10"),

@@ -60,6 +60,15 @@ def test_columns_are_of_one_length():
                       num_validation=1)
 
 
+@pytest.mark.parametrize("options, message", [
+    ({"test_fraction": 1.}, r"test_fraction must lie in \(0, 1\); got 1.0"),
+    ({}, r"the test rows, one of every class, must lie in 1\.\.19; got 20")])
+def test_rows_to_test_on_that_cannot_be_set_aside_are_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    table_data.from_columns({"a": [*range(20)], "id": [*range(20)]}, label="id", num_validation=2,
+                            **options)
+
+
 def test_targets_that_are_all_alike_are_named():
   """Also where their computed deviation is not exactly 0."""
   rows = {"a": list(range(100)), "y": 100 * [.1]}

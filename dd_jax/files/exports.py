@@ -194,9 +194,12 @@ def _read_tensors(path):
 def _write_steps(path, artifact):
   inputs, labels, arrays = _split_data(artifact, "steps")
   optimizer = artifact.metadata.get("inner_optimizer", "gradient_descent")
-  if optimizer != "gradient_descent" or jax.tree.leaves(artifact.distilled.hyper):
+  algorithm = artifact.metadata.get("inner_algorithm", "unroll")
+  if (optimizer != "gradient_descent" or jax.tree.leaves(artifact.distilled.hyper)
+      or algorithm not in ("unroll", "implicit")):
+    hyper = [name for name in arrays if name.startswith("hyper")]
     raise ValueError("the format steps must be of data for plain gradient descent; these are for "
-                     f"{optimizer} with {[name for name in arrays if name.startswith('hyper')]}")
+                     f"{optimizer} ({algorithm}) with {hyper}")
 
   def content(tensor):
     minibatches = [(tensor(inputs[s]), tensor(labels[s])) for s in range(len(inputs))]

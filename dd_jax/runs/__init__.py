@@ -10,6 +10,7 @@ from dd_jax.runs.data import examples_at
 from dd_jax.runs.data import from_dataset
 from dd_jax.runs.data import input_shapes
 from dd_jax.runs.data import prepared
+from dd_jax.runs.data import spread_places
 from dd_jax.runs.data import start_labels
 from dd_jax.runs.interruptions import Interrupted
 from dd_jax.runs.pools import PoolSettings
@@ -29,5 +30,5 @@ __all__ = [
     "Data", "Inits", "Interrupted", "PoolSettings", "Problem", "Result", "Settings",
     "compare_baselines", "distill", "examples_at", "from_columns", "from_dataset", "from_texts",
     "input_shapes", "make_problem", "measure_smoothness", "prepared", "pretrain_pools",
-    "pretrained_inits", "start_labels",
+    "pretrained_inits", "spread_places", "start_labels",
 ]

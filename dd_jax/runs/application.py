@@ -10,6 +10,7 @@ import dd_jax
 from dd_jax import datasets
 from dd_jax import init_distributions
 from dd_jax import models
+from dd_jax import types
 from dd_jax.datasets.rows import in_memory
 from dd_jax.evaluation import Plan
 from dd_jax.files import pools
@@ -60,6 +61,7 @@ def apply_distilled(artifact: dd_jax.Artifact, data: datasets.Dataset | Data, *,
   seed = artifact.metadata.get("seed", 0) if seed is None else seed
   inputs, labels = (prepared(data, data.test) if isinstance(data, Data) else
                     _test_images(artifact, data))
+  types.check_labels(labels, artifact.metadata.get("num_classes", np.inf))
   plan = Plan(1 if jax.default_backend() == "cpu" else 10, batch_size)
 
   @jax.jit

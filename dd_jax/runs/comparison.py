@@ -78,10 +78,13 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
       print(f"{path} holds the finished baselines of this config:", file=sys.stderr)
       return result
     sources = keep_source(path)
+    earlier = sum(line.get("seconds", 0.)
+                  for line in workdirs.read_lines(path / "rows.jsonl", "baseline"))
     result = {"baselines": comparison.measure(path, seed),
               "num_eval_inits": problem.num_test_inits,
               "num_distilled_images": comparison.size,
-              "wall_seconds": time.monotonic() - started, "data": problem.data.digest,
+              "wall_seconds": earlier + time.monotonic() - started,
+              "data": problem.data.digest,
               **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "baselines.json", result)
     return result
@@ -136,14 +139,17 @@ class _Comparison:
                if self._is_table() else {})}
     finished = workdirs.reopen_lines(workdir / "rows.jsonl", "baseline")
     rows = {line.pop("baseline"): line for line in finished}
+    for row in rows.values():
+      row.pop("seconds", None)
     for name in [*_NAMES, *rest][len(rows):]:
+      started = time.monotonic()
       if name in rest:
         rows[name] = rest[name]()
       else:
         sets, step_size = self._sets(name, set_seed, score, rows)
         rows[name] = {**self._figures(sets, step_size, heldout), "step_size": step_size,
                       "num_sets": len(sets)}
-      line = {"baseline": name, **rows[name]}
+      line = {"baseline": name, **rows[name], "seconds": time.monotonic() - started}
       workdirs.append_line(workdir / "rows.jsonl", line)
       print(json.dumps(line), file=sys.stderr, flush=True)
     return rows

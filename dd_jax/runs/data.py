@@ -138,11 +138,20 @@ def start_labels(data: Data, num_steps: int, images_per_class: int) -> Array:
     return parametrization.class_labels(num_steps, data.num_classes, images_per_class)
   parametrization.check_at_least("num_steps", num_steps, 1)
   parametrization.check_at_least("images_per_class", images_per_class, 1)
-  targets = np.asarray(data.train[1])
-  number = num_steps * images_per_class
-  places = ((np.arange(number) + .5) / number * len(targets)).astype(int)
-  spread = targets[np.argsort(targets[:, 0], kind="stable")[places]]
-  return jnp.asarray(spread.reshape(images_per_class, num_steps, -1).swapaxes(0, 1))
+  return jnp.asarray(np.asarray(data.train[1])[spread_places(data, num_steps, images_per_class)])
+
+
+def spread_places(data: Data, num_steps: int, batch: int) -> np.ndarray:
+  """Of the training examples `[S, B]` whose targets `start_labels` has: the first target's range.
+
+  Args:
+    data: with targets.
+    num_steps: S.
+    batch: B.
+  """
+  order, number = np.argsort(np.asarray(data.train[1])[:, 0], kind="stable"), num_steps * batch
+  places = ((np.arange(number) + .5) / number * len(order)).astype(int)
+  return order[places].reshape(batch, num_steps).T
 
 
 def read_all(examples: Examples) -> Examples:

@@ -78,6 +78,8 @@ def run(command: list[str], num_processes: int) -> int:
                                 f"--num_processes={num_processes}", f"--process_id={place}"]),
             stderr=errors[place],
             start_new_session=True))  # So that Ctrl-C reaches it once, from here.
+      for signum in handed_on:  # What came while it was being made.
+        children[-1].send_signal(signum)
     failed = _wait(children, handed_on)
     if failed is None:
       return 0
@@ -144,9 +146,11 @@ def _pinned(cores):
   before = _cores()
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores)
-  yield
-  if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, before)
+  try:
+    yield
+  finally:
+    if hasattr(os, "sched_setaffinity"):
+      os.sched_setaffinity(0, before)
 
 
 def _free_port():

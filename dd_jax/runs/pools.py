@@ -71,10 +71,11 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
   """
   started = time.monotonic()
   check_seed("seed", seed)
+  if data.targets is not None:
+    raise ValueError(f"data must have classes to pre-train on; got targets {data.targets.names}")
   metadata = {"dataset": data.name, "data": data.digest, "num_classes": data.num_classes,
               "whitening": None if data.pixels is None else data.pixels.regularization,
-              "image_shape": jax.tree.map(list, input_shapes(data),
-                                          is_leaf=lambda x: isinstance(x, tuple)),
+              "image_shape": listed_shapes(data),
               **(metadata or {})}
   if config is None:
     numbers = {name: value for name, value in settings._asdict().items() if name != "optimizer"}
@@ -91,7 +92,8 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
       return result
     sources = keep_source(path)
     result = _train_all(path, seed, settings, train_block, metadata)
-    result |= {"wall_seconds": time.monotonic() - started, "data": data.digest,
+    result |= {"wall_seconds": result.pop("earlier_seconds") + time.monotonic() - started,
+               "data": data.digest,
                **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "result.json", result)
     return result
@@ -120,6 +122,11 @@ def pretrained_inits(directory: str | os.PathLike, model: models.Model, *, num_v
                pretrained_init(heldout))
 
 
+def listed_shapes(data: Data) -> Any:
+  """The shapes of one example's inputs, as the metadata of a pool hold them."""
+  return jax.tree.map(list, input_shapes(data), is_leaf=lambda x: isinstance(x, tuple))
+
+
 def first_of_pool(directory: str | os.PathLike, model: models.Model,
                   expected: dict[str, Any] | None = None) -> InitDistribution:
   """The first network of the training pool; errors as of `pretrained_inits`."""
@@ -131,8 +138,8 @@ def load_pools(directory: str | os.PathLike, model: models.Model, expected: dict
   """Weights of the training pool and of the held-out pool.
 
   Raises:
-    ValueError: a pool of another network, or whose metadata are not the expected ones, or two pools
-      of the same seed.
+    ValueError: a pool of another network, or whose metadata are not the expected ones, or one pool
+      under both names.
   """
   if not os.fspath(directory):
     raise ValueError("init.pool must be a directory that experiments.pretrain wrote; got ''")
@@ -147,24 +154,27 @@ def load_pools(directory: str | os.PathLike, model: models.Model, expected: dict
     models.check_params(model, _slice(pool.params, 0), where=str(path),
                         rule=f"init.pool must hold networks of {expected.get('model', 'model')}")
     found.append(pool)
-  seeds = [(pool.metadata["seed"], pool.metadata["role"]) for pool in found]
-  if seeds[0] == seeds[1]:
-    raise ValueError(f"init.pool must hold two pools of different seeds; got {seeds[0]} for both")
+  if _equal(*(pool.params for pool in found)):
+    raise ValueError(f"init.pool must hold two pools of different networks; those of {directory} "
+                     "are the same")
   return tuple(pool.params for pool in found)
 
 
 def _train_all(workdir, seed, settings, train_block, metadata):
   """Both pools, block by block; their figures."""
-  result, seconds = {}, 0.0
+  result, seconds, earlier = {}, 0., 0.
   (workdir / "blocks").mkdir(exist_ok=True)
   for index, role in enumerate(ROLES):
     key = jax.random.fold_in(jax.random.key(seed), index)
     count = getattr(settings, f"num_{role}")
-    blocks = [_block(workdir / "blocks" / f"{role}-{start:05d}.npz", train_block,
-                     jax.random.fold_in(key, start))
-              for start in tqdm(range(0, count, settings.block), desc=role)]
+    starts = range(0, count, settings.block)
+    paths_of = [workdir / "blocks" / f"{role}-{start:05d}.npz" for start in starts]
+    were_there = [path.exists() for path in paths_of]
+    blocks = [_block(path, train_block, jax.random.fold_in(key, start))
+              for path, start in tqdm([*zip(paths_of, starts)], desc=role)]
     accuracy = np.concatenate([block.metadata["accuracy"] for block in blocks])[:count]
-    seconds += sum(block.metadata["seconds"] for block in blocks)
+    spent = np.array([block.metadata["seconds"] for block in blocks])
+    seconds, earlier = seconds + float(spent.sum()), earlier + float(spent[were_there].sum())
     params = jax.tree.map(lambda *leaves, count=count: np.concatenate(leaves)[:count],
                           *(block.params for block in blocks))
     pools.save(workdir / f"{role}.npz", params, {
@@ -172,7 +182,7 @@ def _train_all(workdir, seed, settings, train_block, metadata):
         "dd_jax_version": dd_jax.__version__})
     result |= {f"{role}_accuracy_mean": accuracy.mean(), f"num_{role}": count,
                f"{role}_accuracy_std": std(accuracy)}
-  return {**result, "train_seconds": seconds}
+  return {**result, "train_seconds": seconds, "earlier_seconds": earlier}
 
 
 def _block(path, train_block, key):
@@ -220,6 +230,10 @@ def _make_train_block(data, model, init, loss, settings):
       init.state, data.preparation.state, *map(read_all, (data.train, data.test))))
   jax.eval_shape(train_block, jax.random.key(0), *arguments)
   return lambda key: train_block(key, *arguments)
+
+
+def _equal(pool, other):
+  return all(map(np.array_equal, *map(jax.tree.leaves, (pool, other))))
 
 
 def _slice(pool, index):

@@ -8,6 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from dd_jax import datasets
@@ -20,7 +21,7 @@ from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
 from dd_jax.parametrization import Parametrization
 from dd_jax.runs import accuracies
-from dd_jax.runs.data import Data, from_dataset, input_shapes, start_labels
+from dd_jax.runs.data import Data, examples_at, from_dataset, input_shapes, start_labels
 from dd_jax.truncation import WarmStart
 from dd_jax.types import Train
 
@@ -149,6 +150,18 @@ def told_apart(problem: Problem) -> dict[str, Any]:
   return {"problem": {name: value for name, value in problem.metadata.items() if name != "data"},
           **{what: shapes_of(tree) for what, tree in shapes.items()},
           "num_test_inits": problem.num_test_inits}
+
+
+def check_outputs(problem: Problem) -> None:
+  """A ValueError where the network has fewer outputs than there are classes."""
+  params = jax.eval_shape(lambda state, key: jax.tree.map(
+      lambda leaf: leaf[0], problem.inits.test._replace(state=state).sample(key, 1)),
+                          problem.inits.test.state, jax.random.key(0))
+  inputs, _ = examples_at(problem.data, problem.data.train, np.arange(2))
+  found = jax.eval_shape(problem.apply, params, inputs).shape[-1]
+  if problem.data.targets is None and found < problem.data.num_classes:
+    raise ValueError(f"model must have an output for each of the {problem.data.num_classes} "
+                     f"classes; got {found}")
 
 
 def shapes_of(tree: Any) -> dict[str, list[int]]:

@@ -73,7 +73,8 @@ def _run(command, until, signals):
     try:
       while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-          return process.wait(timeout=min(1., max(0., until - time.monotonic()))), False
+          # A signal to all processes may end it before it is handed on.
+          return process.wait(timeout=min(1., max(0., until - time.monotonic()))), bool(signals)
         if signals or time.monotonic() >= until:
           process.send_signal(signal.SIGTERM)
           return process.wait(), True

@@ -15,6 +15,7 @@ import numpy as np
 import dd_jax
 from dd_jax import parametrization
 from dd_jax.evaluation import Plan, draw_networks, train_networks
+from dd_jax.files import archive
 from dd_jax.files import artifacts
 from dd_jax.inner_loop import Unroll
 from dd_jax.optimizers import INNER_OPTIMIZERS
@@ -33,7 +34,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.final_test import evaluate_held_out
 from dd_jax.runs.loop import Run
-from dd_jax.runs.problem import Problem, name_of, told_apart
+from dd_jax.runs.problem import Problem, check_outputs, name_of, told_apart
 from dd_jax.runs.programs import make_keys, make_programs
 from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings
@@ -63,8 +64,9 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
       follows from the arguments.
 
   Raises:
-    ValueError, OSError: an argument that does not fit, other data than the directory's, an unusable
-      directory, too little memory; what was written before stays as it is.
+    ValueError, OSError: an argument that does not fit, what distilled.npz cannot hold, other data
+      than the directory's, an unusable directory, too little memory; what was written before stays
+      as it is.
     FloatingPointError: the loss is no longer finite; the last good state is kept.
     Interrupted: SIGTERM or SIGINT came; the state is kept.
   """
@@ -75,6 +77,8 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
   storage.check_fits(problem.data, settings.storage)
   config = workdirs.as_json(_config(problem, num_steps, seed, settings, config))
   programs = make_programs(problem, num_steps=num_steps, seed=seed, settings=settings)
+  check_outputs(problem)
+  _check_file(problem, programs)
   workdirs.check_same_config(config)
   fingerprints.check_processes(problem.made_from)
   with workdirs.held(workdir) as path:
@@ -105,6 +109,21 @@ def _run(run, started):
   result |= processes.on_first(lambda: _save(run, artifact))
   processes.on_first(lambda: _write(run, artifact, evaluated, metrics, result))
   return Result(artifact, result, run.workdir)
+
+
+def _check_file(problem, programs):
+  """Refuses what distilled.npz cannot hold before the first step, not after the last."""
+  params, whitening = _kept(problem)
+  distilled = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), jax.eval_shape(
+      programs.decode, programs.state.trainable))
+  artifacts.to_arrays(artifacts.Artifact(distilled, params, {}, whitening))
+  archive.encode_metadata(problem.metadata)
+
+
+def _kept(problem):
+  """The weights that distilled.npz holds, and the whitening, where there is one."""
+  params = layouts.to_host(problem.inits.test.state) if problem.keeps_network else None
+  return params, None if problem.data.pixels is None else problem.data.pixels.whitening
 
 
 def _config(problem, num_steps, seed, settings, given):
@@ -148,11 +167,10 @@ def _artifact(run, state, result):
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
                                          "outer_steps")}}
-  params = layouts.to_host(problem.inits.test.state) if problem.keeps_network else None
+  params, whitening = _kept(problem)
   distilled = run.programs.decode(state.trainable)
   if problem.data.readable is not None:
     metadata["readable"] = problem.data.readable(jax.tree.map(np.asarray, distilled.inputs))
-  whitening = None if problem.data.pixels is None else problem.data.pixels.whitening
   return artifacts.Artifact(distilled, params, metadata, whitening)
 
 
@@ -208,7 +226,18 @@ def _load(path):
 
 
 def _write(run, artifact, evaluated, metrics, result):
-  """Pictures and report; result.json last, as it marks the run as finished."""
+  """Pictures and report, without which a run is finished too; result.json last, as it says so."""
+  workdir, distilled = run.workdir, artifact.distilled
+  snapshots.save_evaluation(workdir, evaluated, run.problem.figures, **_predicted(run, distilled))
+  try:
+    _picture(run, artifact, metrics, result)
+  except ValueError as error:  # A damaged snapshot, or more rows than a figure can have.
+    print(f"warning: {workdir} lacks pictures: {error}", file=sys.stderr)
+  workdirs.write_json(workdir / "result.json", result)
+  snapshots.remove_groups(workdir)
+
+
+def _picture(run, artifact, metrics, result):
   workdir, distilled = run.workdir, artifact.distilled
   name = run.problem.figures.headline
   score = accuracies.shown(name, result[f"{name}_mean"])
@@ -223,7 +252,4 @@ def _write(run, artifact, evaluated, metrics, result):
         f"{distilled.step_sizes.size} inner step{'s' * (distilled.step_sizes.size != 1)}",
         artifact.class_names)
   figures.curves(workdir / "curves.png", metrics, result)
-  snapshots.save_evaluation(workdir, evaluated, run.problem.figures, **_predicted(run, distilled))
   report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
-  workdirs.write_json(workdir / "result.json", result)
-  snapshots.remove_groups(workdir)

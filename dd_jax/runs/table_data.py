@@ -40,6 +40,8 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
       column of which no category was ever seen, or too few rows to set aside.
   """
   check_choice("predict", predict, PREDICTED)
+  if not 0 < test_fraction < 1:
+    raise ValueError(f"test_fraction must lie in (0, 1); got {test_fraction}")
   labels = [label] if isinstance(label, str) else list(label)
   splits = [files.listed(split, what) for split, what in ((train, "train"), (test, "test"))
             if split is not None]
@@ -49,7 +51,8 @@ def from_columns(train: Columns, test: Columns | None = None, *, label: str | Se
     *classes, names = as_classes(known[0], known[-1])
     known = classes[:len(splits)]
   if test is None:
-    of_test = _aside(known[0], _test_size(known[0], test_fraction, predict), predict, 0)
+    of_test = _aside(known[0], _test_size(known[0], test_fraction, predict), predict, 0,
+                     "the test rows, one of every class,")
     splits, known = 2 * splits, 2 * known
   else:
     of_test = np.arange(len(known[1]))
@@ -116,10 +119,10 @@ def _test_size(labels, fraction, predict):
   return int(np.clip(round(fraction * number), least, max(least, number - least)))
 
 
-def _aside(labels, number, predict, seed):
+def _aside(labels, number, predict, seed, what="num_validation"):
   """Indices of rows to set aside, of every class its share."""
   if not 1 <= number < len(labels):
-    raise ValueError(f"num_validation must lie in 1..{len(labels) - 1}; got {number}")
+    raise ValueError(f"{what} must lie in 1..{len(labels) - 1}; got {number}")
   if predict == "number":
     return np.sort(np.random.default_rng(seed).permutation(len(labels))[:number])
   classes, _, _ = as_classes(labels, labels)

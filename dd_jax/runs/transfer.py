@@ -106,14 +106,16 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
       return result
     sources = keep_source(path)
     rows = workdirs.reopen_lines(path / "rows.jsonl", "accuracy_mean")
+    earlier_seconds = sum(row.get("seconds", 0.) for row in rows)
     for network, augmentation, set_name in list(programs)[len(rows):]:
-      distilled = sets[set_name]
+      distilled, row_started = sets[set_name], time.monotonic()
       rows.append({
           "network": network, "augmentation": augmentation, "set": set_name,
           "num_images": int(distilled.labels.shape[1]),
           **_chosen({  # The same networks for every set and length.
               num_epochs: program(jax.random.key(seed), distilled, *real)
-              for num_epochs, program in programs[network, augmentation, set_name].items()})})
+              for num_epochs, program in programs[network, augmentation, set_name].items()}),
+          "seconds": time.monotonic() - row_started})
       workdirs.append_line(path / "rows.jsonl", rows[-1])
       print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     result = {"rows": rows, "scores": scores(rows), "dataset": dataset.name,
@@ -121,7 +123,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
               "distilled_seed": artifact.metadata.get("seed"),
               "selection": "epochs by validation accuracy; test data chose nothing",
               "num_eval_inits": training.num_inits,
-              "wall_seconds": time.monotonic() - started,
+              "wall_seconds": earlier_seconds + time.monotonic() - started,
               "data": digest, **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "transfer.json", result)
     return result

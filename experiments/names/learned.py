@@ -1,5 +1,6 @@
 """From a config to what is learned, where it starts, and by which optimizer."""
 
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -35,13 +36,13 @@ def make_parametrization(config: ConfigDict, data: runs.Data) -> parametrization
   start = _make_start(config, data, hard)
   learned = parametrization.join(
       _make_inputs(config, data, hard, start.images),
-      parts.choose({
+      parts.make({
           "hard": lambda: parametrization.fixed_labels(start.labels),
           "soft": lambda: parametrization.soft_labels(
               start.labels if start.labels.ndim == 3 or data.targets is not None else
               jax.nn.one_hot(start.labels, num_classes)),
           "tied": lambda: parametrization.tied_labels(hard, num_classes),
-      }, distill.labels, "distill.labels")(),
+      }, distill.labels, "distill.labels", Part, start=start.labels),
       (step_sizes.fixed if distill.step_size_sharing == "fixed" else
        functools.partial(step_sizes.learned, scale=distill.step_size_scale,
                          sharing=distill.step_size_sharing))(
@@ -63,20 +64,20 @@ def _make_inputs(config, data, hard, start):
   if isinstance(shapes, dict):
     raise ValueError("distill.images must be 'pixels', and distill.real_per_class 0, for inputs "
                      f"{[*shapes]}; got {distill.images!r} and {distill.real_per_class}")
+  if distill.real_per_class and data.targets is not None:
+    raise ValueError("distill.real_per_class must be 0 for targets, of which there are no classes; "
+                     f"got {distill.real_per_class}")
   real, num_learned = None, batch - distill.real_per_class * data.num_classes
   if distill.real_per_class or distill.images == "perturbed":
     real = _real(config, data, hard)
   shape = (num_steps, num_learned, *shapes)
-  if parts.is_own(distill.images):
-    part = parts.make_own(distill.images, "distill.images", Part, shape=shape)
-  else:
-    part = parts.choose({
-        "pixels": lambda: parametrization.pixels(
-            shape, None if start is None else start[:, :num_learned]),
-        "bases": lambda: parametrization.bases(shape, distill.num_bases),
-        "upsampled": lambda: parametrization.upsampled(shape, distill.upsampling),
-        "perturbed": lambda: _perturbed(distill, data, real[:, :num_learned]),
-    }, distill.images, "distill.images")()
+  part = parts.make({
+      "pixels": lambda: parametrization.pixels(
+          shape, None if start is None else start[:, :num_learned]),
+      "bases": lambda: parametrization.bases(shape, distill.num_bases),
+      "upsampled": lambda: parametrization.upsampled(shape, distill.upsampling),
+      "perturbed": lambda: _perturbed(distill, data, real[:, :num_learned]),
+  }, distill.images, "distill.images", Part, shape=shape)
   return perturbations.beside(part, real[:, num_learned:]) if distill.real_per_class else part
 
 
@@ -118,7 +119,7 @@ class _Start(NamedTuple):
 
 
 def _real(config, data, hard):
-  """Real examples of the classes `[S, B]`, each of them once; of targets, of any.
+  """Real examples of the classes `[S, B]`, each of them once; of targets those that have them.
 
   Raises:
     ValueError: labels that are none of classes.
@@ -126,9 +127,15 @@ def _real(config, data, hard):
   if hard.ndim == 3 and data.targets is None:
     raise ValueError("distill.few_images must be left out where images start as real ones; got "
                      f"{config.distill.few_images}")
-  wanted = np.zeros(hard.shape[:2], int) if data.targets is not None else np.asarray(hard)
-  labels = np.zeros(len(data.train[1]), int) if data.targets is not None else data.train[1]
-  rng, places = np.random.default_rng(config.seed), np.empty(wanted.shape, int)
+  places = (_drawn(config.seed, np.asarray(hard), data.train[1]) if data.targets is None else
+            runs.spread_places(data, *hard.shape[:2]))
+  chosen, _ = runs.examples_at(data, data.train, places.reshape(-1))
+  return jax.tree.map(lambda x: np.reshape(x, (*places.shape, *x.shape[1:])), chosen)
+
+
+def _drawn(seed, wanted, labels):
+  """Places of examples of the wanted classes."""
+  rng, places = np.random.default_rng(seed), np.empty(wanted.shape, int)
   for label in np.unique(wanted):
     members = np.flatnonzero(labels == label)
     number = int((wanted == label).sum())
@@ -136,8 +143,7 @@ def _real(config, data, hard):
       raise ValueError(f"images must hold at least {number} of every class; got {len(members)} of "
                        f"class {label}")
     places[wanted == label] = rng.choice(members, number, replace=False)
-  chosen, _ = runs.examples_at(data, data.train, places.reshape(-1))
-  return jax.tree.map(lambda x: np.reshape(x, (*wanted.shape, *x.shape[1:])), chosen)
+  return places
 
 
 def _make_start(config, data, hard):
@@ -147,8 +153,7 @@ def _make_start(config, data, hard):
     raise ValueError(f"distill.images must be 'pixels' for distill.start={distill.start!r}; "
                      f"got {distill.images!r}")
   if distill.start.endswith(".npz"):
-    return _start_from_file(config, data.num_classes,
-                            (*hard.shape[:2], *runs.input_shapes(data)))
+    return _start_from_file(config, data, hard)
 
   if distill.start not in ("noise", "real"):
     raise ValueError("distill.start must be 'noise', 'real' or the path of a distilled.npz; "
@@ -158,13 +163,15 @@ def _make_start(config, data, hard):
                 distill.step_size)
 
 
-def _start_from_file(config, num_classes, images_shape):
+def _start_from_file(config, data, hard):
   """Images in normalised space, and all else that a run learned; its weights stay there.
 
   Raises:
-    ValueError: what the config learns has other shapes, another whitening or inner optimizer.
+    ValueError: what the config learns has other shapes, another whitening or inner optimizer, or
+      real images of other classes.
   """
-  distill = config.distill
+  distill, num_classes = config.distill, data.num_classes
+  images_shape = (*hard.shape[:2], *runs.input_shapes(data))
   path = paths.local(distill.start, "distill.start")
   artifact = artifacts.load(path)
   images, labels, sizes, hyper = artifact.distilled
@@ -186,8 +193,30 @@ def _start_from_file(config, num_classes, images_shape):
   if distill.labels == "tied" or distill.labels == "hard" and labels.ndim == 3:
     raise ValueError(f"distill.labels must be 'soft' to start from the labels of {path}; "
                      f"got {distill.labels!r}")
-  return _Start(images, labels, np.asarray(sizes),
+  if num_real := distill.real_per_class * num_classes:
+    found, expected = (x.argmax(-1) if x.ndim == 3 else x
+                       for x in (labels[:, -num_real:], hard[:, -num_real:]))
+    if (found != expected).any():
+      raise ValueError(f"distill.start must have the classes of the real images, {expected[0]}, "
+                       f"last in every step; {path} has {found[0]}")
+  return _Start(_as_normalized(artifact, data, path), labels, np.asarray(sizes),
                 {name: float(value) for name, value in dict(hyper).items()})
+
+
+def _as_normalized(artifact, data, path):
+  """The file's images in the normalised space of the data."""
+  images, pixels = artifact.distilled.inputs, data.pixels
+  names = ("mean", "std", "pixel_scale")
+  if pixels is None or any(name not in artifact.metadata for name in names):
+    return images
+  found = [artifact.metadata[name] for name in names]
+  expected = [pixels.mean.tolist(), pixels.std.tolist(), pixels.scale]
+  if found == expected:
+    return images
+  if artifact.whitening is not None or found[2] != expected[2]:
+    raise ValueError(f"distill.start must be of images normalised by mean, std and scale {expected}"
+                     f", as the data; {path} has {found}")
+  return jnp.asarray((artifact.pixels(clip=False) - pixels.mean) / pixels.std, images.dtype)
 
 
 def make_hyper(inner: ConfigDict, start: dict[str, Any]) -> parametrization.Part:
@@ -233,8 +262,8 @@ def make_schedule(name: str, section: ConfigDict, rate: float) -> optax.Schedule
   """The learning rate over `section.num_steps` steps; `name` is the section's in the config."""
   for field in ("num_steps", "halve_every"):
     check_positive(f"{name}.{field}", section[field])
-  return parts.choose({
+  return parts.make({
       "halving": lambda: lambda step: rate * 0.5 ** (step // section.halve_every),
       "cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps),
       "squared_cosine": lambda: optax.cosine_decay_schedule(rate, section.num_steps, exponent=2),
-  }, section.schedule, f"{name}.schedule")()
+  }, section.schedule, f"{name}.schedule", Callable, rate=rate, num_steps=section.num_steps)

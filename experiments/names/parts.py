@@ -35,6 +35,15 @@ def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
   return choices[name]
 
 
+def make(choices: Mapping[str, Callable[[], Any]], name: str, field: str, kind: type,
+         **arguments: Any) -> Any:
+  """What the entry `name` makes, or one's own function of the arguments; errors as of both."""
+  if is_own(name):
+    return make_own(name, field, kind, **arguments)
+  check_choice(field, name, choices)
+  return choices[name]()
+
+
 def load_own(name: str, field: str) -> Any:
   """What `package.module:name` is; ValueError in one line where there is no such thing."""
   module, _, attribute = name.partition(":")

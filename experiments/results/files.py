@@ -15,7 +15,7 @@ def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[d
   Codes that are the `same_figures` are one.
   """
   groups = collections.defaultdict(list)
-  for path in sorted(directory.glob("*.json")):
+  for path in sorted(directory.glob("*-seed*.json")):
     result = read(path)
     if "sources" in result:
       result["sources"] = list(dict.fromkeys(same.get(code, code) for code in result["sources"]))
@@ -43,12 +43,18 @@ def read(path: pathlib.Path) -> dict:
 
 def same_figures(directory: pathlib.Path) -> dict[str, str]:
   """`{code: an older code that gives the same}`, of what measurements.same_figures wrote there."""
-  found: dict[str, str] = {}
+  older: dict[str, str] = {}
   for report in sorted(read_all(directory).values(), key=lambda report: report["date"]):
     before, after = report["codes"]
-    if not report["differ"] and before != after:
-      found[after] = found.get(before, before)
-  return found
+    if not report["differ"] and _oldest(before, older) != after:
+      older[after] = before
+  return {code: _oldest(code, older) for code in older}
+
+
+def _oldest(code, older):
+  while code in older:
+    code = older[code]
+  return code
 
 
 def newest_of(results: list[dict]) -> list[dict]:

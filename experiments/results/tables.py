@@ -254,11 +254,12 @@ def main(argv):
 
 
 def _write():
-  for path, render_file in ((_HERE / "README.md", render),
-                            (_HERE.parent / "BUILD_NOTES.md", render_bench),
-                            (_HERE.parent / "docs/five_ways.md", render_ways),
-                            (_HERE.parent / "docs/merging.md", render_merging)):
-    path.write_text(render_file(path.read_text()))
+  rendered = {path: render_file(path.read_text()) for path, render_file in (
+      (_HERE / "README.md", render), (_HERE.parent / "BUILD_NOTES.md", render_bench),
+      (_HERE.parent / "docs/five_ways.md", render_ways),
+      (_HERE.parent / "docs/merging.md", render_merging))}
+  for path, text in rendered.items():  # All of them, or none.
+    path.write_text(text)
 
 
 if __name__ == "__main__":

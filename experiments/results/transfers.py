@@ -43,20 +43,26 @@ def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) ->
     seeds = [result["distilled_seed"] for result in results]
     own = [run for run in runs.get(name, []) if run["seed"] in seeds]
     network = results[0]["distilled_with"]
-    others = sorted({row["network"] for row in results[0]["rows"]} - {network})
-    found = {s: [_row(result, network, s) for result in results] for s in _SETS}
+    # Its options, if any, stand behind a network's name.
+    own_rows = [row["network"] for row in results[0]["rows"]
+                if row["network"].partition(":")[0] == network]
+    others = sorted({row["network"] for row in results[0]["rows"]} - {*own_rows})
+    found = {s: [_row(result, own_rows[0] if own_rows else network, s) for result in results]
+             for s in _SETS}
+    if not all(found["distilled"]):  # It was not tried with its own network.
+      continue
     hard = found["distilled, hard labels"]
     config, note = config_and_note(name)
     rows.append((
         ", ".join([paper.ROWS[config][0], *note]), len(results),
-        _mean([run["accuracy_mean"] for run in own]) if len(own) == len(results) else "",
+        _mean([run["accuracy_mean"] for run in own if len(own) == len(results)]),
         _mean([row["accuracy_mean"] for row in found["distilled"]]),
         _mean([_test_chosen(row)["accuracy_mean"] for row in found["distilled"]]),
         percent("accuracy", max(_test_chosen(row)["accuracy_max"] for row in found["distilled"])),
         _mean([row["accuracy_mean"] for row in hard]) if all(hard) else "are its labels",
         _mean([_row(result, other, "distilled")["accuracy_mean"] for result in results
                for other in others]),
-        _mean([row["accuracy_mean"] for row in found["random real"]])))
+        _mean([row["accuracy_mean"] for row in found["random real"] if row])))
   return markdown(rows)
 
 
@@ -83,4 +89,4 @@ def _accuracy(rows):
 
 
 def _mean(values):
-  return percent("accuracy", np.mean(values))
+  return percent("accuracy", np.mean(values)) if values else ""
