@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from dd_jax import runs
 from dd_jax.files import artifacts
 from dd_jax.runs import workdirs
 from experiments import problem
+from experiments.configs import diabetes_random_init
 from experiments.configs import digits_lenet_pool
 from experiments.configs import transfer
 from experiments.measurements import sweep
@@ -261,6 +263,21 @@ def test_a_start_of_other_pixels_is_normalised_as_the_data(finished, tmp_path):
   artifacts.save(start, loaded.distilled, metadata={**loaded.metadata, "pixel_scale": 1})
   with pytest.raises(ValueError, match="distill.start must be of images normalised by mean, s"):
     _start_of(_config(**{"distill.start": start}))
+
+
+def test_real_rows_of_targets_start_with_their_own(optax_promotion):
+  """Sorted targets beside rows that were drawn without them would teach nothing."""
+  config = diabetes_random_init.get_config("smoke")
+  config.distill.start = "real"
+  described = problem.make_problem(config)
+  start = described.learned.decode(described.learned.init(jax.random.key(0)))
+  rows, targets = runs.prepared(described.data, described.data.train)
+  for row, target in zip(start.inputs.reshape(-1, rows.shape[-1]), start.labels.reshape(-1, 1)):
+    place, = np.flatnonzero((rows == np.asarray(row)).all(-1))
+    np.testing.assert_allclose(targets[place], target, rtol=1e-6)
+  config.distill.real_per_class = 1
+  with pytest.raises(ValueError, match="distill.real_per_class must be 0 for targets"):
+    problem.make_problem(config)
 
 
 def test_real_images_of_a_start_are_of_its_labels(finished, tmp_path):
