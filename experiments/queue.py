@@ -6,7 +6,7 @@ FILE is TOML, a table for each config:
 
     [[runs]]
     config = "mnist_fixed_init"  # Of experiments/configs; with :smoke or :paper.
-    seeds = [10, 11, 12]         # None: 0.
+    seeds = [10, 11, 12]         # Left out: 0.
     num_steps = 8000             # Outer steps; none: the config's. A larger number goes on.
     note = "faster"              # Where flags follow: names what they change.
     flags = ["--config.outer.learning_rate=0.1"]

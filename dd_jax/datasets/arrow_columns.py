@@ -41,7 +41,7 @@ def images(path, name, column, reading, frame):
   if values.ndim not in (2, 3, 4):
     raise ValueError(f"{path}: expected pictures or lists [H][W] or [H][W][C] in column {name!r}; "
                      f"found {kind}")
-  return values[..., None] if values.ndim == 3 else values, None
+  return (values[..., None] if values.ndim == 3 else values), None
 
 
 def table(path, names, content):

@@ -13,12 +13,13 @@ def free_bytes() -> int | None:
   return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check(where: str | os.PathLike, needed: int) -> None:
+def check(where: str | os.PathLike, needed: int, instead: str = "") -> None:
   """Refuses to take memory that is not there, where that is known.
 
   Args:
     where: the images lie, for the message.
     needed: bytes.
+    instead: what may help, the end of the message.
 
   Raises:
     ValueError: more than is free.
@@ -26,7 +27,7 @@ def check(where: str | os.PathLike, needed: int) -> None:
   free = free_bytes()
   if free is not None and needed > free:
     raise ValueError(f"{where}: {needed / 1e9:.3g} GB of images and {free / 1e9:.3g} GB of memory "
-                     "are free")
+                     f"are free{instead}")
 
 
 def _available_bytes():

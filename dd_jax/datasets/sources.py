@@ -217,11 +217,8 @@ def _check_fits(path, *images):
   """Refuses to bring rows into memory that has no room for them."""
   needed = sum(of_split.dtype.itemsize * math.prod(of_split.shape) for of_split in images
                if isinstance(of_split, rows.Rows))
-  try:
-    host_memory.check(path, needed)
-  except ValueError as error:
-    raise ValueError(f"{error}: data.storage='stream' (Reading(in_files=True)) leaves them there"
-                     ) from error
+  host_memory.check(path, needed, ": data.storage='stream' (Reading(in_files=True)) leaves them "
+                    "there")
 
 
 def _checked(path, arrays, reading, **options):

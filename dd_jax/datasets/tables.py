@@ -69,6 +69,16 @@ def in_order(path, columns, rows, first_path, first_columns):
   return rows[:, [columns.index(name) for name in first_columns]]
 
 
+def check_index(path, values):
+  """A ValueError unless a column without a name is the index that pandas writes, 0, 1, 2, ...
+
+  It is no column of the table: of one that is sorted by its classes it would tell them.
+  """
+  if [str(value).removesuffix(".0") for value in values] != [str(i) for i in range(len(values))]:
+    raise ValueError(f"{path}: expected a name for every column in line 1, but for an index "
+                     "0, 1, 2, ...; found one that has none")
+
+
 def as_images(path, columns, rows, test_rows, image_shape):
   """Rows of numbers as images, of both splits.
 
@@ -192,16 +202,6 @@ def _is_number(field):
   except ValueError:
     return False
   return True
-
-
-def check_index(path, values):
-  """A ValueError unless a column without a name is the index that pandas writes, 0, 1, 2, ...
-
-  It is no column of the table: of one that is sorted by its classes it would tell them.
-  """
-  if [str(value).removesuffix(".0") for value in values] != [str(i) for i in range(len(values))]:
-    raise ValueError(f"{path}: expected a name for every column in line 1, but for an index "
-                     "0, 1, 2, ...; found one that has none")
 
 
 def _labels(column, splits):

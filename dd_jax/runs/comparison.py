@@ -138,9 +138,8 @@ class _Comparison:
                 "boosted_trees_random_real": lambda: self._trees_on_random(set_seed)}
                if self._is_table() else {})}
     finished = workdirs.reopen_lines(workdir / "rows.jsonl", "baseline")
-    rows = {line.pop("baseline"): line for line in finished}
-    for row in rows.values():
-      row.pop("seconds", None)
+    rows = {line["baseline"]: {name: value for name, value in line.items()
+                               if name not in ("baseline", "seconds")} for line in finished}
     for name in [*_NAMES, *rest][len(rows):]:
       started = time.monotonic()
       if name in rest:

@@ -91,9 +91,8 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
       print(f"{path} holds finished pools of this config; their result:", file=sys.stderr)
       return result
     sources = keep_source(path)
-    result = _train_all(path, seed, settings, train_block, metadata)
-    result |= {"wall_seconds": result.pop("earlier_seconds") + time.monotonic() - started,
-               "data": data.digest,
+    result, earlier = _train_all(path, seed, settings, train_block, metadata)
+    result |= {"wall_seconds": earlier + time.monotonic() - started, "data": data.digest,
                **provenance(config, seed), "sources": sources}
     workdirs.write_json(path / "result.json", result)
     return result
@@ -161,7 +160,7 @@ def load_pools(directory: str | os.PathLike, model: models.Model, expected: dict
 
 
 def _train_all(workdir, seed, settings, train_block, metadata):
-  """Both pools, block by block; their figures."""
+  """Both pools, block by block: their figures, and the seconds that earlier calls took."""
   result, seconds, earlier = {}, 0., 0.
   (workdir / "blocks").mkdir(exist_ok=True)
   for index, role in enumerate(ROLES):
@@ -182,7 +181,7 @@ def _train_all(workdir, seed, settings, train_block, metadata):
         "dd_jax_version": dd_jax.__version__})
     result |= {f"{role}_accuracy_mean": accuracy.mean(), f"num_{role}": count,
                f"{role}_accuracy_std": std(accuracy)}
-  return {**result, "train_seconds": seconds, "earlier_seconds": earlier}
+  return {**result, "train_seconds": seconds}, earlier
 
 
 def _block(path, train_block, key):

@@ -12,10 +12,14 @@ from experiments.results import paper
 def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[dict]]:
   """`{CONFIG or CONFIG-NOTE: results by seed of the newest code}`, in the paper's order.
 
-  Codes that are the `same_figures` are one.
+  Codes that are the `same_figures` are one. ValueError: a name that is no such file's.
   """
   groups = collections.defaultdict(list)
-  for path in sorted(directory.glob("*-seed*.json")):
+  for path in sorted(directory.glob("*.json")):
+    config, _ = config_and_note(path.stem.rsplit("-seed", 1)[0])
+    if "-seed" not in path.stem or config not in paper.ROWS:
+      raise ValueError(f"{path} must be named CONFIG-seedSEED.json or CONFIG-NOTE-seedSEED.json, "
+                       f"where results.paper.ROWS has the CONFIG; got {config!r}")
     result = read(path)
     if "sources" in result:
       result["sources"] = list(dict.fromkeys(same.get(code, code) for code in result["sources"]))
@@ -30,11 +34,7 @@ def read_all(directory: pathlib.Path) -> dict[str, dict]:
 
 
 def read(path: pathlib.Path) -> dict:
-  """What a run wrote there. ValueError: it is no JSON, or its name begins with no config's."""
-  config, _ = config_and_note(path.stem.rsplit("-seed", 1)[0])
-  if "-seed" in path.stem and config not in paper.ROWS:
-    raise ValueError(f"{path} must be named CONFIG-seedSEED.json or CONFIG-NOTE-seedSEED.json, "
-                     f"where results.paper.ROWS has the CONFIG; got {config!r}")
+  """What a run wrote there; ValueError where it is no JSON."""
   try:
     return json.loads(path.read_text())
   except ValueError as error:
@@ -46,7 +46,8 @@ def same_figures(directory: pathlib.Path) -> dict[str, str]:
   older: dict[str, str] = {}
   for report in sorted(read_all(directory).values(), key=lambda report: report["date"]):
     before, after = report["codes"]
-    if not report["differ"] and _oldest(before, older) != after:
+    before, after = _oldest(before, older), _oldest(after, older)
+    if not report["differ"] and before != after:
       older[after] = before
   return {code: _oldest(code, older) for code in older}
 

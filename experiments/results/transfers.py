@@ -42,6 +42,7 @@ def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) ->
   for name, results in transfers.items():
     seeds = [result["distilled_seed"] for result in results]
     own = [run for run in runs.get(name, []) if run["seed"] in seeds]
+    own = own if len(own) == len(results) else []
     network = results[0]["distilled_with"]
     # Its options, if any, stand behind a network's name.
     own_rows = [row["network"] for row in results[0]["rows"]
@@ -55,7 +56,7 @@ def ways_table(runs: dict[str, list[dict]], transfers: dict[str, list[dict]]) ->
     config, note = config_and_note(name)
     rows.append((
         ", ".join([paper.ROWS[config][0], *note]), len(results),
-        _mean([run["accuracy_mean"] for run in own if len(own) == len(results)]),
+        _mean([run["accuracy_mean"] for run in own]),
         _mean([row["accuracy_mean"] for row in found["distilled"]]),
         _mean([_test_chosen(row)["accuracy_mean"] for row in found["distilled"]]),
         percent("accuracy", max(_test_chosen(row)["accuracy_max"] for row in found["distilled"])),
