@@ -169,6 +169,8 @@ def test_idx_sets(tmp_path, name):
   dataset = datasets.load(name, tmp_path)
   assert_holds(dataset, arrays)
   assert dataset.name == name
+  assert dataset.class_names[::9] == {
+      "mnist": (), "fashion_mnist": ("T-shirt/top", "Ankle boot"), "kmnist": ("o", "wo")}[name]
   pixels = arrays["train_images"] / 255
   expected = (.1307, .3081) if name == "mnist" else (pixels.mean(), pixels.std())
   np.testing.assert_allclose([*dataset.mean, *dataset.std], expected, rtol=1e-6)
@@ -222,7 +224,9 @@ def test_labels_in_a_column_as_keras_has_those_of_cifar10(tmp_path):
   images, labels = random_bytes((20, 32, 32, 3)), np.arange(20, dtype=np.uint8) % 10
   np.savez(tmp_path / "cifar10.npz", x_train=images, y_train=labels[:, None], x_test=images,
            y_test=labels[:, None])
-  np.testing.assert_array_equal(datasets.load("cifar10", tmp_path).train_labels, labels)
+  dataset = datasets.load("cifar10", tmp_path)
+  np.testing.assert_array_equal(dataset.train_labels, labels)
+  assert dataset.class_names[:2] == ("airplane", "automobile") and len(dataset.class_names) == 10
 
 
 def test_a_path_is_no_prepared_set_of_that_name(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ class Benchmark(NamedTuple):
   layouts: tuple[tuple[tuple[str, ...], Callable], ...] = ()
   npz: tuple[str, ...] = ()  # Files that do, too.
   num_classes: int = 10
+  class_names: tuple[str, ...] = ()  # Where they have names that the files do not hold.
   # Of the published recipe; None: those of the training split.
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
@@ -39,6 +40,10 @@ def _by_split(read):
 
 IDX_LAYOUTS = ((tuple(f"{file}.gz" for file in IDX_FILES), _by_split(formats.read_idx)),
                (IDX_FILES, _by_split(formats.read_idx)))
+# https://github.com/zalandoresearch/fashion-mnist, http://codh.rois.ac.jp/kmnist
+_FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+                    "Sneaker", "Bag", "Ankle boot")
+_KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 _EMNIST_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
                  "test-images-idx3-ubyte.gz", "test-labels-idx1-ubyte.gz")
 _EMNIST_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
@@ -77,10 +82,10 @@ def _cifar100(labels, num_classes, **options):
 BENCHMARKS = {
     "mnist": Benchmark((28, 28, 1), IDX_LAYOUTS, ("mnist.npz",), mean=(.1307,), std=(.3081,),
                        prepared=True, downloaded=True),
-    "fashion_mnist": Benchmark((28, 28, 1), IDX_LAYOUTS, ("fashion_mnist.npz",), prepared=True,
-                               downloaded=True),
-    "kmnist": Benchmark((28, 28, 1), IDX_LAYOUTS, ("kmnist.npz",), prepared=True,
-                        downloaded=True),
+    "fashion_mnist": Benchmark((28, 28, 1), IDX_LAYOUTS, ("fashion_mnist.npz",),
+                               class_names=_FASHION_CLASSES, prepared=True, downloaded=True),
+    "kmnist": Benchmark((28, 28, 1), IDX_LAYOUTS, ("kmnist.npz",),
+                        class_names=_KMNIST_CLASSES, prepared=True, downloaded=True),
     "usps": Benchmark((28, 28, 1), (
         (("usps.bz2", "usps.t.bz2"), _by_split(formats.read_usps_libsvm)),
         (("zip.train.gz", "zip.test.gz"), _by_split(formats.read_usps_text)),
@@ -95,8 +100,8 @@ BENCHMARKS = {
     "cifar10": Benchmark((32, 32, 3), (
         ((cifar.CIFAR10_ARCHIVE,), cifar.read_cifar10),
         ((cifar.CIFAR10_DIRECTORY,), cifar.read_cifar10)), ("cifar10.npz",),
-                         mean=(.4914, .4822, .4465), std=(.247, .243, .261), prepared=True,
-                         downloaded=True),
+                         class_names=cifar.CIFAR10_CLASSES, mean=(.4914, .4822, .4465),
+                         std=(.247, .243, .261), prepared=True, downloaded=True),
     "cifar100": _cifar100("fine", 100, prepared=True),
     "cifar100_coarse": _cifar100("coarse", 20),
     "stl10": Benchmark((96, 96, 3), (((cifar.STL10_DIRECTORY,), cifar.read_stl10),)),

@@ -16,6 +16,8 @@ from dd_jax.datasets.splits import Splits
 
 CIFAR10_DIRECTORY = "cifar-10-batches-bin"
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                   "truck")
 CIFAR100_DIRECTORY = "cifar-100-binary"
 CIFAR100_ARCHIVE = "cifar-100-binary.tar.gz"
 STL10_DIRECTORY = "stl10_binary"

@@ -121,7 +121,7 @@ def _checked_benchmark(name, path, splits, reading):
                      f"found {train_images.dtype} {shape}")
   return _checked(path, (train_images, train_labels, test_images, test_labels), reading, name=name,
                   num_classes=benchmark.num_classes, mean=benchmark.mean, std=benchmark.std,
-                  class_names=class_names or None)
+                  class_names=class_names or benchmark.class_names or None)
 
 
 def _of_splits(path, splits, reading):
