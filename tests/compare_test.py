@@ -78,6 +78,27 @@ def test_baselines_of_fewer_images_than_classes_are_refused(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_step_sizes_and_epochs_are_chosen_on_validation_examples(small, monkeypatch, tmp_path):
+  seen, make_evaluate = [], comparison._make_evaluate
+
+  def recorded(*args):
+    evaluate = make_evaluate(*args)
+
+    def call(networks, distilled, inputs, labels):
+      seen.append(len(labels))
+      return evaluate(networks, distilled, inputs, labels)
+
+    return call
+
+  monkeypatch.setattr(comparison, "_make_evaluate", recorded)
+  described = small_runs.problem()
+  runs.compare_baselines(described, tmp_path, real_epochs=(1, 2))
+  validation, test = (len(split[1]) for split in (described.data.validation, described.data.test))
+  assert (validation, test) == (6, 30)
+  chosen = 3 * [validation]  # Of three step sizes, or the best two of three sets.
+  assert seen == 3 * [*chosen, test, test] + [*chosen, test] + [validation, validation, test]
+
+
 def test_baselines_share_the_held_out_networks_and_know_poisoning(small, tmp_path):
   described = small_runs.problem(init="random")._replace(
       num_test_inits=5, num_validation_inits=2, figures=accuracies.poisoning(0, 1))

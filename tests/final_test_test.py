@@ -58,6 +58,20 @@ def test_groups_give_what_all_networks_give(small_groups, storage, starts):
 
 
 @pytest.mark.parametrize("storage", ["device", "host"])
+def test_validation_is_of_the_validation_networks_and_examples(storage):
+  problem = _problem()
+  programs = make_programs(problem, num_steps=4, seed=5,
+                           settings=small_runs.SETTINGS._replace(storage=storage))
+  distilled = programs.decode(programs.state.trainable)
+  found = programs.validate(distilled)
+  assert found.after.confusion.sum((1, 2)).tolist() == [6, 6]
+  expected = dd_jax.evaluate(
+      make_keys(5)["validation"], distilled, problem.inits.validation, problem.train,
+      problem.apply, *runs.prepared(problem.data, problem.data.validation), num_inits=2)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("storage", ["device", "host"])
 def test_a_run_stopped_at_its_test_goes_on_where_it_was(tmp_path, small_groups, monkeypatch,
                                                          storage):
   whole = _distil(tmp_path / "whole", storage)

@@ -194,6 +194,23 @@ def test_the_validation_images_of_a_file_are_those_that_its_run_set_aside(tmp_pa
       problem.data, problem.data.validation)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_the_epochs_of_a_comparison_are_chosen_on_validation_images(finished, tmp_path,
+                                                                    monkeypatch):
+  """Networks whose accuracies are the numbers of images that they are tried on."""
+  monkeypatch.setattr(transfer, "_make_evaluate", lambda *_: lambda key, distilled, *splits: [
+      jnp.full(2, len(labels) / 1000) for _, labels in splits])
+  artifact = finished[2].artifact
+  rows = transfer.compare_networks(
+      artifact, datasets.from_arrays(*_arrays()),
+      {"mlp": models.mlp(num_classes=3, image_shape=(6, 6, 1))}, tmp_path,
+      training=transfer.Training(optax.sgd, (1,), num_inits=2))["rows"]
+  num_validation = artifact.metadata["num_validation"]
+  assert num_validation != 60
+  for row in rows:
+    assert row["validation_accuracy_mean"] == pytest.approx(num_validation / 1000)
+    assert row["accuracy_mean"] == pytest.approx(60 / 1000)
+
+
 @pytest.mark.parametrize("settings, message", [
     ({"validate_every": 3}, "validate_every must be a multiple of log_every=2; got 3"),
     ({"log_every": 0}, "log_every must be positive; got 0"),
