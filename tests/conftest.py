@@ -88,9 +88,9 @@ def optax_promotion():
 @pytest.fixture(scope="module")
 def quick_runs():
   """For runs in the tests' own process: the same promotion, and pictures are drawn by no one."""
-  from dd_jax.runs import figures
+  from dd_jax.runs import plots
   with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-    patch.setattr(figures, "_save", lambda figure, path: figures.plt.close(figure))
+    patch.setattr(plots, "save", lambda figure, path: plots.plt.close(figure))
     yield
 
 

@@ -252,7 +252,8 @@ def test_a_run_ends_without_pictures_that_cannot_be_drawn(finished, tmp_path, ca
   again = runs.distill(problem, tmp_path / "run", num_steps=12, settings=_SETTINGS)
   assert again.figures["accuracy_mean"] == expected.figures["accuracy_mean"]
   assert (tmp_path / "run/result.json").exists() and not (tmp_path / "run/report.html").exists()
-  assert "lacks pictures" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "lacks report.html: ValueError: " in said and "curves.png" not in said
 
 
 def test_an_init_that_is_not_known_is_named():

@@ -8,11 +8,15 @@ import subprocess
 import sys
 
 import jax
+import jinja2
+from matplotlib import image as mpl_image
 import numpy as np
 import pytest
 
 import dd_jax
 from dd_jax import runs
+from dd_jax.runs import charts
+from dd_jax.runs import plots
 from dd_jax.runs import report
 from dd_jax.runs import snapshots
 from dd_jax.runs import tensorboard
@@ -93,6 +97,26 @@ def test_snapshots_are_evenly_spaced_and_include_the_last_step(num_steps, every,
   ends = [*range(0, num_steps, every), num_steps]
   due = [end for begin, end in zip(ends, ends[1:]) if snapshots.is_due(begin, end, num_steps)]
   assert due == expected and len(due) <= 8
+
+
+def test_a_picture_of_many_steps_and_epochs_stays_one_that_can_be_looked_at(tmp_path):
+  sizes = np.full((1000, 300), .02)
+  plots.distilled_images(tmp_path / "many.png", np.zeros((300, 2, 4, 4, 1)),
+                         np.tile([0, 1], (300, 1)), sizes, "many")
+  height, width, _ = mpl_image.imread(tmp_path / "many.png").shape
+  assert 5000 < height < 12_000 and 500 < width < 2000
+
+
+def test_figures_that_are_not_finite_leave_the_others_and_their_colours():
+  of_networks = np.array([.2, np.nan, .4], np.float32)
+  chart = charts.histogram({"before_r2": of_networks, "after_r2": of_networks + .5}, "r2", "R2", 1)
+  assert len(chart["bars"]) == 4 and "without 2 figures" in chart["unit"]
+  assert np.isfinite([bar for bar in chart["bars"]]).all()
+  macro, end, _ = pathlib.Path(report.__file__).with_name("report.html.jinja").read_text(
+      ).partition("{% endmacro %}")
+  page = jinja2.Template(f"{macro}{end}{{{{ chart(c) }}}}").render(c=charts.line_chart(
+      "R2", "", {"validation": [(1, np.nan), (2, np.nan)], "test": [(1, .5), (2, .5)]}))
+  assert '<i class="s1"></i>test' in page and '<polyline class="s1"' in page
 
 
 def test_the_page_of_a_run_says_what_its_files_say(workdir):

@@ -1,10 +1,7 @@
-""".npz files: read though they may be damaged or hostile, written whole or not at all."""
+""".npz files, read though they may be damaged or hostile."""
 
-from collections.abc import Callable
 import os
-import pathlib
-import tempfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -62,26 +59,3 @@ def numeric(value: Any, rule: str) -> np.ndarray:
   if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
     raise ValueError(f"{rule} of numbers; got {array.dtype}")
   return array
-
-
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-  """Calls `write(file)` on a temporary neighbour of `path`, then puts it in place.
-
-  Raises:
-    OSError: it cannot be written; a file that was there stays as it is.
-  """
-  path = pathlib.Path(path)
-  try:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-      with os.fdopen(handle, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())  # Else a power failure may leave zeros under its name.
-      os.chmod(temporary, 0o644)
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise
-  except OSError as error:
-    raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from dd_jax.datasets import npz
+from dd_jax.files import atomic
 
 FORMAT_VERSION = 2
 # What version 1 called otherwise: field -> (field, {value: value}).
@@ -33,7 +34,7 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray],
     OSError: it cannot be written.
   """
   content: dict[str, Any] = {**arrays, "metadata": np.array(encode_metadata(metadata))}
-  npz.write_atomically(path, lambda file: np.savez(file, **content))
+  atomic.write(path, lambda file: np.savez(file, **content))
 
 
 def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -37,7 +37,7 @@ import numpy as np
 from dd_jax import extras
 from dd_jax.files import archive
 from dd_jax.files import artifacts
-from dd_jax.datasets import npz
+from dd_jax.files import atomic
 from dd_jax.files import pictures
 from dd_jax.files import torch_files
 from dd_jax.files.artifacts import Artifact
@@ -128,7 +128,7 @@ def _write_safetensors(path, artifact):
   fields = json.loads(archive.encode_metadata(artifact.metadata))
   content = _safetensors().numpy.save(
       arrays, {name: json.dumps(value) for name, value in fields.items()})
-  npz.write_atomically(path, lambda file: file.write(content))
+  atomic.write_bytes(path, content)
 
 
 def _read_safetensors(path):
@@ -146,7 +146,7 @@ def _read_safetensors(path):
 def _write_torch(path, make_content):
   torch = torch_files.import_torch(path.suffix)
   content = make_content(lambda array: torch.from_numpy(np.array(array)))
-  npz.write_atomically(path, lambda file: torch.save(content, file))
+  atomic.write(path, lambda file: torch.save(content, file))
 
 
 def _split_data(artifact, format):

@@ -8,7 +8,7 @@ import numpy as np
 from dd_jax.evaluation import EvalResult, poisoning_metrics
 
 # Figure -> what it is called, and whether it is a share, shown in percent. A run is known by the
-# first that it has.
+# first that it has, one of one's own before these.
 LABELS = {"attack_success": ("attack class read as target", True),
           "others_accuracy": ("accuracy on the other classes", True),
           "accuracy": ("accuracy", True), "r2": ("R2", False),
@@ -37,30 +37,56 @@ def summarize(evaluated: EvalResult, figures: Figures) -> dict[str, float]:
   return found
 
 
-def headline_of(result: dict[str, Any]) -> str:
-  """The figure that the result of a finished run is known by."""
-  return next(name for name in LABELS if f"{name}_mean" in result)
+def names_of(result: dict[str, Any]) -> list[str]:
+  """The figures that the result of a finished run has, first the one that it is known by."""
+  measured = [name.removesuffix("_before_mean") for name in result if name.endswith("_before_mean")]
+  return [*(name for name in measured if name not in LABELS),
+          *(name for name in LABELS if f"{name}_mean" in result)]
 
 
 def of_one_axis(result: dict[str, Any]) -> list[str]:
-  """The figures of a result that a chart can show together: all shares, or the headline alone."""
-  names = [name for name in LABELS if f"{name}_mean" in result]
-  return names if LABELS[names[0]][1] else names[:1]
+  """The figures of a result that a chart can show together: all shares, or the first alone."""
+  names = names_of(result)
+  return [name for name in names if is_share(name)] if is_share(names[0]) else names[:1]
+
+
+def label(name: str) -> str:
+  """What a figure is called."""
+  return LABELS[name][0] if name in LABELS else name.replace("_", " ")
+
+
+def is_share(name: str) -> bool:
+  """Whether a figure is shown in percent."""
+  return name in LABELS and LABELS[name][1]
 
 
 def factor(name: str) -> int:
   """What a figure is multiplied by to be shown: 100 of a share."""
-  return 100 if LABELS[name][1] else 1
+  return 100 if is_share(name) else 1
 
 
 def shown(name: str, value: float) -> str:
   """A figure to be read: a share in percent, anything else as it is."""
-  return f"{factor(name) * value:.1f}" if LABELS[name][1] else f"{value:.3g}"
+  return f"{factor(name) * value:.1f}" if is_share(name) else f"{value:.3g}"
 
 
 def unit(name: str) -> str:
   """What stands behind a shown figure."""
-  return " %" if LABELS[name][1] else ""
+  return " %" if is_share(name) else ""
+
+
+def mean_std(result: dict[str, Any], name: str, when: str = "") -> str:
+  """A figure of a result with its unit and, of several networks, its standard deviation.
+
+  Args:
+    result: of a finished run.
+    name: of the figure.
+    when: "_before" for that of networks before training.
+  """
+  text = shown(name, result[f"{name}{when}_mean"])
+  if result["num_eval_inits"] > 1:
+    text += f" ± {shown(name, result[f'{name}{when}_std'])}"
+  return text + unit(name)
 
 
 def chosen_by(found: dict[str, np.ndarray], figures: Figures) -> float:

@@ -27,15 +27,15 @@ def _axes(x_range, y_range):
   return x, y, ticks
 
 
-def line_chart(title, unit, series, x_label="outer step"):
-  """Lines through points; `series` is `{name: [(x, y)]}`."""
+def line_chart(title, unit, series):
+  """Lines through points against the outer step; `series` is `{name: [(x, y)]}`."""
   points = [point for line in series.values() for point in line if np.isfinite(point).all()]
   xs, ys = zip(*(points or [(0, 0)]))
   x, y, ticks = _axes((min(xs), max(xs)), (min(ys), max(ys)))
-  return {"title": title, "unit": unit, "x_label": x_label, **ticks, "bars": [], "points": [],
-          "lines": [
-      (name, " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line if np.isfinite((a, b)).all()))
-      for name, line in series.items()]}
+  lines = [(name, " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line if np.isfinite((a, b)).all()))
+           for name, line in series.items()]
+  return {"title": title, "unit": unit, "x_label": "outer step", **ticks, "bars": [], "points": [],
+          "lines": lines}
 
 
 def scatter(title, points, x_label, unit):
@@ -53,7 +53,8 @@ def histogram(evaluation, name, label, factor):
   values = {"before": factor * evaluation[f"before_{name}"].astype(float),
             "after training on distilled data": factor * evaluation[f"after_{name}"].astype(float)}
   everything = np.concatenate(list(values.values()))
-  low, high = everything.min(), everything.max()
+  finite = everything[np.isfinite(everything)]
+  low, high = (finite.min(), finite.max()) if finite.size else (0., 1.)
   if factor == 100:
     low, high = np.floor(low), np.ceil(high) or 1
   edges = np.linspace(low, high if high > low else low + 1, 41)
@@ -61,5 +62,8 @@ def histogram(evaluation, name, label, factor):
   x, y, ticks = _axes((edges[0], edges[-1]), (0, max(map(np.max, counts))))
   bars = [(i, x(low), y(count), x(high) - x(low), y(0) - y(count))
           for i, of in enumerate(counts) for low, high, count in zip(edges, edges[1:], of) if count]
-  return {"title": "Networks never seen in training", "unit": "networks", **ticks,
+  lost = everything.size - finite.size
+  return {"title": "Networks never seen in training",
+          "unit": "networks" + (f", without {lost} figures that are not finite" if lost else ""),
+          **ticks,
           "bars": bars, "points": [], "x_label": label, "lines": [(name, "") for name in values]}

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from dd_jax.inner_loop import Unroll
 from dd_jax.runs import accuracies
-from dd_jax.runs import figures
 from dd_jax.runs import fitting
 from dd_jax.runs import interruptions
 from dd_jax.runs import layouts
@@ -167,7 +166,7 @@ class _Keeper(NamedTuple):
     state = self.initial if found is None else found
     path = self.run.workdir / "metrics.jsonl"
     metrics = processes.on_first(lambda: _complete(
-        figures.read_metrics(path, int(state.step)), self.checkpoints.lines(), int(state.step)))
+        workdirs.read_lines(path, "step"), self.checkpoints.lines(), int(state.step)))
     if processes.is_first():
       workdirs.write_lines(path, metrics)
       self.board.begin(int(state.step))

@@ -9,12 +9,12 @@ import jinja2
 import numpy as np
 
 from dd_jax.files import artifacts
-from dd_jax.datasets import npz
+from dd_jax.files import atomic
 from dd_jax.runs.charts import histogram
 from dd_jax.runs.charts import line_chart
 from dd_jax.runs.charts import scatter
 from dd_jax.runs import accuracies
-from dd_jax.runs import figures
+from dd_jax.runs import plots
 from dd_jax.runs import paths
 from dd_jax.runs import shown
 from dd_jax.runs import snapshots
@@ -82,7 +82,7 @@ def write(path: pathlib.Path, runs: list[Run], usual: dict[str, Any]) -> None:
   text = environment.get_template("report.html.jinja").render(
       runs=[_view(run, usual) for run in runs],
       comparison=_comparison(runs) if len(runs) > 1 else None)
-  npz.write_atomically(path, lambda file: file.write(text.encode()))
+  atomic.write_bytes(path, text.encode())
 
 
 def _view(run, usual):
@@ -95,15 +95,15 @@ def _view(run, usual):
       line_chart("Outer loss", "on real training examples",
                   {"outer loss": [(line["step"], line["loss"]) for line in run.metrics]}),
       line_chart(f"{_upper(label)} while distilling",
-                 "% of validation examples" if factor == 100 else "on validation examples",
+                 _of_validation(factor),
                  dict(itertools.chain.from_iterable(
                      _while_distilling(run, name, alone=len(plotted) == 1) for name in plotted)))]
   return {
       "name": run.name, "title": title(run.artifact.metadata), "result": result,
-      "score": _mean_std(result, score), "measures": _measures(run),
+      "score": accuracies.mean_std(result, score), "measures": _measures(run),
       "scored": "of the test set" if score == "accuracy" else f"{label} on the test set",
       "readable": shown.readable(run.artifact, names), "scatters": _scatters(run),
-      "steps": shown.distilled_steps(run.artifact, names),
+      "steps": shown.distilled_steps(run.artifact, names), "has_step_sizes": not _is_ridge(run),
       "hidden": shown.num_examples(run.artifact) - shown.MOST,
       "num_images": shown.num_examples(run.artifact),
       "evolution": shown.evolution(run.artifact, run.snapshots), "charts": charts,
@@ -122,8 +122,8 @@ def title(metadata: dict[str, Any]) -> str:
 
 def _score(result):
   """The figure that a run is known by: its name, what it is called, and 100 of a share."""
-  name = accuracies.headline_of(result)
-  return name, accuracies.LABELS[name][0], accuracies.factor(name)
+  name = accuracies.names_of(result)[0]
+  return name, accuracies.label(name), accuracies.factor(name)
 
 
 def _histogram(run, name):
@@ -131,9 +131,13 @@ def _histogram(run, name):
   if run.evaluation is None or f"after_{name}" not in run.evaluation or (
       len(run.evaluation["after_loss"]) < 2):
     return None
-  label, is_share = accuracies.LABELS[name]
-  return histogram(run.evaluation, name, f"test {label}{', %' * is_share}",
+  return histogram(run.evaluation, name,
+                   f"test {accuracies.label(name)}{', %' * accuracies.is_share(name)}",
                    accuracies.factor(name))
+
+
+def _of_validation(factor):
+  return "% of validation examples" if factor == 100 else "on validation examples"
 
 
 def _upper(text):
@@ -148,30 +152,21 @@ def _validated(run, name):
 
 def _while_distilling(run, name, *, alone):
   """Two lines of a chart, by name: the validation figure, and where the final test ended."""
-  validated, label = _validated(run, name), accuracies.LABELS[name][0]
+  validated, label = _validated(run, name), accuracies.label(name)
   tested = accuracies.factor(name) * run.result[f"{name}_mean"]
   prefix = "" if alone else f"{label}, "
   return ((f"{prefix}validation", validated),
-          (f"{prefix}test, at the end: {_shown(run.result, name)}",
+          (f"{prefix}test, at the end: {accuracies.shown(name, run.result[f'{name}_mean'])}"
+           f"{accuracies.unit(name)}",
            [(step, tested) for step, _ in validated]))
-
-
-def _shown(result, name, suffix="_mean"):
-  return accuracies.shown(name, result[f"{name}{suffix}"]) + accuracies.unit(name)
-
-
-def _mean_std(result, name, when=""):
-  text = accuracies.shown(name, result[f"{name}{when}_mean"])
-  if result["num_eval_inits"] > 1:
-    text += f" ± {accuracies.shown(name, result[f'{name}{when}_std'])}"
-  return text + accuracies.unit(name)
 
 
 def _measures(run):
   """Rows of name, before, after; of an adaptation, before is no adaptation."""
-  return [(f"test {label}" if name == _score(run.result)[0] else label,
-           _mean_std(run.result, name, "_before"), _mean_std(run.result, name))
-          for name, (label, _) in accuracies.LABELS.items() if f"{name}_mean" in run.result]
+  first, *others = accuracies.names_of(run.result)
+  return [(label, *(accuracies.mean_std(run.result, name, when) for when in ("_before", "")))
+          for name, label in ((first, f"test {accuracies.label(first)}"),
+                              *((name, accuracies.label(name)) for name in others))]
 
 
 def _scatters(run):
@@ -191,7 +186,7 @@ def _scatters(run):
 def _facts(run):
   result = run.result
   return [("images", result["num_distilled_images"]),
-          ("inner steps", run.artifact.distilled.step_sizes.size),
+          *([] if _is_ridge(run) else [("inner steps", run.artifact.distilled.step_sizes.size)]),
           ("learned bytes", f"{result.get('learned_bytes', 0):,}"),
           ("outer steps", f"{result['outer_steps']:,}"),
           *([("pixels, black to white", "{:.6g} to {:.6g}".format(*run.artifact.pixel_range))]
@@ -205,6 +200,11 @@ def _facts(run):
           ("peak memory", "not known" if result.get("peak_memory_bytes") is None else
            f"{result['peak_memory_bytes'] / 1e9:.2f} GB"),
           ("versions", f"dd_jax {result['dd_jax_version']}, JAX {result['jax_version']}")]
+
+
+def _is_ridge(run):
+  """Whether no step is taken, and step sizes have no part in what is trained."""
+  return run.artifact.metadata.get("inner_algorithm") == "ridge"
 
 
 def _changed(config, usual):
@@ -223,7 +223,7 @@ def _confusion(run, names):
     return None
   counts = run.evaluation["after_confusion"].sum(0)
   shares = (100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist()
-  return [(figures.class_name(label, names), row) for label, row in enumerate(shares)]
+  return [(plots.class_name(label, names), row) for label, row in enumerate(shares)]
 
 
 def _comparison(runs):
@@ -234,11 +234,11 @@ def _comparison(runs):
            for i, run in enumerate(runs)]
   return {
       "names": names,
-      "rows": [(label, [_mean_std(run.result, name) if f"{name}_mean" in run.result else ""
-                        for run in runs])
-               for name, (label, _) in accuracies.LABELS.items()
-               if any(f"{name}_mean" in run.result for run in runs)]
-              + [(label, [dict(_facts(run))[label] for run in runs])
+      "rows": [(accuracies.label(name), [
+          accuracies.mean_std(run.result, name) if f"{name}_mean" in run.result else ""
+          for run in runs]) for name in dict.fromkeys(itertools.chain.from_iterable(
+              accuracies.names_of(run.result) for run in runs))]
+              + [(label, [dict(_facts(run)).get(label, "") for run in runs])
                  for label in ("images", "inner steps", "outer steps", "networks tested",
                                "wall time", "device")],
       "differing": [(field, [config.get(field) for config in configs]) for field in fields
@@ -247,17 +247,17 @@ def _comparison(runs):
           line_chart("Outer loss", "on real training examples", {
               name: [(line["step"], line["loss"]) for line in run.metrics]
               for name, run in zip(names, runs)}),
-          line_chart(" and ".join(dict.fromkeys(_upper(_score(run.result)[1]) for run in runs))
-                     + " while distilling", "on validation examples",
-                     {name: _validated(run, _score(run.result)[0])
-                      for name, run in zip(names, runs)})]}
+          *(line_chart(f"{_upper(label)} while distilling", _of_validation(factor), {
+              name: _validated(run, score) for name, run in zip(names, runs)
+              if _score(run.result)[0] == score})
+            for score, label, factor in dict.fromkeys(_score(run.result) for run in runs))]}
 
 
 def _check_result(path, result):
   if not isinstance(result, dict):
     raise ValueError(f"{path} must be that of a run; got {type(result).__name__}")
   missing = [] if isinstance(result.get("config"), dict) else ["config"]
-  scores = [name for name in accuracies.LABELS if f"{name}_mean" in result] or ["accuracy"]
+  scores = accuracies.names_of(result) or ["accuracy"]
   missing += [name for name in (*(f"{scores[0]}_{moment}" for moment in _MOMENTS), *_NUMBERS)
               if not isinstance(result.get(name), (int, float))]
   if not isinstance(result.get("peak_memory_bytes"), (int, float, type(None))):
@@ -269,7 +269,7 @@ def _check_result(path, result):
 
 def _read_metrics(path, last_step):
   """The lines, which end at the last outer step; of each, what the charts need."""
-  lines = figures.read_metrics(path)
+  lines = workdirs.read_lines(path, "step")
   found = lines[-1]["step"] if lines else "nothing"
   if found != last_step:
     raise ValueError(f"{path} must end at outer step {last_step}; it ends at {found}")

@@ -20,7 +20,7 @@ from dd_jax.files import artifacts
 from dd_jax.inner_loop import Unroll
 from dd_jax.optimizers import INNER_OPTIMIZERS
 from dd_jax.runs import accuracies
-from dd_jax.runs import figures
+from dd_jax.runs import plots
 from dd_jax.runs import feeds
 from dd_jax.runs import fingerprints
 from dd_jax.runs import layouts
@@ -34,7 +34,7 @@ from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.final_test import evaluate_held_out
 from dd_jax.runs.loop import Run
-from dd_jax.runs.problem import Problem, check_outputs, name_of, told_apart
+from dd_jax.runs.problem import Problem, check_outputs, describe, name_of, told_apart
 from dd_jax.runs.programs import make_keys, make_programs
 from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings
@@ -117,7 +117,7 @@ def _check_file(problem, programs):
   distilled = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), jax.eval_shape(
       programs.decode, programs.state.trainable))
   artifacts.to_arrays(artifacts.Artifact(distilled, params, {}, whitening))
-  archive.encode_metadata(problem.metadata)
+  archive.encode_metadata(_metadata(problem))
 
 
 def _kept(problem):
@@ -161,8 +161,7 @@ def _artifact(run, state, result):
   problem = run.problem
   reported = {name: value for name, value in result.items() if name.endswith(("_mean", "_std"))}
   metadata = {
-      **problem.metadata, **_inner_algorithm(problem),
-      "precision": run.settings.precision, "seed": run.seed,
+      **_metadata(problem), "precision": run.settings.precision, "seed": run.seed,
       "dd_jax_version": dd_jax.__version__, "jax_version": jax.__version__,
       "device": result["device"], **reported,
       **{name: result[name] for name in ("num_eval_inits", "learned_bytes", "selection",
@@ -194,11 +193,17 @@ def _predicted(run, distilled):
   return {"predictions": predictions, "targets": targets}
 
 
+def _metadata(problem):
+  """What a file says of its problem, whoever made it."""
+  return {**describe(problem.data), **problem.metadata, **_inner_algorithm(problem)}
+
+
 def _inner_algorithm(problem):
   """What really trains networks, where that is not what the metadata were made for."""
   train = problem.train
   if not isinstance(train, Unroll):
-    return {"inner_algorithm": "own"} if problem.metadata["inner_algorithm"] == "unroll" else {}
+    told = problem.metadata.get("inner_algorithm", "unroll")
+    return {"inner_algorithm": "own"} if told == "unroll" else {}
   if train.optimizer is None:
     return {"inner_optimizer": "gradient_descent"}
   return {"inner_optimizer": name_of(train.optimizer, INNER_OPTIMIZERS) or "own"}
@@ -229,27 +234,28 @@ def _write(run, artifact, evaluated, metrics, result):
   """Pictures and report, without which a run is finished too; result.json last, as it says so."""
   workdir, distilled = run.workdir, artifact.distilled
   snapshots.save_evaluation(workdir, evaluated, run.problem.figures, **_predicted(run, distilled))
-  try:
-    _picture(run, artifact, metrics, result)
-  except ValueError as error:  # A damaged snapshot, or more rows than a figure can have.
-    print(f"warning: {workdir} lacks pictures: {error}", file=sys.stderr)
+  for name, draw in (
+      ("report.html", lambda path: report.write(path, [report.read_run(workdir, result)],
+                                                run.problem.usual)),
+      ("curves.png", lambda path: plots.curves(path, metrics, result)),
+      ("distilled.png", lambda path: _draw_distilled(path, run.problem, artifact, result))):
+    try:
+      draw(workdir / name)
+    except Exception as error:  # A damaged snapshot, too little memory: no figure is lost for it.
+      print(f"warning: {workdir} lacks {name}: {type(error).__name__}: {error}", file=sys.stderr)
   workdirs.write_json(workdir / "result.json", result)
   snapshots.remove_groups(workdir)
 
 
-def _picture(run, artifact, metrics, result):
-  workdir, distilled = run.workdir, artifact.distilled
-  name = run.problem.figures.headline
-  score = accuracies.shown(name, result[f"{name}_mean"])
-  if result["num_eval_inits"] > 1:
-    score += f" ± {accuracies.shown(name, result[f'{name}_std'])}"
-  if run.problem.data.pixels is not None and distilled.inputs.shape[-1] in (1, 3):
-    figures.distilled_images(
-        workdir / "distilled.png", artifact.pictures(),
-        np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
-        f"{report.title(artifact.metadata)}: {accuracies.LABELS[name][0]} {score}"
-        f"{accuracies.unit(name)} on test data after "
-        f"{distilled.step_sizes.size} inner step{'s' * (distilled.step_sizes.size != 1)}",
-        artifact.class_names)
-  figures.curves(workdir / "curves.png", metrics, result)
-  report.write(workdir / "report.html", [report.read_run(workdir, result)], run.problem.usual)
+def _draw_distilled(path, problem, artifact, result):
+  """Of images that can be shown."""
+  distilled, name = artifact.distilled, problem.figures.headline
+  if problem.data.pixels is None or distilled.inputs.shape[-1] not in (1, 3):
+    return
+  num_steps = distilled.step_sizes.size
+  trained = ("" if artifact.metadata.get("inner_algorithm") == "ridge" else
+             f" after {num_steps} inner step{'s' * (num_steps != 1)}")
+  plots.distilled_images(
+      path, artifact.pictures(), np.asarray(distilled.labels), np.asarray(distilled.step_sizes),
+      f"{report.title(artifact.metadata)}: {accuracies.label(name)} "
+      f"{accuracies.mean_std(result, name)} on test data{trained}", artifact.class_names)

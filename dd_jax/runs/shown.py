@@ -9,7 +9,7 @@ from PIL import Image
 
 from dd_jax.files import pictures
 from dd_jax.files.artifacts import Artifact
-from dd_jax.runs import figures
+from dd_jax.runs import plots
 
 MOST = 400  # Shown of one run; a page of more is slow.
 _MAX_EVOLVING = 10
@@ -46,10 +46,10 @@ def distilled_steps(artifact: Artifact, names: tuple[str, ...]) -> list[dict[str
 def _label(label, names):
   """Its class, and all of a soft label in words."""
   if label.ndim == 0:
-    return figures.class_name(label, names), f"class {figures.class_name(label, names)}"
+    return plots.class_name(label, names), f"class {plots.class_name(label, names)}"
   order = np.argsort(-label)[:3]
-  return figures.class_name(order[0], names), "soft label, largest: " + ", ".join(
-      f"{figures.class_name(k, names)} ({label[k]:.2f})" for k in order)
+  return plots.class_name(order[0], names), "soft label, largest: " + ", ".join(
+      f"{plots.class_name(k, names)} ({label[k]:.2f})" for k in order)
 
 
 def evolution(artifact: Artifact, snapshots: dict[int, dict]) -> list[tuple[int, str]]:

@@ -1,7 +1,6 @@
 """Over which lengths and step sizes a problem's hypergradient can be followed: rows and a plot."""
 
 from collections.abc import Sequence
-import io
 import os
 
 import jax
@@ -9,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import metasmoothness
-from dd_jax.datasets import npz
-from dd_jax.runs import figures
+from dd_jax.runs import plots
 from dd_jax.runs import workdirs
 from dd_jax.runs.problem import Problem
 from dd_jax.runs.programs import make_keys
@@ -59,9 +57,7 @@ def measure_smoothness(problem: Problem, workdir: str | os.PathLike, *, seed: in
     rows = [row for epochs in num_epochs
             for row in _rows(problem, start, keys["outer"], epochs, factors, size, num_networks)]
     workdirs.write_json(folder / "smoothness.json", rows)
-    picture = io.BytesIO()
-    _plot(rows, picture)
-    npz.write_atomically(folder / "smoothness.png", lambda file: file.write(picture.getvalue()))
+    plots.save(_plot(rows), folder / "smoothness.png")
   return rows
 
 
@@ -105,8 +101,8 @@ def lengthened(distilled: DistilledData, num_epochs: int, factor: float = 1.) ->
   return distilled._replace(step_sizes=distilled.step_sizes[chosen] * factor)
 
 
-def _plot(rows, file):
-  figure, axes = figures.plt.subplots(figsize=(6, 4), layout="constrained")
+def _plot(rows):
+  figure, axes = plots.plt.subplots(figsize=(6, 4), layout="constrained")
   for factor in dict.fromkeys(row["factor"] for row in rows):
     line = [row for row in rows if row["factor"] == factor and row["metasmoothness"] is not None]
     if line:
@@ -118,5 +114,4 @@ def _plot(rows, file):
            title="Whether the hypergradient can be followed")
   axes.grid(alpha=.3)
   axes.legend()
-  figure.savefig(file, dpi=120, format="png")
-  figures.plt.close(figure)
+  return figure

@@ -9,6 +9,8 @@ import numpy as np
 
 from dd_jax.evaluation import EvalResult, Metrics, TargetMetrics
 from dd_jax.datasets import npz
+from dd_jax.files import archive
+from dd_jax.files import atomic
 from dd_jax.runs import processes
 from dd_jax.runs.accuracies import Figures
 from dd_jax.runs.data import Pixels
@@ -101,7 +103,7 @@ def _arrays_of(evaluated):
 def _save(path, **arrays):
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **arrays)
-  npz.write_atomically(path, lambda file: file.write(buffer.getvalue()))
+  atomic.write_bytes(path, buffer.getvalue())
 
 
 def _load(path, names):
@@ -109,7 +111,5 @@ def _load(path, names):
     arrays = npz.read(path)
   except Exception as error:  # numpy and zipfile meet a bad byte with nearly any exception.
     raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-  missing = [name for name in names if name not in arrays]
-  if missing:
-    raise ValueError(f"{path} must hold {list(names)}; missing {missing}")
+  archive.check_present(path, arrays, names)
   return arrays

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from dd_jax.datasets import npz
+from dd_jax.files import atomic
 from dd_jax.runs import paths
 from dd_jax.runs import processes
 
@@ -147,14 +147,12 @@ def check_same_config(config: dict) -> None:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
   """One JSON value, for people to read."""
-  text = json.dumps(content, indent=2) + "\n"
-  npz.write_atomically(path, lambda file: file.write(text.encode()))
+  atomic.write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_lines(path: pathlib.Path, lines: list) -> None:
   """One JSON value a line."""
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  npz.write_atomically(path, lambda file: file.write(text.encode()))
+  atomic.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def append_line(path: pathlib.Path, content: Any) -> None:

@@ -178,8 +178,8 @@ def _check_status(status, expected, workdir):
 
 def _last_step(workdir):
   """The outer step of the last line of metrics.jsonl; 0 before the first."""
-  from dd_jax.runs import figures
-  lines = figures.read_metrics(workdir / "metrics.jsonl")
+  from dd_jax.runs import workdirs
+  lines = workdirs.read_lines(workdir / "metrics.jsonl", "step")
   return lines[-1]["step"] if lines else 0
 
 
@@ -190,9 +190,9 @@ def _first_step(workdir):
 
 
 def _timeless_metrics(workdir):
-  from dd_jax.runs import figures
+  from dd_jax.runs import workdirs
   return [{name: value for name, value in line.items() if name != "seconds"}
-          for line in figures.read_metrics(workdir / "metrics.jsonl")]
+          for line in workdirs.read_lines(workdir / "metrics.jsonl", "step")]
 
 
 def _differing_bytes(expected, found):

@@ -92,7 +92,7 @@ def _digest(path, result):
     if name != "metadata":
       digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(
           array).tobytes())
-  digest.update(repr(result[f"{accuracies.headline_of(result)}_mean"]).encode())
+  digest.update(repr(result[f"{accuracies.names_of(result)[0]}_mean"]).encode())
   return digest.hexdigest()
 
 

@@ -7,9 +7,9 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
-from dd_jax.datasets import npz
+from dd_jax.files import atomic
 from dd_jax.runs import accuracies
-from dd_jax.runs import figures
+from dd_jax.runs import plots
 from dd_jax.runs import workdirs
 from dd_jax.runs.settings import check_seed
 from experiments import problem
@@ -72,13 +72,12 @@ def _sweep(config, workdir, study, seeds):
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    npz.write_atomically(workdir / f"{study}.csv",
-                         lambda file, text=text: file.write(text.getvalue().encode()))
-  headline = accuracies.headline_of(rows[0])
-  label, is_share = accuracies.LABELS[headline]
-  scale, unit = accuracies.factor(headline), "% of test examples" if is_share else label
-  figures.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
-      accuracies.LABELS[name][0]: [
+    atomic.write_bytes(workdir / f"{study}.csv", text.getvalue().encode())
+  headline = accuracies.names_of(rows[0])[0]
+  scale = accuracies.factor(headline)
+  unit = "% of test examples" if accuracies.is_share(headline) else accuracies.label(headline)
+  plots.study(workdir / f"{study}.png", axis, [row[axis] for row in rows], {
+      accuracies.label(name): [
           (scale * row[f"{name}_mean"], scale * row[f"{name}_std"]) for row in rows]
       for name in accuracies.of_one_axis(rows[0])}, unit,
       f"{config.data.name}, {config.model.name}, {config.init.name} init, "
@@ -90,9 +89,7 @@ def _sweep(config, workdir, study, seeds):
 def _measured(results):
   """Means and standard deviations of one seed, or over several."""
   measured = {}
-  for name in accuracies.LABELS:
-    if f"{name}_mean" not in results[0]:
-      continue
+  for name in accuracies.names_of(results[0]):
     means = np.array([result[f"{name}_mean"] for result in results])
     measured |= {f"{name}_mean": means.mean(), f"{name}_std": (
         results[0][f"{name}_std"] if len(results) == 1 else means.std(ddof=1))}

@@ -21,7 +21,7 @@ def table(directory: pathlib.Path) -> str:
   for path in paths:
     artifact = files.artifacts.load(path)
     metadata = artifact.metadata
-    measure = accuracies.headline_of(metadata)
+    measure = accuracies.names_of(metadata)[0]
     content = path.read_bytes()
     config, note = config_and_note(path.stem.rsplit("-seed", 1)[0])
     figure = percent(measure, metadata[f"{measure}_mean"]) + accuracies.unit(measure)

@@ -8,19 +8,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from dd_jax.files import atomic
 from dd_jax.files import pictures
-from dd_jax.datasets import npz
 from dd_jax.runs import accuracies
-from dd_jax.runs import workdirs
 
 _MAX_COLUMNS = 20  # A step with more images continues on further rows.
+_MAX_ROWS = 100  # Of images; what a file holds beyond them is not drawn.
+_MAX_EPOCHS = 10  # Whose step sizes are written beside them.
 _MAX_LETTERS = 7  # Of a name above an image that is not turned.
 
 
 def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
                      step_sizes: np.ndarray, title: str, class_names: tuple[str, ...] = ()
                      ) -> None:
-  """One band per distill step, the step sizes of every epoch beside it.
+  """One band per distill step, the step sizes of its epochs beside it; of the first hundred rows.
 
   Args:
     path: PNG to write.
@@ -30,9 +31,13 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
     title: above the picture.
     class_names: of the labels, or empty.
   """
-  num_steps, batch = pixels.shape[:2]
+  batch, num_epochs = pixels.shape[1], len(step_sizes)
   columns = min(batch, _MAX_COLUMNS)
   rows = -(-batch // columns)
+  num_steps = min(len(pixels), max(1, _MAX_ROWS // rows))
+  if num_steps < len(pixels):
+    title += f"; the first {num_steps} of {len(pixels)} steps"
+  step_sizes = step_sizes[:_MAX_EPOCHS]
   classes = labels if labels.ndim == 2 else labels.argmax(-1)
   figure, axes = plt.subplots(
       num_steps, 1, squeeze=False, layout="constrained",
@@ -58,9 +63,11 @@ def distilled_images(path: pathlib.Path, pixels: np.ndarray, labels: np.ndarray,
     top.xaxis.tick_top()
     top.tick_params(length=0)
   epochs = "epoch 0" if len(step_sizes) == 1 else f"epochs 0 to {len(step_sizes) - 1}"
+  if len(step_sizes) < num_epochs:
+    epochs += f" of {num_epochs}"
   top.text(1.01, 1.02, f"step sizes, {epochs}", transform=top.transAxes, va="bottom", fontsize=8)
   figure.suptitle(title, fontsize=10)
-  _save(figure, path)
+  save(figure, path)
 
 
 def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
@@ -77,7 +84,7 @@ def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
   axes[0].set_ylabel("outer loss (real training examples)")
   names = accuracies.of_one_axis(result)
   for i, name in enumerate(names):
-    label, is_share = accuracies.LABELS[name]
+    label = accuracies.label(name)
     factor, tested = accuracies.factor(name), result[f"{name}_mean"]
     validated = [line for line in metrics if f"validation_{name}" in line]
     axes[1].plot([line["step"] for line in validated],
@@ -86,7 +93,8 @@ def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
                  label="validation" if len(names) == 1 else label)
     axes[1].axhline(factor * tested, color="0.5" if len(names) == 1 else f"C{i}", linestyle="--",
                     label=f"test, final: {accuracies.shown(name, tested)}{accuracies.unit(name)}")
-  axes[1].set_ylabel(("validation" if len(names) > 1 else label) + " (%)" * is_share)
+  axes[1].set_ylabel(("validation" if len(names) > 1 else label)
+                     + " (%)" * accuracies.is_share(name))
   axes[1].legend(loc="lower right" if len(names) == 1 else "best", fontsize="small")
   axes[2].plot(steps, [line["hypergradient_norm"] for line in metrics])
   axes[2].set_yscale("log")
@@ -94,7 +102,7 @@ def curves(path: pathlib.Path, metrics: list[dict], result: dict) -> None:
   for axis in axes:
     axis.set_xlabel("outer step")
     axis.grid(alpha=.3)
-  _save(figure, path)
+  save(figure, path)
 
 
 def study(path: pathlib.Path, axis_label: str, values: list,
@@ -112,7 +120,7 @@ def study(path: pathlib.Path, axis_label: str, values: list,
   axis.set_title(title, fontsize=10)
   axis.grid(alpha=.3)
   figure.legend(loc="outside lower center", ncols=3)
-  _save(figure, path)
+  save(figure, path)
 
 
 def class_name(label: int, names: tuple[str, ...]) -> str:
@@ -120,14 +128,9 @@ def class_name(label: int, names: tuple[str, ...]) -> str:
   return names[label] if label < len(names) else str(label)
 
 
-def read_metrics(path: pathlib.Path, last_step: int | None = None) -> list[dict]:
-  """The whole lines of a metrics.jsonl, up to a step; none of a file that is not there."""
-  return [line for line in workdirs.read_lines(path, "step")
-          if last_step is None or line["step"] <= last_step]
-
-
-def _save(figure, path):
+def save(figure: plt.Figure, path: pathlib.Path) -> None:
+  """Writes a PNG, and closes the figure."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
   plt.close(figure)
-  npz.write_atomically(path, lambda file: file.write(buffer.getvalue()))
+  atomic.write_bytes(path, buffer.getvalue())
