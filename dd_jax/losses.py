@@ -12,9 +12,10 @@ from dd_jax.types import Array, wide
 def cross_entropy(logits: Array, labels: Array) -> Array:
   """Cross-entropy of each example -> `[n]`, by optax, in float32 or wider.
 
-  A class of logit -inf has probability 0: it costs inf where it is the integer label, and changes
-  nothing where it is not. An integer label of K or more gives NaN, with its gradient, and as in
-  optax a negative one counts from the last class or, below -K, gives NaN; `datasets` refuses both.
+  With integer labels a class of logit -inf has probability 0: it costs inf where it is the label,
+  and changes nothing where it is not; with soft labels it gives NaN, as in optax. An integer label
+  of K or more gives NaN, with its gradient, and as in optax a negative one counts from the last
+  class or, below -K, gives NaN; `datasets` refuses both.
 
   Args:
     logits: `[n, K]`.
@@ -115,3 +116,7 @@ def _mean_of(of_each, apply):
     return jnp.mean(of_each(apply(params, inputs, key=key), labels))
 
   return loss
+
+
+# The loss of networks, for classes and for targets.
+LOSSES: dict[str, Callable] = {"classification": classification, "regression": regression}

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 import functools
 import json
-import operator
-import pathlib
 from typing import Any
 
 import jax
@@ -26,7 +24,7 @@ from dd_jax.runs import paths
 from dd_jax.runs import pools
 from dd_jax.runs.problem import describe, one_network
 from dd_jax.runs.programs import make_keys
-from dd_jax.runs.settings import STORAGES, check_choice, check_positive, check_seed
+from dd_jax.runs.settings import check_choice, check_positive, check_seed
 from experiments.names import learned
 from experiments.names import loaded
 from experiments.names import parts
@@ -34,6 +32,10 @@ from experiments.configs import default
 
 # Inits of one known network, whose weights belong to the distilled data.
 _ONE_NETWORK = ("fixed", "fixed_pretrained", "imagenet")
+# What the settings of a run are called in a config, where not alike.
+_FIELDS = {"num_steps": "outer.num_steps", "validate_every": "validation.every",
+           "num_starts": "distill.num_starts", "on_nonfinite": "outer.on_nonfinite",
+           "selection": "validation.selection", "storage": "data.storage"}
 
 
 def distill(config: ConfigDict, workdir: str) -> runs.Result:
@@ -74,20 +76,13 @@ def compare_baselines(config: ConfigDict, workdir: str, real_epochs: Sequence[in
 
 def make_settings(config: ConfigDict) -> runs.Settings:
   """How the run is watched, kept and computed; mistakes are named by their fields."""
-  for field in ("log_every", "checkpoints_kept", "distill.num_starts", "outer.num_steps"):
-    check_positive(field, operator.attrgetter(field)(config))
-  for field, value in (("checkpoint_every", config.checkpoint_every),
-                       ("validation.every", config.validation.every)):
-    if value < 1 or value % config.log_every:
-      raise ValueError(f"{field} must be a multiple of log_every={config.log_every}; got {value}")
-  check_choice("data.storage", config.data.storage, STORAGES)
-  check_choice("outer.on_nonfinite", config.outer.on_nonfinite, ("stop", "halve"))
-  check_choice("validation.selection", config.validation.selection, ("final", "best"))
-  return runs.Settings(
+  settings = runs.Settings(
       config.log_every, config.validation.every, config.checkpoint_every, config.checkpoints_kept,
       config.validation.selection, config.distill.num_starts, config.outer.on_nonfinite,
       config.eval.batch_size, config.eval.num_parallel, config.parallel, config.precision,
       config.data.storage, config.tensorboard)
+  settings.check(config.outer.num_steps, config.seed, _FIELDS)
+  return settings
 
 
 def make_problem(config: ConfigDict) -> runs.Problem:
@@ -115,7 +110,8 @@ def make_problem(config: ConfigDict) -> runs.Problem:
       num_test_inits=config.eval.num_inits, batch_size=config.outer.batch_size,
       num_parallel=config.outer.num_parallel, chunk_size=config.outer.chunk_size,
       augment=parts.augment(config.outer.augmentation, "outer.augmentation"),
-      figures=make_figures(config.objective, data), keeps_network=config.init.name in _ONE_NETWORK,
+      figures=accuracies.of(config.objective, data.targets and data.targets.std),
+      keeps_network=config.init.name in _ONE_NETWORK,
       metadata=_metadata(config, data), usual=json.loads(default.get_config().to_json()),
       made_from={**data.digest, **_digests_of_files(config)})
   return _with_window(problem, config)
@@ -145,11 +141,9 @@ def model_options(model: ConfigDict) -> dict[str, Any]:
 
 def make_inner_loss(inner: ConfigDict, model: dd_jax.Model, data: runs.Data):
   """The loss on distilled examples that `config.inner` names."""
-  found = _usual_loss(data)(model.apply)
-  if inner.loss is not None:
-    found = parts.loss(inner.loss, model.apply,
-                       {"classification": lambda: losses.classification(model.apply),
-                        "regression": lambda: losses.regression(model.apply)}, "inner.loss")
+  found = parts.loss(inner.loss or data.objective, model.apply, {
+      name: functools.partial(make, model.apply) for name, make in losses.LOSSES.items()},
+                     "inner.loss")
   augment = parts.augment(inner.augmentation, "inner.augmentation", siamese=inner.siamese)
   return found if augment is None else augmentation.augmented(found, augment)
 
@@ -175,25 +169,12 @@ def make_train(config: ConfigDict, model: dd_jax.Model, loss, data: runs.Data
 def make_real_loss(objective: ConfigDict, model: dd_jax.Model, data: runs.Data):
   """The outer loss on real examples that `config.objective` names."""
   if objective.name == "classification":
-    return _usual_loss(data)(model.apply)
+    return losses.LOSSES[data.objective](model.apply)
   return parts.loss(objective.name, model.apply, {
       "classification": None,
       "poisoning": lambda: losses.poisoning(
           model.apply, attack_class=objective.attack_class, target_class=objective.target_class,
           num_classes=data.num_classes)}, "objective.name")
-
-
-def _usual_loss(data):
-  """Of classes the cross-entropy, of targets the squared error."""
-  return losses.classification if data.targets is None else losses.regression
-
-
-def make_figures(objective: ConfigDict, data: runs.Data) -> accuracies.Figures:
-  """What is measured."""
-  if data.targets is not None:
-    return accuracies.targets(data.targets.std)
-  return (accuracies.poisoning(objective.attack_class, objective.target_class)
-          if objective.name == "poisoning" else accuracies.ACCURACY)
 
 
 def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: jax.Array
@@ -222,9 +203,12 @@ def make_inits(config: ConfigDict, model: dd_jax.Model, data: runs.Data, key: ja
       "fixed_pretrained": lambda: everywhere(pools.first_of_pool(
           config.init.pool, model, _of_pool(config, data))),
   }, config.init.name, "init.name")()
-  if config.init.name not in _ONE_NETWORK or not config.init.noise:
+  if not config.init.noise:
     return found
   check_positive("init.noise", config.init.noise)
+  if config.init.name not in _ONE_NETWORK:
+    raise ValueError(f"init.noise must be left out unless init.name is one of "
+                     f"{sorted(_ONE_NETWORK)}; got {config.init.noise}")
   return found._replace(
       train=init_distributions.near_init(found.train.state, config.init.noise))
 
@@ -233,6 +217,8 @@ def random_init(config: ConfigDict, model: dd_jax.Model) -> dd_jax.InitDistribut
   """Fresh weights as `config.init` says."""
   if (scale := config.init.scale) is not None:
     check_positive("init.scale", scale)
+    if weights_name(config) == "own":
+      raise ValueError(f"init.scale must be left out where init.weights is 'own'; got {scale}")
   weights = parts.choose(init_distributions.WEIGHT_INITS, weights_name(config), "init.weights")
   return dd_jax.random_init(model.init, weights() if scale is None else weights(scale))
 
@@ -276,7 +262,7 @@ def _digests_of_files(config):
     folder = paths.local(config.init.pool, "init.pool")
     files = {f"init.pool/{role}.npz": folder / f"{role}.npz" for role in pools.ROLES}
   elif config.init.name == "imagenet":
-    files["init.checkpoint"] = pathlib.Path(config.init.checkpoint).expanduser()
+    files["init.checkpoint"] = paths.local(config.init.checkpoint, "init.checkpoint")
   if config.distill.start.endswith(".npz"):
     files["distill.start"] = paths.local(config.distill.start, "distill.start")
   return {name: fingerprints.of_file(path) for name, path in files.items()}
@@ -289,7 +275,7 @@ def _metadata(config, data):
   return describe(
       data, **({"reading": reading} if reading else {}),
       inner_optimizer=inner.optimizer,
-      inner_loss=inner.loss or ("classification" if data.targets is None else "regression"),
+      inner_loss=inner.loss or data.objective,
       inner_augmentation=inner.augmentation, inner_siamese=inner.siamese,
       inner_algorithm={"unrolled": "unroll"}.get(inner.hypergradient, inner.hypergradient),
       **({name: inner[name] for name in ("num_features", "regularization")}

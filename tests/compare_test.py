@@ -60,8 +60,11 @@ def test_baselines_of_a_fixed_init(small, monkeypatch, tmp_path):
   lines = (tmp_path / "rows.jsonl").read_bytes().splitlines(keepends=True)
   (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
   (tmp_path / "baselines.json").unlink()
-  monkeypatch.setattr(baselines, "random_real", None)
+  measured, sets = [], comparison._Comparison._sets
+  monkeypatch.setattr(comparison._Comparison, "_sets",
+                      lambda self, name, *args: measured.append(name) or sets(self, name, *args))
   assert runs.compare_baselines(described, tmp_path)["baselines"] == result["baselines"]
+  assert measured == ["kmeans", "average_real"]
   again = (tmp_path / "rows.jsonl").read_bytes().splitlines(keepends=True)
   assert again[:2] == lines[:2] and len(again) == len(lines)
   for line, other in zip(again, lines):
@@ -96,6 +99,8 @@ def test_step_sizes_and_epochs_are_chosen_on_validation_examples(small, monkeypa
   validation, test = (len(split[1]) for split in (described.data.validation, described.data.test))
   assert (validation, test) == (6, 30)
   chosen = 3 * [validation]  # Of three step sizes, or the best two of three sets.
+  traced, seen = seen[:2], seen[2:]  # Before anything is written.
+  assert traced == [validation, test]
   assert seen == 3 * [*chosen, test, test] + [*chosen, test] + [validation, validation, test]
 
 
@@ -105,6 +110,41 @@ def test_baselines_share_the_held_out_networks_and_know_poisoning(small, tmp_pat
   figures = runs.compare_baselines(described, tmp_path, read_as={0: 1})["baselines"]["random_real"]
   assert {"attack_success_mean", "others_accuracy_std"} <= figures.keys()
   assert "nearest_neighbor_mean" not in figures
+
+
+def test_a_poisoning_s_real_examples_are_poisoned_too(small, monkeypatch, tmp_path):
+  labels, minibatches = [], comparison.minibatches
+
+  def recorded(*args, **options):
+    train = minibatches(*args, **options)
+
+    def call(key, params, distilled):
+      labels.append(np.asarray(distilled.labels) if not isinstance(
+          distilled.labels, jax.core.Tracer) else None)
+      return train(key, params, distilled)
+
+    return call
+
+  monkeypatch.setattr(comparison, "minibatches", recorded)
+  described = small_runs.problem()._replace(figures=accuracies.poisoning(0, 1))
+  with jax.disable_jit():
+    runs.compare_baselines(described, tmp_path, read_as={0: 1}, real_epochs=(1,))
+  known = [found for found in labels if found is not None]
+  assert known and all(set(np.unique(found)) == {1, 2} for found in known)
+
+
+@pytest.mark.parametrize("changes, settings, message", [
+    ({"num_test_inits": 3}, {}, "num_inits must be 1 for a fixed init; got 3"),
+    ({}, {"batch_size": 0}, "batch_size must be at least 1; got 0"),
+    ({"learned": parametrization.paper(parametrization.class_labels(20, 3, 1), (4, 4, 1),
+                                       num_epochs=1, step_size=.1)}, {},
+     "images must hold at least 20 of every class; got 10 of class ")])
+def test_what_does_not_fit_baselines_is_named_before_anything_is_written(
+    tmp_path, changes, settings, message):
+  with pytest.raises(ValueError, match=message):
+    runs.compare_baselines(small_runs.problem()._replace(**changes), tmp_path / "run",
+                           settings=runs.Settings(**settings))
+  assert not (tmp_path / "run").exists()
 
 
 def test_the_command_labels_the_images_of_the_attack_class_as_the_target(monkeypatch, tmp_path):

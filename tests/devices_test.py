@@ -19,10 +19,13 @@ def test_collectives_are_counted_by_kind():
     %b = f64[4,2]{1,0} all-gather-start(%c), dimensions={0}
     %d = f32[7]{0} add(%all-reduce.1, %e)
     %f = bf16[5]{0} all-reduce(%g)
+    %h = (f32[3]{0}, f32[6]{0}) all-gather-start(%i), dimensions={0}
+    %j = (f32[2]{0}, f32[2]{0}, u32[], u32[]) collective-permute-start(%k)
   """
   assert devices.communicated(program) == {
       "all-reduce": {"calls": 2, "bytes": 4 * (7840 + 3 + 1) + 2 * 5},
-      "all-gather": {"calls": 1, "bytes": 8 * 8}}
+      "all-gather": {"calls": 2, "bytes": 8 * 8 + 4 * 6},
+      "collective-permute": {"calls": 1, "bytes": 4 * 2}}
 
 
 @pytest.mark.slow

@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 
 from experiments import problem
+from experiments.configs import cifar10_poisoning
+from experiments.configs import mnist_lenet_pool
+from experiments.configs import mnist_poisoning
+from experiments.configs import mnist_random_init
+from experiments.configs import mnist_random_window
+from experiments.configs import mnist_soft_labels
+from experiments.configs import mnist_to_usps_pretrained
 from tests.launches import smoke
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -75,6 +82,36 @@ def test_a_bad_field_is_named_before_anything_is_written(tmp_path, field, value,
     problem.distill(smoke(**{field: value}), tmp_path / "run")
   assert "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("updates, message", [
+    ({"data.predict": "number"}, "data.predict must be 'class' unless data.kind is 'table'; got "),
+    ({"data.kind": "table", "data.name": "wine", "data.whitening": .1},
+     r"data\.whitening must be left out for data\.kind='table'; got 0\.1"),
+    ({"init.name": "random", "eval.num_inits": 2, "init.noise": 1e-5},
+     r"init\.noise must be left out unless init\.name is one of \['fixed', .*; got 1e-05"),
+    ({"init.weights": "own", "init.scale": 2.},
+     r"init\.scale must be left out where init\.weights is 'own'; got 2\.0"),
+])
+def test_a_field_that_would_do_nothing_is_refused(tmp_path, updates, message):
+  with pytest.raises(ValueError, match=message):
+    problem.distill(smoke(**updates), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_the_paper_s_protocol_goes_with_the_paper_s_configs_alone():
+  assert mnist_random_init.get_config("paper").outer.schedule == "halving"
+  for config in (mnist_soft_labels, mnist_random_window):
+    with pytest.raises(ValueError, match="variant 'paper' must go with distill.labels=hard, as th"):
+      config.get_config("paper")
+
+
+def test_a_smoke_run_fits_a_smoke_pool():
+  for config in (mnist_poisoning, cifar10_poisoning, mnist_to_usps_pretrained):
+    small = config.get_config("smoke")
+    assert small.init.num_validation + small.outer.num_inits <= 3 == (
+        mnist_lenet_pool.get_config("smoke").pool.num_train)
+    assert small.validation.num_inits <= small.init.num_validation
 
 
 def test_a_convolution_that_is_not_there_is_named(tmp_path):

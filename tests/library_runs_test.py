@@ -176,7 +176,8 @@ def test_a_comparison_of_something_else_is_not_taken_for_it(finished, tmp_path, 
   assert compare(problem, result.artifact, 1) == first
   moved = result.artifact._replace(distilled=result.artifact.distilled._replace(
       inputs=result.artifact.distilled.inputs + 1))
-  others = ([(problem._replace(num_test_inits=3), None, 1)] if command == "baselines" else
+  other_problem = problem._replace(metadata={**problem.metadata, "model": "another"})
+  others = ([(other_problem, None, 1)] if command == "baselines" else
             [(None, moved, 1), (None, result.artifact, 2)])
   for other in others:
     with pytest.raises(ValueError, match="workdir must be empty or of the same config; in .* is"):

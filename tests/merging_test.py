@@ -100,6 +100,19 @@ def test_what_does_not_go_together_is_named(other, message):
     dd_jax.files.merge([_artifact(0, [0, 1]), _artifact(1, [2, 3], **other)])
 
 
+@pytest.mark.parametrize("field, values", [
+    ("data", ({"train": "a"}, {"train": "b"})), ("split_seed", (1, 2)),
+    ("reading", ({"kind": "texts", "dim": 5}, {"kind": "texts", "dim": 6}))])
+def test_tables_and_texts_are_of_the_same_data(field, values):
+  """Their numbers follow from the training rows: of other rows they mean something else."""
+  one, two = (_artifact(seed, [seed], **{field: value}) for seed, value in enumerate(values))
+  dd_jax.files.merge([one, two])  # Images say by themselves what their numbers are.
+  for each in (one, two):
+    del each.metadata["mean"], each.metadata["std"]
+  with pytest.raises(ValueError, match=f"artifacts must agree in {field}: "):
+    dd_jax.files.merge([one, two])
+
+
 def test_shapes_that_do_not_go_together_are_named():
   one, two = _artifact(0, [0, 1]), _artifact(1, [2, 3])
   with pytest.raises(ValueError, match=r"agree in \[E, S\]: \[3, 2\] in the first; got \[1, 2\]"):

@@ -299,6 +299,12 @@ def test_errors(name, options, text):
     models.MODELS[name](**{"num_classes": 10, "image_shape": SHAPES[name], **options})
 
 
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name != "text_convolution"])
+def test_texts_are_refused_by_networks_of_arrays(name):
+  with pytest.raises(ValueError, match=f"image_shape of {name} must be that of one array; got "):
+    models.MODELS[name](num_classes=3, image_shape={"embedded": (4, 5), "mask": (4,)})
+
+
 def test_every_network_is_tested():
   assert models.MODELS.keys() == {*SHAPES, "text_convolution"}
 

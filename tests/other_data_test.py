@@ -289,7 +289,8 @@ def test_two_reports_of_different_figures_stand_side_by_side(text_run, number_ru
                         str(tmp_path / "both.html"), {})
   page = (tmp_path / "both.html").read_text()
   assert found["report"] == str(tmp_path / "both.html")
-  assert "Accuracy and R2 while distilling" in page
+  for title, of in (("Accuracy", "% of"), ("R2", "on")):
+    assert f"{title} while distilling</strong> {of} validation examples" in page
 
 
 @pytest.mark.slow

@@ -58,6 +58,14 @@ def test_pools_hold_networks_of_disjoint_seeds_with_their_accuracy(pools):
   assert result == json.loads((workdir / "result.json").read_text())
 
 
+def test_training_validation_and_held_out_networks_of_a_pool_are_others(pools):
+  inits = problem.make_problem(_config(pools[0])).inits
+  train, heldout = (pool_files.load(pools[0] / f"{role}.npz").params["Dense_0"]["kernel"]
+                    for role in ("train", "heldout"))
+  for init, expected in zip(inits, (train[:2], train[2:], heldout), strict=True):
+    np.testing.assert_array_equal(init.state["Dense_0"]["kernel"], expected)
+
+
 def test_an_interrupted_pool_continues_to_the_same_networks(pools, tmp_path):
   config = digits_lenet_pool.get_config("smoke")
   config.model.name = "mlp"

@@ -74,3 +74,11 @@ def test_a_run_that_ends_as_it_should_not_is_an_error(tmp_path):
     resilience._check_status(1, (1, 0), tmp_path)
   resilience._log(tmp_path).write_text("10%\nerror: No space left on device\n")
   resilience._check_status(1, (1, 0), tmp_path)
+
+
+def test_flags_of_the_config_are_handed_on_however_they_are_written():
+  given = ["--config", "c.py:smoke", "--break=kill", "-config.seed=3", "--config.model.name", "mlp",
+           "--config.tensorboard", "--times", "2", "--configure=1"]
+  assert resilience._config_flags(given) == [
+      "--config", "c.py:smoke", "-config.seed=3", "--config.model.name", "mlp",
+      "--config.tensorboard"]

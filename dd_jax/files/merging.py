@@ -36,7 +36,8 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
     An artifact `[S, B_1 + B_2 + ..., ...]`; labels are `[S, B, K]` if those of any file are.
 
   Raises:
-    ValueError: fewer than two, or what does not go together; it names the field.
+    ValueError: fewer than two, or what does not go together; it names the field. Of tables and
+      texts, data or splits that differ: one file's numbers would not mean what another's do.
   """
   if len(artifacts) < 2:
     raise ValueError(f"artifacts must be two or more; got {len(artifacts)}")
@@ -68,6 +69,10 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
   for name in _SAME:
     expected, found = first.metadata.get(name), other.metadata.get(name)
     require(name, expected, found, expected == found)
+  if "mean" not in first.metadata:  # What tables and texts are coded by follows from their data.
+    for name in ("data", "split_seed", "reading"):
+      expected, found = first.metadata.get(name), other.metadata.get(name)
+      require(name, expected, found, expected == found)
   expected, found = (jax.tree.map(lambda x: list(x.shape[2:]), each.distilled.inputs)
                      for each in (first, other))
   require("the shape of an example", expected, found, expected == found)

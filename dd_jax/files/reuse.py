@@ -36,7 +36,6 @@ from dd_jax.init_distributions import InitDistribution
 from dd_jax.inner_loop import unroll
 from dd_jax.types import Array, Params
 
-INNER_LOSSES = {"classification": losses.classification, "regression": losses.regression}
 _PRECISIONS = ("highest", "high", "default")
 _ALGORITHMS = ("unroll", "implicit", "ridge")
 
@@ -221,10 +220,10 @@ def _inner_loss(artifact, apply, loss):
         raise ValueError(f"loss must be given: the {field} of the file is {function!r}, and a file "
                          "never causes an import; import it and give the whole inner loss, "
                          "loss(params, inputs, labels)")
-    if name not in INNER_LOSSES:
-      raise ValueError(f"inner_loss of the metadata must be of {list(INNER_LOSSES)} to train on it "
-                       f"without a loss; got {name!r}")
-    loss = INNER_LOSSES[name](apply)
+    if name not in losses.LOSSES:
+      raise ValueError(f"inner_loss of the metadata must be of {list(losses.LOSSES)} to train on "
+                       f"it without a loss; got {name!r}")
+    loss = losses.LOSSES[name](apply)
   if augment is None or _is_own(augment):
     return loss
   return augmentation.augmented(

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from dd_jax.models.model import Model, check_sizes, from_flax
+from dd_jax.models.model import Model, check_array, check_sizes, from_flax
 
 
 def linear(*, num_classes: int, image_shape: tuple[int, ...]) -> Model:
@@ -13,6 +13,7 @@ def linear(*, num_classes: int, image_shape: tuple[int, ...]) -> Model:
     image_shape: of one input, such as (D,).
   """
   check_sizes(num_classes=num_classes)
+  check_array(image_shape, "linear")
   return from_flax(_Linear(num_classes), image_shape)
 
 

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from dd_jax.models.model import Model, check_sizes, from_flax
+from dd_jax.models.model import Model, check_array, check_sizes, from_flax
 
 
 def mlp(*, num_classes: int, image_shape: tuple[int, ...],
@@ -15,6 +15,7 @@ def mlp(*, num_classes: int, image_shape: tuple[int, ...],
     hidden: units of every hidden layer.
   """
   check_sizes(num_classes=num_classes)
+  check_array(image_shape, "mlp")
   return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
 
 

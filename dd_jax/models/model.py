@@ -190,12 +190,19 @@ def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
     sizes: what H = W may be. None: any H and W.
   """
   check_classes(num_classes)
+  check_array(image_shape, name)
   if len(image_shape) != 3:
     raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")
   height, width, _ = image_shape
   if sizes and (height != width or height not in sizes):
     rule = " or ".join(f"{s}x{s}" for s in sizes)
     raise ValueError(f"image_shape of {name} must be {rule} pixels; got {tuple(image_shape)}")
+
+
+def check_array(image_shape: tuple[int, ...], name: str) -> None:
+  """A ValueError unless the inputs of the network called `name` are one array, not a dict."""
+  if not isinstance(image_shape, (tuple, list)):
+    raise ValueError(f"image_shape of {name} must be that of one array; got {image_shape}")
 
 
 def check_sizes(**sizes: int) -> None:

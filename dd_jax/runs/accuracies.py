@@ -1,6 +1,6 @@
 """What is reported of networks before and after they were trained on distilled data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +118,20 @@ def targets(scale: np.ndarray) -> Figures:
   return Figures(lambda metrics: {
       "r2": np.asarray(metrics.r2, np.float64),
       "rmse": (np.asarray(metrics.rmse, np.float64) * scale).mean(-1)}, ("r2",))
+
+
+def of(objective: Mapping[str, Any], scale: np.ndarray | None = None) -> Figures:
+  """What is measured of an objective.
+
+  Args:
+    objective: its "name" and, of poisoning, "attack_class" and "target_class".
+    scale: of targets, as of `targets`. None: there are classes.
+  """
+  if scale is not None:
+    return targets(scale)
+  if objective.get("name") == "poisoning":
+    return poisoning(objective["attack_class"], objective["target_class"])
+  return ACCURACY
 
 
 def std(values: np.ndarray) -> float:

@@ -71,20 +71,12 @@ def apply_distilled(artifact: dd_jax.Artifact, data: datasets.Dataset | Data, *,
         inputs, labels, num_inits=num_networks, loss=loss, plan=plan)
 
   evaluated = test(distribution.state, inputs, labels)
-  objective = artifact.metadata.get("objective", {})
   targets = artifact.metadata.get("targets")
-  figures = (accuracies.targets(np.asarray(targets["std"])) if targets else
-             accuracies.poisoning(objective["attack_class"], objective["target_class"])
-             if objective.get("name") == "poisoning" else accuracies.ACCURACY)
+  figures = accuracies.of(artifact.metadata.get("objective", {}),
+                          np.asarray(targets["std"]) if targets else None)
   return {**accuracies.summarize(jax.tree.map(np.asarray, evaluated), figures),
           "num_networks": num_networks, "init": name, "num_test": len(labels), "seed": seed,
           "jax_version": jax.__version__, "dd_jax_version": dd_jax.__version__}
-
-
-def fitted(artifact: dd_jax.Artifact, dataset: datasets.Dataset) -> datasets.Dataset:
-  """The dataset, its images of the shape of the distilled ones."""
-  shape = artifact.distilled.inputs.shape[2:]
-  return dataset if dataset.train_images.shape[1:] == shape else datasets.reframe(dataset, shape)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -99,7 +91,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def _test_images(artifact, dataset):
-  dataset = fitted(artifact, dataset)
+  dataset = datasets.reframe(dataset, artifact.images.shape[2:])
   return artifact.normalize(in_memory(dataset.test_images)), dataset.test_labels
 
 

@@ -71,6 +71,7 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
   for num_epochs in real_epochs:
     check_positive("--real_epochs", num_epochs)
   comparison = _Comparison(problem, shape, read_as or {}, settings, real_epochs)
+  comparison.check()
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, problem.made_from)
@@ -96,7 +97,8 @@ class _Comparison:
   def __init__(self, problem: Problem, distilled: DistilledData, read_as: dict[int, int],
                settings: Settings, real_epochs: Sequence[int]):
     self._problem, self._settings, self._real_epochs = problem, settings, real_epochs
-    self._evaluate = _make_evaluate(problem, settings, unroll(_loss(problem), memory="plain"))
+    self._loss = losses.LOSSES[problem.data.objective](problem.apply)
+    self._evaluate = _make_evaluate(problem, settings, unroll(self._loss, memory="plain"))
     self._num_epochs, num_steps = distilled.step_sizes.shape
     self.size, of_targets = distilled.labels.shape[0] * distilled.labels.shape[1], (
         problem.data.targets is not None)
@@ -113,11 +115,20 @@ class _Comparison:
     # Targets are chosen, clustered and averaged with their inputs, as examples of one class.
     self._examples = ({"inputs": inputs, "labels": labels}, np.zeros(len(labels), np.int32)
                       ) if of_targets else ({"inputs": inputs}, labels)
-    self._labels = None
-    if not of_targets:
-      self._labels = np.asarray(parametrization.class_labels(**self._layout))
-      for attacked, target in read_as.items():
-        self._labels = np.where(self._labels == attacked, target, self._labels).astype(np.int32)
+    self._read_as = read_as
+    self._labels = None if of_targets else self._as_read(
+        np.asarray(parametrization.class_labels(**self._layout)))
+
+  def check(self):
+    """Meets every rule of sets and programs, and computes no network."""
+    problem = self._problem
+    examples = baselines.random_real(0, *self._examples, **self._layout)
+    for init, number, split in (
+        (problem.inits.validation, problem.num_validation_inits, self._validation),
+        (problem.inits.test, problem.num_test_inits, self._test)):
+      networks = jax.eval_shape(lambda init=init, number=number: init.sample(
+          jax.random.key(0), number))
+      jax.eval_shape(self._evaluate, networks, self._distilled(examples, _STEP_SIZES[0]), *split)
 
   def measure(self, workdir, seed):
     """The figures of every baseline; a row that lies in the directory is taken from there."""
@@ -158,6 +169,12 @@ class _Comparison:
         examples["inputs"], examples.get("labels", self._labels), step_size=step_size,
         num_epochs=self._num_epochs)
 
+  def _as_read(self, labels):
+    """Of a poisoning the target class instead of the attacked one."""
+    for attacked, target in self._read_as.items():
+      labels = np.where(labels == attacked, target, labels).astype(np.int32)
+    return labels
+
   def _sets(self, name, seed, score, rows):
     """The sets `[S, B, ...]` of one baseline and its step size, given those before it."""
     if name == "optimized_real":
@@ -188,9 +205,9 @@ class _Comparison:
   def _all_real(self, scoring, heldout):
     """Networks trained by Adam on all real examples, as long as validation chooses."""
     inputs, labels = jax.tree.map(lambda x: jax.numpy.asarray(x)[None], self._train)
-    distilled = DistilledData(inputs, labels, jax.numpy.ones((1, 1)))
+    distilled = DistilledData(inputs, self._as_read(labels), jax.numpy.ones((1, 1)))
     programs = {num_epochs: _make_evaluate(self._problem, self._settings, minibatches(
-        _loss(self._problem), optax.adam(1e-3), num_epochs=num_epochs,
+        self._loss, optax.adam(1e-3), num_epochs=num_epochs,
         batch_size=min(_REAL_BATCH_SIZE, labels.shape[1]))) for num_epochs in self._real_epochs}
     figures = self._problem.figures
     scores = {num_epochs: accuracies.chosen_by(figures.of(
@@ -225,11 +242,6 @@ class _Comparison:
     names = [name for name in found[0] if name.endswith("_mean")]
     return _moments({name.removesuffix("_mean"): np.array([row[name] for row in found])
                      for name in names})
-
-
-def _loss(problem):
-  return (losses.classification if problem.data.targets is None else losses.regression)(
-      problem.apply)
 
 
 def _moments(values):

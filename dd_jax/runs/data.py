@@ -66,6 +66,11 @@ class Data(NamedTuple):
   readable: Callable[[Any], dict[str, Any]] | None = None  # Distilled inputs in words, for JSON.
   seed: int | None = None  # Of the split into training and validation examples.
 
+  @property
+  def objective(self) -> str:
+    """Which of `losses.LOSSES` is usual."""
+    return "classification" if self.targets is None else "regression"
+
 
 def from_dataset(dataset: datasets.Dataset, *, num_validation: int, seed: int = 0,
                  whitening: float | None = None,

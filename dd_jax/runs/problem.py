@@ -96,8 +96,7 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       num_classes=data.num_classes, image_shape=shape)
   fixed = isinstance(init, str) and init == "fixed"
   labels = start_labels(data, num_steps, images_per_class)
-  usual = "classification" if data.targets is None else "regression"
-  usual_loss = (losses.classification if data.targets is None else losses.regression)(network.apply)
+  usual_loss = losses.LOSSES[data.objective](network.apply)
   maker, options = ((model.func, model.keywords) if isinstance(model, functools.partial) else
                     (model, {}))
   name = name_of(maker, models.MODELS)
@@ -116,15 +115,15 @@ def make_problem(data: Data | datasets.Dataset, model: models.Model | Callable[.
       _optimizer, num_inits=num_networks, num_validation_inits=1 if fixed else 10,
       num_test_inits=1 if fixed else 100,
       batch_size=min(256, len(data.train[1])),
-      figures=(accuracies.ACCURACY if data.targets is None else
-               accuracies.targets(data.targets.std)), keeps_network=fixed, made_from=data.digest,
+      figures=accuracies.of({}, data.targets and data.targets.std), keeps_network=fixed,
+      made_from=data.digest,
       metadata=describe(
           data, model=name, model_options=options,
           inner_algorithm="unroll", inner_optimizer="gradient_descent",
-          inner_loss=usual if loss is None else name_of(loss),
+          inner_loss=data.objective if loss is None else name_of(loss),
           init={"name": init if isinstance(init, str) else None, "weights": weights,
                 "scale": None},
-          objective={"name": usual if real_loss is None else name_of(real_loss)}))
+          objective={"name": data.objective if real_loss is None else name_of(real_loss)}))
 
 
 def describe(data: Data, **parts: Any) -> dict[str, Any]:

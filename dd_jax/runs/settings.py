@@ -1,6 +1,6 @@
 """How a run is watched, kept and computed, and which of its images are the result."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -36,21 +36,23 @@ class Settings(NamedTuple):
     chosen = f" of the best of {number} starts by validation" if number > 1 else ""
     return f"{SELECTIONS[self.selection]}{chosen}; test data chose nothing"
 
-  def check(self, num_steps: int, seed: int) -> None:
-    """A ValueError that names the first setting which does not fit."""
+  def check(self, num_steps: int, seed: int, names: Mapping[str, str] = {}) -> None:
+    """A ValueError that names the first setting which does not fit, by `names` where those have it.
+    """
     check_seed("seed", seed)
     for name, value in (("num_steps", num_steps), ("log_every", self.log_every),
                         ("checkpoints_kept", self.checkpoints_kept),
                         ("num_starts", self.num_starts)):
-      check_positive(name, value)
+      check_positive(names.get(name, name), value)
     for name in ("checkpoint_every", "validate_every"):
       value = getattr(self, name)
       if value < 1 or value % self.log_every:
-        raise ValueError(f"{name} must be a multiple of log_every={self.log_every}; got {value}")
+        raise ValueError(f"{names.get(name, name)} must be a multiple of "
+                         f"log_every={self.log_every}; got {value}")
     for name, choices in (("on_nonfinite", ON_NONFINITE), ("selection", tuple(SELECTIONS)),
                           ("precision", PRECISIONS), ("parallel", ("jit", "pmap")),
                           ("storage", STORAGES)):
-      check_choice(name, getattr(self, name), choices)
+      check_choice(names.get(name, name), getattr(self, name), choices)
     if self.parallel == "pmap" and self.storage != "device":
       raise ValueError(f"storage must be 'device' for parallel='pmap'; got {self.storage!r}")
 

@@ -96,8 +96,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   programs = _make_programs(networks, sets, training, settings)
   for (_, _, set_name), by_epochs in programs.items():
     for program in by_epochs.values():
-      jax.eval_shape(program, jax.random.key(0), sets[set_name],
-                     *((images[:1], jnp.zeros(1, jnp.int32)) for images, _ in real))
+      jax.eval_shape(program, jax.random.key(0), sets[set_name], *real)
   with workdirs.held(workdir) as path:
     workdirs.open_workdir(config, path)
     fingerprints.check_workdir(path, {**digest, **(made_from or {})})

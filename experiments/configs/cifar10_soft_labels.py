@@ -2,7 +2,7 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_soft_labels.py --workdir=DIR
 
-Expected: 41 % over 50 held-out networks, in two hours on a CPU core; continued twice, 44.1 %
+Expected: 41 % over 50 held-out networks, in two hours on a CPU core; continued three times, 44.9 %
 (experiments/README.md).
 """
 

@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
   # Images of a step where they are fewer than the classes; with soft labels. None: as above.
   distill.few_images = config_dict.placeholder(int)
   # Or bases, which all images share; upsampled, of a lower resolution; or perturbed, real ones that
-  # change by at most epsilon, in pixels of 0..1.
+  # change by at most epsilon, a share of the range of the dataset's pixels.
   distill.images = "pixels"
   distill.epsilon = 8 / 255
   distill.norm = "linf"  # Of the change: linf, or l2.
@@ -171,6 +171,13 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
     if config.data.name not in _STEPS_PER_EPOCH:
       raise ValueError(f"config variant 'paper' must go with data of {sorted(_STEPS_PER_EPOCH)}; "
                        f"got {config.data.name!r}")
+    for field, value, usual in (
+        ("distill.labels", config.distill.labels, "hard"),
+        ("inner.optimizer", config.inner.optimizer, "gradient_descent"),
+        ("window.start", config.window.start, None)):
+      if value != usual:
+        raise ValueError(f"config variant 'paper' must go with {field}={usual}, as the paper's; "
+                         f"this config has {value!r}")
     steps = _STEPS_PER_EPOCH[config.data.name]
     config.distill.update(step_size=0.02, step_size_scale="softplus")
     config.outer.update(
@@ -184,3 +191,7 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
     config.validation.every = 2
     config.validation.num_inits = min(config.validation.num_inits, 2)
     config.eval.num_inits = min(config.eval.num_inits, 2)
+    if config.init.name == "pretrained":  # Smoke pools have three networks.
+      config.init.num_validation = 1
+      config.outer.num_inits = min(config.outer.num_inits, 2)
+      config.validation.num_inits = 1

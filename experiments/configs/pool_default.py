@@ -10,10 +10,10 @@ def get_config() -> ConfigDict:
   config = default.get_config()
   for section in ("objective", "distill", "inner", "window", "outer", "eval", "validation"):
     del config[section]
-  for field in ("log_every", "checkpoint_every"):
+  for field in ("log_every", "checkpoint_every", "checkpoints_kept", "tensorboard", "parallel"):
     del config[field]
   del config.data["storage"]
-  for field in ("name", "pool", "num_validation", "checkpoint", "source"):
+  for field in ("name", "noise", "pool", "num_validation", "checkpoint", "source"):
     del config.init[field]
 
   config.pool = pool = ConfigDict()

@@ -24,8 +24,8 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax.datasets import npz
 from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 from experiments import launcher
 from experiments.measurements import bench
 from experiments.measurements import memory
@@ -71,8 +71,7 @@ def _rows(small):
 def _memory(small):
   modes = (3,) if small else ("plain", "remat", "nested", 16)
   for mode, length in itertools.product(modes, _LENGTHS[small]):
-    with bench.Process(functools.partial(_Call, memory.measure)) as process:
-      yield process.call("call", "lenet", length, mode, "reverse")
+    yield memory.measured("lenet", length, mode, "reverse")
 
 
 def _convolution(small):
@@ -94,16 +93,6 @@ def _dispatch(small):
 
 PARTS = {"precision": _precision, "rows": _rows, "memory": _memory, "convolution": _convolution,
          "dispatch": _dispatch}
-
-
-class _Call:
-  """A function as what `bench.Process` serves."""
-
-  def __init__(self, function):
-    self._function = function
-
-  def call(self, *args):
-    return self._function(*args)
 
 
 def _settings(small):
@@ -143,12 +132,12 @@ def main(argv):
     raise ValueError(f"--parts must be of {list(PARTS)}; got {unknown}")
   if not options.small and _backend() == "cpu":
     raise ValueError("--small must be given where there is no accelerator; the backend is 'cpu'")
-  out = paths.local(options.out, "--out")
+  out = paths.output(options.out, "--out")
   report = {"machine": _machine(), "small": options.small}
   for part, row in measure(options.parts, options.small, options.minutes):
     report.setdefault(part, []).append(row)
     print(part, json.dumps(row), flush=True)
-    npz.write_atomically(out, lambda file: file.write(json.dumps(report, indent=2).encode()))
+    workdirs.write_json(out, report)
 
 
 if __name__ == "__main__":

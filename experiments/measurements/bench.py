@@ -18,7 +18,6 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
 import os
 import platform
@@ -29,11 +28,11 @@ from absl import flags
 import numpy as np
 
 from dd_jax.datasets import host_memory
-from dd_jax.datasets import npz
 from experiments import launcher
 from experiments.measurements.jax_side import JaxSide, Setting
 from dd_jax.runs import machine
 from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 
 _PRECISION = flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"],
                                "Of float32 matrix products on an accelerator, on both sides.")
@@ -68,10 +67,11 @@ class Machine:
             "backend": jax.default_backend(), "platform": platform.platform(),
             "python": platform.python_version(), "precision": precision}
 
-  def matmul_gflops(self, precision: str, size: int = 2048) -> float:
-    """Median rate of a float32 matrix product of this size, now."""
+  def matmul_gflops(self, precision: str) -> float:
+    """Median rate of a float32 matrix product of size 2048, now."""
     import jax
     import jax.numpy as jnp
+    size = 2048
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda x: jnp.dot(x, x, precision=precision))
     product(a).block_until_ready()
@@ -199,6 +199,7 @@ def main(argv):
   unknown = sorted(set(_CHOSEN.value) - set(SETTINGS))
   if unknown:
     raise SystemExit(f"error: settings must be of {sorted(SETTINGS)}; got {unknown}")
+  out = paths.output(flags.FLAGS.out, "--out")
   with_torch = importlib.util.find_spec("torch") is not None
   if not with_torch:
     print("PyTorch is not installed: its columns stay empty")
@@ -224,9 +225,7 @@ def main(argv):
             f"{row['temporary_bytes'] / 1e6:>8.0f} {(row['peak_bytes'] or np.nan) / 1e6:>8.0f} "
             f"{(row.get('torch_peak_bytes') or np.nan) / 1e6:>8.0f} {row['gflops']:>8.1f} "
             f"{row['gflops'] / speed:>7.0%} {speed:>12.0f}", flush=True)
-      text = json.dumps(report, indent=2)
-      npz.write_atomically(paths.local(flags.FLAGS.out, "--out"),
-                           lambda file, text=text: file.write(text.encode()))
+      workdirs.write_json(out, report)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from experiments.configs import default
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each number of devices takes.",
                                lower_bound=1)
 _COLLECTIVE = re.compile(
-    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
 _ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 
 
@@ -65,11 +65,15 @@ def measure(config: ConfigDict, rounds: int) -> list[dict]:
 def communicated(program: str) -> dict[str, dict[str, int]]:
   """Collectives in the text of a compiled program: calls and bytes received, by kind."""
   totals = collections.defaultdict(lambda: {"calls": 0, "bytes": 0})
-  for shapes, kind in _COLLECTIVE.findall(program):
+  for shapes, kind, begun in _COLLECTIVE.findall(program):
+    arrays = [int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
+              for bits, sizes in _ARRAY.findall(shapes)]
+    if begun and kind == "all-gather":  # What is sent comes first, then what is received.
+      arrays = arrays[len(arrays) // 2:]
+    if begun and kind == "collective-permute":  # Two counters of some backends come last.
+      arrays = arrays[1:2] or arrays
     totals[kind]["calls"] += 1
-    totals[kind]["bytes"] += sum(
-        int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
-        for bits, sizes in _ARRAY.findall(shapes))
+    totals[kind]["bytes"] += sum(arrays)
   return dict(totals)
 
 

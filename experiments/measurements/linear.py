@@ -8,7 +8,6 @@ sigma^2 (D - M). Writes a table to the screen, the rows to FILE.json and a plot 
 """
 
 import functools
-import json
 import pathlib
 import platform
 
@@ -19,12 +18,12 @@ import jax.numpy as jnp
 import optax
 
 import dd_jax
-from dd_jax.datasets import npz
 from dd_jax import init_distributions
 from dd_jax import linear
 from dd_jax import step_sizes
 from experiments import launcher
 from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 
 
 def distill(key: jax.Array, theta_star: jax.Array, mean: jax.Array, *, std: float,
@@ -101,8 +100,7 @@ def main(argv):
   del argv
   jax.config.update("jax_enable_x64", True)
   options = flags.FLAGS
-  out = paths.local(options.out, "--out")
-  out.parent.mkdir(parents=True, exist_ok=True)
+  out = paths.output(options.out, "--out")
   rows = []
   print(f"{'M':>3} {'bound':>8} {'reached, worst':>15} {'above the bound':>16}")
   for num_points in range(1, options.dimension + 2):
@@ -113,8 +111,7 @@ def main(argv):
   report = {"rows": rows, "jax": jax.__version__,
             "python": platform.python_version(),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
-  npz.write_atomically(
-      out, lambda file: file.write(json.dumps(report, indent=2).encode()))
+  workdirs.write_json(out, report)
   plot(rows, out.with_suffix(".png"))
 
 

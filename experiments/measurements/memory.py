@@ -16,18 +16,25 @@ import multiprocessing
 import pathlib
 import platform
 import time
+from typing import Any
 
 from absl import app
 from absl import flags
 import numpy as np
 
-from dd_jax.datasets import npz
 from experiments import launcher
 from dd_jax.runs import machine
 from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 
 _NUM_STEPS = 10  # S
 _REAL_BATCH = 256
+
+
+def measured(*args: Any) -> dict:
+  """`measure` in a process of its own, because the peak of a process never falls."""
+  with multiprocessing.get_context("spawn").Pool(1) as pool:
+    return pool.apply(measure, args)
 
 
 def measure(network: str, length: int, memory: str | int, gradient: str) -> dict:
@@ -109,21 +116,22 @@ def _by_mode(rows):
 def main(argv):
   del argv
   options = flags.FLAGS
-  out = paths.local(options.out, "--out")
+  out = paths.output(options.out, "--out")
   rows = json.loads(out.read_text())["rows"] if out.exists() else []
   if others := {row["network"] for row in rows} - {options.network}:
     raise ValueError(f"--out must be of one network; {out} has rows of {', '.join(others)}, and "
                      f"--network is {options.network}")
-  measured = {(row["memory"], row["gradient"], row["T"]) for row in rows}
+  there = {(row["memory"], row["gradient"], row["T"]) for row in rows}
+  lengths = launcher.numbers("lengths", options.lengths, int)
+  if wrong := [length for length in lengths if length < 1 or length % _NUM_STEPS]:
+    raise ValueError(f"--lengths must be multiples of {_NUM_STEPS} (S); got {wrong}")
   print(f"{'memory':<8} {'gradient':<22} {'T':>5} {'temporary MB':>12} {'call MB':>9} "
         f"{'compile s':>9} {'seconds':>8}")
   for memory, gradient, length in itertools.product(map(_memory, options.memory), options.gradient,
-                                                    map(int, options.lengths)):
-    if (memory, gradient, length) in measured:
+                                                    lengths):
+    if (memory, gradient, length) in there:
       continue
-    # A process serves one row, because the peak of a process never falls.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-      row = pool.apply(measure, (options.network, length, memory, gradient))
+    row = measured(options.network, length, memory, gradient)
     rows.append(row)
     print(f"{memory:<8} {gradient:<22} {length:>5} {row['temporary_bytes'] / 1e6:>12.1f} "
           f"{row['peak_bytes_of_call'] / 1e6:>9.1f} {row['compile_seconds']:>9.1f} "
@@ -140,8 +148,7 @@ def _write(rows, out, fit_from):
   report = {"rows": rows, "exponents_from": fit_from, "exponents": {
       ", ".join(map(str, mode)): exponent(long) for mode, group in _by_mode(rows)
       if len(long := [row for row in group if row["T"] >= fit_from]) > 1}}
-  npz.write_atomically(
-      out, lambda file: file.write(json.dumps(report, indent=2).encode()))
+  workdirs.write_json(out, report)
   plot(rows, out.with_suffix(".png"))
 
 

@@ -18,7 +18,6 @@ _HALVES = {"low": range(5), "high": range(5, 10)}
 
 
 def _measure():
-  import jax
   import jax.numpy as jnp
   import numpy as np
 
@@ -27,12 +26,15 @@ def _measure():
   from dd_jax import runs
   from dd_jax.evaluation import Plan
   from dd_jax.files import reuse
+  from dd_jax.runs import paths
+  from dd_jax.runs import workdirs
   from dd_jax.runs.programs import make_keys
   from dd_jax.runs.provenance import provenance
   from experiments import problem as problems
   from experiments.configs import mnist_random_init
 
   options = flags.FLAGS
+  out = paths.output(options.out, "--out")
   config = mnist_random_init.get_config(options.variant)
   config.data.dir, config.seed = options.data_dir, options.seed
   whole = problems.make_problem(config)
@@ -58,7 +60,7 @@ def _measure():
   results["all"] = distil("all", range(10))
   accuracy = reuse.evaluate_on(  # The networks of the runs' own tests.
       make_keys(config.seed)["test"], merged, whole.inits.test, whole.apply,
-      *runs.examples_at(whole.data, whole.data.test, np.arange(len(whole.data.test[1]))),
+      *runs.prepared(whole.data, whole.data.test),
       num_inits=config.eval.num_inits, plan=Plan(1, config.eval.batch_size)).after.accuracy
   report = {**{name: {field: result.figures[field] for field in ("accuracy_mean", "accuracy_std")}
                for name, result in results.items()},
@@ -66,8 +68,7 @@ def _measure():
                        "accuracy_std": float(accuracy.std(ddof=1))},
             "num_eval_inits": config.eval.num_inits, "outer_steps": config.outer.num_steps,
             **provenance(json.loads(config.to_json()), config.seed)}
-  with open(options.out, "w") as file:
-    json.dump(report, file, indent=2)
+  workdirs.write_json(out, report)
   return report
 
 

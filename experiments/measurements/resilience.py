@@ -213,6 +213,15 @@ def _tmpfs(path):
     subprocess.run(["umount", str(path)], check=True, timeout=60)
 
 
+def _config_flags(arguments):
+  """--config and those of its fields, with values behind a space or an equals sign."""
+  found = []
+  for argument, following in zip(arguments, [*arguments[1:], "-"]):
+    if re.match("--?config([.=]|$)", argument):
+      found += [argument] if "=" in argument or following.startswith("-") else [argument, following]
+  return found
+
+
 def _run(config, workdir):
   from dd_jax.runs import workdirs
   from dd_jax.runs.provenance import provenance
@@ -234,7 +243,7 @@ def _run(config, workdir):
     if config is None:
       return [sys.executable, "-c", _DISTILL, _PROBLEM.value, str(num_steps), str(workdir)]
     return [sys.executable, "-m", "experiments.main", f"--workdir={workdir}",
-            *(argument for argument in sys.argv[1:] if argument.startswith("--config"))]
+            *_config_flags(sys.argv[1:])]
 
   report = {**measure(command, workdir, num_steps, _BREAK.value, _TIMES.value),
             **provenance(described, seed)}

@@ -6,8 +6,6 @@ Each file is applied to the weights that it holds, and `times` more to weights w
 of 1e-7, about what two kinds of CPU differ by.
 """
 
-import json
-
 from absl import flags
 
 from experiments import launcher
@@ -31,9 +29,11 @@ def accuracies(artifact, dataset, times: int) -> list[float]:
 def _measure():
   from dd_jax import datasets
   from dd_jax.files import artifacts
+  from dd_jax.runs import paths
+  from dd_jax.runs import workdirs
   from dd_jax.runs.provenance import provenance
   options = flags.FLAGS
-  found = {}
+  out, found = paths.output(options.out, "--out"), {}
   for path in options.files:
     artifact = artifacts.load(path)
     if artifact.init_params is None:
@@ -43,8 +43,7 @@ def _measure():
                    "seed": artifact.metadata["seed"],
                    "accuracies": accuracies(artifact, dataset, options.times)}
   report = {"files": found, **provenance({"times": options.times}, 0)}
-  with open(options.out, "w") as file:
-    json.dump(report, file, indent=2)
+  workdirs.write_json(out, report)
   return report
 
 

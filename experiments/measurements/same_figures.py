@@ -31,7 +31,7 @@ RUNS = {  # Config -> outer steps.
 _FROM_POOL = ("mnist_to_usps_pretrained", "mnist_poisoning")
 
 
-def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str,
+def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str | None,
             runs: dict[str, int] = RUNS) -> tuple[str, dict[str, str]]:
   """The code of a checkout, and by config a digest of all that its short run gave.
 
@@ -68,7 +68,8 @@ def figures(checkout: pathlib.Path, workdir: pathlib.Path, data_dir: str,
 
 def _run(checkout, command, config, workdir, data_dir, **updates):
   """One command in a checkout, without what is installed of this package."""
-  variables = {**os.environ, "PYTHONPATH": str(checkout), "DD_JAX_DATA": data_dir}
+  variables = {**os.environ, "PYTHONPATH": str(checkout),
+               **({"DD_JAX_DATA": data_dir} if data_dir else {})}
   name, _, variant = config.partition(":")
   done = subprocess.run(
       [sys.executable, "-m", f"experiments.{command}",
@@ -97,10 +98,13 @@ def _digest(path, result):
 
 
 def _measure():
+  from dd_jax.runs import paths
   from dd_jax.runs import workdirs
   from dd_jax.runs.provenance import provenance
   options, found = flags.FLAGS, []
-  data_dir = str(pathlib.Path(options.data_dir or os.environ.get("DD_JAX_DATA", "")).resolve())
+  out = paths.output(options.out, "--out")
+  data_dir = options.data_dir or os.environ.get("DD_JAX_DATA")
+  data_dir = data_dir and str(pathlib.Path(data_dir).resolve())
   for checkout in (pathlib.Path(options.before).resolve(), _HERE):
     with tempfile.TemporaryDirectory() as workdir:
       found.append(figures(checkout, pathlib.Path(workdir), data_dir))
@@ -108,7 +112,7 @@ def _measure():
   report = {"codes": codes, "runs": {config: [of[config] for of in digests] for config in RUNS},
             "num_steps": RUNS, **provenance({}, 0)}
   report["differ"] = [config for config, pair in report["runs"].items() if pair[0] != pair[1]]
-  workdirs.write_json(pathlib.Path(options.out), report)
+  workdirs.write_json(out, report)
   return report
 
 

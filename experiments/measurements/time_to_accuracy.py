@@ -11,7 +11,6 @@ the final test, report and pictures.
 
 import json
 import os
-import pathlib
 import shlex
 import statistics
 import subprocess
@@ -22,11 +21,19 @@ import time
 from absl import flags
 import numpy as np
 
+from dd_jax.runs import accuracies
+from dd_jax.runs import paths
+from dd_jax.runs import workdirs
 from experiments import launcher
 
 
 def run(arguments: list[str], seed: int, keep: str | None = None) -> dict:
-  """One run; `keep` is the directory in which its own stays. ChildProcessError where it fails."""
+  """One run; `keep` is the directory in which its own stays.
+
+  Raises:
+    FileExistsError: `keep` has one of this seed.
+    ChildProcessError: it fails.
+  """
   with tempfile.TemporaryDirectory() as empty:
     workdir = os.path.join(keep or empty, f"seed{seed}")
     if os.path.exists(workdir):
@@ -40,13 +47,15 @@ def run(arguments: list[str], seed: int, keep: str | None = None) -> dict:
     raise ChildProcessError(f"seed {seed} ended with {process.returncode}: "
                             f"{process.stderr.strip().splitlines()[-1]}")
   result = json.loads(process.stdout.splitlines()[-1])
+  figure = accuracies.names_of(result)[0]
   return {"seed": seed, "seconds": seconds, **{name: result[name] for name in (
-      "accuracy_mean", "accuracy_std", "validation_accuracy", "num_eval_inits", "outer_steps",
+      f"{figure}_mean", f"{figure}_std", f"validation_{figure}", "num_eval_inits", "outer_steps",
       "compile_seconds", "seconds_per_outer_step", "sources", "device", "jax_version")}}
 
 
-def _gflops(size=2048):
-  """Of a float32 product, which says how fast the machine was."""
+def _gflops():
+  """Of a float32 product of size 2048, which says how fast the machine was."""
+  size = 2048
   matrix = np.ones((size, size), np.float32)
   times = []
   for _ in range(5):
@@ -59,21 +68,22 @@ def _gflops(size=2048):
 def _measure():
   options = flags.FLAGS
   seeds = launcher.numbers("seeds", options.seeds, int)
-  arguments = shlex.split(options.command)
+  arguments, out = shlex.split(options.command), paths.output(options.out, "--out")
   run(arguments, seeds[0] - 1)
   speeds, runs = [_gflops()], []
   for seed in seeds:
     runs.append(run(arguments, seed, options.workdir))
     speeds.append(_gflops())
     report = {"command": options.command, "matmul_gflops": speeds, **_summary(runs)}
-    pathlib.Path(options.out).write_text(json.dumps(report, indent=2))  # As far as it has come.
+    workdirs.write_json(out, report)  # As far as it has come.
   return report
 
 
 def _summary(runs):
-  seconds, accuracies = ([row[name] for row in runs] for name in ("seconds", "accuracy_mean"))
+  (mean,) = (name for name in runs[0] if name.endswith("_mean"))
+  seconds, reached = ([row[name] for row in runs] for name in ("seconds", mean))
   return {"runs": runs, "seconds_mean": statistics.mean(seconds), "seconds_worst": max(seconds),
-          "accuracy_mean": statistics.mean(accuracies), "accuracy_worst": min(accuracies)}
+          mean: statistics.mean(reached), mean.replace("_mean", "_worst"): min(reached)}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def compare_networks(config: ConfigDict, workdir: str) -> dict:
   if not isinstance(dataset, datasets.Dataset):
     raise ValueError("data.name must give a dd_jax.datasets.Dataset or four arrays for networks to "
                      f"be compared on; {dataset.name!r} gives {type(dataset).__name__}")
-  dataset = application.fitted(artifact, dataset)
+  dataset = datasets.reframe(dataset, artifact.images.shape[2:])
   networks = {text: parts.network(text, dataset.num_classes, artifact.distilled.inputs.shape[2:],
                                   "networks")
               for text in config.networks.replace(" ", "").split(",")}

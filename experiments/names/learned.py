@@ -82,15 +82,15 @@ def _make_inputs(config, data, hard, start):
 
 
 def _perturbed(distill, data, real):
-  """Real images within epsilon, in pixels, and within the range of the dataset's."""
+  """Real images within epsilon, of the range of the dataset's pixels, and within that range."""
   pixels = data.pixels
   if pixels is None or pixels.whitening is not None:
     raise ValueError("distill.images must be 'pixels' for data that are no images, or whitened; "
                      "got 'perturbed'")
   low, high = ((end - pixels.mean) / pixels.std for end in pixels.range)
-  return perturbations.perturbed(real, distill.epsilon, norm=distill.norm,
-                                 scale=np.float32(pixels.std), low=np.float32(low),
-                                 high=np.float32(high))
+  return perturbations.perturbed(
+      real, distill.epsilon * (pixels.range[1] - pixels.range[0]), norm=distill.norm,
+      scale=np.float32(pixels.std), low=np.float32(low), high=np.float32(high))
 
 
 def hard_labels(distill: ConfigDict, data: runs.Data) -> jax.Array:

@@ -26,6 +26,9 @@ def load_data(config: ConfigDict) -> runs.Data:
   """
   data = config.data
   found = reading(config)
+  if data.predict != "class" and found.get("kind") != "table":
+    raise ValueError(f"data.predict must be 'class' unless data.kind is 'table'; "
+                     f"got {data.predict!r}")
   if "kind" not in found:
     return _images(config)
   return load_texts_or_table(data.name, data.dir, seed=config.seed, **found)
@@ -37,9 +40,10 @@ def reading(config: ConfigDict) -> dict[str, Any]:
   Empty where the name says it all.
   """
   data = config.data
-  kind = data.get("kind", "images")  # Pools have images.
+  kind = data.kind
   check_choice("data.kind", kind, KINDS)
   if kind != "images" and not parts.is_own(data.name):
+    _check_no_images(config, f"data.kind={kind!r}")
     return {"kind": kind, **{field: data[field] for field in FIELDS[kind]}}
   return parts.reading(config)._asdict() if own_files.is_path(data.name) else {}
 
@@ -75,8 +79,16 @@ def _images(config):
   found = parts.dataset(config.data.name, config.data.dir, "data.name",
                         download=config.data.download, reading=framed)
   if isinstance(found, runs.Data):
+    _check_no_images(config, f"data.name={config.data.name!r}, which gives runs.Data")
     return found
   data = runs.from_dataset(
       found, num_validation=config.data.num_validation, seed=config.seed,
       whitening=config.data.whitening, image_shape=framed.image_shape)
   return data._replace(name=config.data.name)
+
+
+def _check_no_images(config, where):
+  """A ValueError where a field is set that only images have."""
+  for field in ("whitening", "image_shape"):
+    if config.data[field] is not None:
+      raise ValueError(f"data.{field} must be left out for {where}; got {config.data[field]}")

@@ -1,6 +1,7 @@
 """Reading the files that runs wrote, and writing cells and tables of them."""
 
 import collections
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -22,7 +23,8 @@ def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[d
                        f"where results.paper.ROWS has the CONFIG; got {config!r}")
     result = read(path)
     if "sources" in result:
-      result["sources"] = list(dict.fromkeys(same.get(code, code) for code in result["sources"]))
+      result["sources"] = [code for code, _ in itertools.groupby(
+          same.get(code, code) for code in result["sources"])]
     groups[path.stem.rsplit("-seed", 1)[0]].append(result)
   return {name: newest_of(groups[name]) for name in sorted(groups, key=_order)}
 

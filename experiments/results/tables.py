@@ -137,11 +137,14 @@ def bench_table(runs: list[dict]) -> str:
   by_name = [{row["name"]: {"matmul_gflops": run["machine"].get("matmul_gflops"), **row}
               for row in run["settings"]} for run in runs]
   for name, (target, aim, release) in paper.BENCH_ROWS.items():
-    row = by_name[0][name]
-    by_hand = [run[name].get("ratio_by_hand") for run in by_name if name in run]
-    rows.append((f"`{name}`", f"{row['seconds_ours']:.3g}", f"{row['seconds_torch']:.3g}",
+    timed = [run[name] for run in by_name if name in run]
+    if not timed:
+      continue
+    row, by_hand = timed[0], [each.get("ratio_by_hand") for each in timed]
+    rows.append((f"`{name}`", f"{row['seconds_ours']:.3g}",
+                 f"{row['seconds_torch']:.3g}" if "seconds_torch" in row else "",
                  *(f"{run[name]['ratio']:.2f} ({run[name]['matmul_gflops']:.0f})"
-                   if name in run else "" for run in by_name),
+                   if "ratio" in run.get(name, {}) else "" for run in by_name),
                  ", ".join(f"{ratio:.1f}" for ratio in by_hand if ratio), target, aim,
                  f"{row['compile_seconds']:.1f}", f"{row['temporary_bytes'] / 1e6:.0f}", release))
   return markdown(rows)
