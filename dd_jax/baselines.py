@@ -18,7 +18,7 @@ import numpy as np
 from dd_jax import extras
 from dd_jax.parametrization import class_labels
 from dd_jax.step_sizes import check_positive
-from dd_jax.types import Array, DistilledData
+from dd_jax.types import Array, DistilledData, check_at_least
 
 
 def random_real(seed: int, images: Any, labels: Array, *, num_classes: int, num_steps: int,
@@ -41,22 +41,6 @@ def random_real(seed: int, images: Any, labels: Array, *, num_classes: int, num_
   rng = _generator(seed)
   arrays, members = _by_class(images, labels, num_classes, num_steps, images_per_class)
   return _take(arrays, _draw(rng, members, num_steps, images_per_class))
-
-
-def random_places(seed: int, labels: Array, *, num_classes: int, num_steps: int,
-                  images_per_class: int) -> np.ndarray:
-  """Where the images of `random_real` are among all: indices `[S, B]`.
-
-  Args:
-    seed, labels, num_classes, num_steps, images_per_class: as in `random_real`.
-
-  Raises:
-    ValueError: as there.
-  """
-  rng = _generator(seed)
-  _check_layout(num_steps, num_classes, images_per_class)
-  members = _members(np.asarray(labels), num_classes, num_steps, images_per_class)
-  return _draw(rng, members, num_steps, images_per_class)
 
 
 def optimized_real(seed: int, images: Any, labels: Array, *, num_classes: int, num_steps: int,
@@ -129,8 +113,7 @@ def with_step_size(images: Any, labels: Array, *, step_size: float, num_epochs: 
     step_size: positive.
     num_epochs: E.
   """
-  if num_epochs < 1:
-    raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
+  check_at_least(1, num_epochs=num_epochs)
   images, labels = jax.tree.map(jnp.asarray, (images, labels))
   check_positive(step_size)
   floating = [leaf.dtype for leaf in jax.tree.leaves(images)
@@ -239,14 +222,10 @@ def _from_rows(rows, like):
 
 def _by_class(images, labels, num_classes, num_steps, images_per_class, needed=None):
   """The inputs as numpy, and the indices of each class: at least M, or `needed`, of them."""
-  _check_layout(num_steps, num_classes, images_per_class)
+  # One class is that of targets.
+  class_labels(num_steps, max(num_classes, 2), images_per_class)
   images, labels = _labelled(images, labels, num_classes)
   return images, _members(labels, num_classes, num_steps, images_per_class, needed)
-
-
-def _check_layout(num_steps, num_classes, images_per_class):
-  """Refuses counts that make none; one class is that of targets."""
-  class_labels(num_steps, max(num_classes, 2), images_per_class)
 
 
 def _members(labels, num_classes, num_steps, images_per_class, needed=None):

@@ -10,7 +10,7 @@ from dd_jax import batch_independence
 from dd_jax import types
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.losses import cross_entropy, squared_error
-from dd_jax.types import Array, DistilledData, Train, wide
+from dd_jax.types import Array, DistilledData, Train, check_at_least, wide
 
 _TRAINING = 2 ** 32 - 1  # Folded into a key whose draws number the networks from 0 on.
 
@@ -161,8 +161,7 @@ def check_batches(apply: Callable, params: Any, inputs: Any, *, batch_size: int)
     batch_size: examples per forward pass.
   """
   num_examples = jax.tree.leaves(inputs)[0].shape[0]
-  if batch_size < 1:
-    raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+  check_at_least(1, batch_size=batch_size)
   if num_examples < 1:
     raise ValueError("labels must hold at least one example; got none")
   if batch_size < num_examples:
@@ -281,8 +280,7 @@ def map_networks(of_one: Callable, networks: Any, plan: Plan) -> Any:
   Raises:
     ValueError: a number of the plan below 1.
   """
-  if plan.num_parallel < 1:
-    raise ValueError(f"num_parallel must be at least 1; got {plan.num_parallel}")
+  check_at_least(1, num_parallel=plan.num_parallel)
 
   def of_networks(networks):
     # One at a time without a vmap over one, which costs XLA its layout of the products.

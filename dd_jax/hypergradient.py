@@ -11,7 +11,7 @@ from dd_jax import batch_independence
 from dd_jax import parallel
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.truncation import objective_keys
-from dd_jax.types import DistilledData, Train
+from dd_jax.types import DistilledData, Train, check_at_least
 
 
 def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistribution, train: Train,
@@ -44,10 +44,7 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
     ValueError: num_inits, num_parallel or chunk_size below 1; when traced, an inner optimizer that
       cannot be differentiated, or a real loss that is not a mean where its batch is cut.
   """
-  for name, value in (("num_inits", num_inits), ("num_parallel", num_parallel),
-                      ("chunk_size", chunk_size)):
-    if value is not None and value < 1:
-      raise ValueError(f"{name} must be at least 1; got {value}")
+  check_at_least(1, num_inits=num_inits, num_parallel=num_parallel, chunk_size=chunk_size)
   real_loss = adapters.scalar(real_loss)
 
   def loss_at(params, real):

@@ -11,7 +11,7 @@ from dd_jax import closures
 from dd_jax import optimizers
 from dd_jax.inner_loop import unroll
 from dd_jax.leaves import split_off_floating
-from dd_jax.types import Train
+from dd_jax.types import Train, check_at_least
 
 SOLVERS = ("conjugate_gradient", "neumann")
 
@@ -42,8 +42,7 @@ def implicit(loss: Callable, optimizer: Any = None, *, solver: str = "conjugate_
   """
   if solver not in SOLVERS:
     raise ValueError(f"solver must be one of {list(SOLVERS)}; got {solver!r}")
-  if num_terms < 1:
-    raise ValueError(f"num_terms must be at least 1; got {num_terms}")
+  check_at_least(1, num_terms=num_terms)
   if not damping >= 0:
     raise ValueError(f"damping must not be negative; got {damping}")
   unrolled = unroll(loss, optimizer, memory="plain")

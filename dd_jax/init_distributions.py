@@ -14,7 +14,7 @@ import jax
 from jax.nn import initializers
 import jax.numpy as jnp
 
-from dd_jax.types import Array, Params, wide
+from dd_jax.types import Array, Params, check_at_least, wide
 
 
 class InitDistribution(NamedTuple):
@@ -130,11 +130,6 @@ def random_init(init: Callable[[Array], Params], weight_init: Callable | None = 
   Raises:
     ValueError: by `make`, where `weight_init` is given and no leaf is to be redrawn.
   """
-  def draw(state, key, num_inits):
-    del state
-    _check_num_inits(num_inits)
-    return jax.random.split(key, num_inits)
-
   def make(state, key):
     del state
     init_key, weight_key = jax.random.split(key)
@@ -151,7 +146,7 @@ def random_init(init: Callable[[Array], Params], weight_init: Callable | None = 
     return tree.unflatten([weight_init(k, leaf.shape, leaf.dtype) if new else leaf
                            for k, leaf, new in zip(keys, leaves, chosen)])
 
-  return InitDistribution((), draw, make)
+  return InitDistribution((), _draw_keys, make)
 
 
 def fixed_init(params: Params) -> InitDistribution:
@@ -188,17 +183,12 @@ def near_init(params: Params, noise: float) -> InitDistribution:
       raise ValueError(f"noise must be at least {least:.2g} for weights of "
                        f"{jnp.result_type(leaf)}; got {noise}")
 
-  def draw(state, key, num_inits):
-    del state
-    _check_num_inits(num_inits)
-    return jax.random.split(key, num_inits)
-
   def make(state, key):
     leaves, tree = jax.tree.flatten(state)
     return tree.unflatten([leaf * (1 + noise * jax.random.normal(k, leaf.shape, leaf.dtype))
                            for k, leaf in zip(jax.random.split(key, len(leaves)), leaves)])
 
-  return InitDistribution(params, draw, make)
+  return InitDistribution(params, _draw_keys, make)
 
 
 def pretrained_init(pool: Params, *, size: int | None = None) -> InitDistribution:
@@ -256,7 +246,7 @@ def pool_tokens(key: Array, size: int, num_inits: int) -> Array:
   Raises:
     ValueError: N below 1 or above the size of the pool.
   """
-  _check_num_inits(num_inits)
+  check_at_least(1, num_inits=num_inits)
   if num_inits > size:
     raise ValueError(f"num_inits must be at most the pool's {size} networks; got {num_inits}")
   return jax.random.permutation(key, size)[:num_inits]
@@ -266,6 +256,7 @@ def _at(pool, place):
   return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place], pool)  # Of numpy too, as read.
 
 
-def _check_num_inits(num_inits):
-  if num_inits < 1:
-    raise ValueError(f"num_inits must be at least 1; got {num_inits}")
+def _draw_keys(state, key, num_inits):
+  del state
+  check_at_least(1, num_inits=num_inits)
+  return jax.random.split(key, num_inits)

@@ -139,36 +139,6 @@ def expected_residual(distilled: DistilledData, theta_star: Array, *, mean: Arra
   return jnp.sum(offset ** 2) + std ** 2 * jnp.sum(matrix ** 2)
 
 
-def closed_form_hypergrad(distilled: DistilledData, params: Array, theta_star: Array
-                          ) -> tuple[Array, DistilledData]:
-  """The mean of ||theta_1 - theta*||^2 over given theta_0, and its gradient, by hand.
-
-  With e = d theta_0 - t, r = theta_1 - theta* and means over theta_0:
-  by d: -2 (eta/M) (e r^T + d r theta_0^T); by t: 2 (eta/M) d r; by eta: -(2/M) (d r)^T e.
-
-  Args:
-    distilled: of one step.
-    params: theta_0 `[N, D]`.
-    theta_star: `[D]`.
-
-  Returns:
-    The mean `[]` and the gradient, shaped like `distilled`.
-
-  Raises:
-    ValueError: data of more than one step.
-  """
-  points, targets, step_size = _one_step(distilled)
-  num_inits, num_points = params.shape[0], targets.size
-  errors = params @ points.T - targets[None]  # [N, M], e of every theta_0.
-  residuals = params - step_size * errors @ points - theta_star[None]  # [N, D], r.
-  projected = residuals @ points.T  # [N, M], d r.
-  by_points = -2 * step_size / num_inits * (errors.T @ residuals + projected.T @ params)
-  by_targets = 2 * step_size * jnp.mean(projected, axis=0)
-  by_step_size = -2 / (num_inits * num_points) * jnp.sum(projected * errors)
-  return jnp.mean(jnp.sum(residuals ** 2, axis=1)), DistilledData(
-      by_points[None], by_targets[None], by_step_size[None, None])
-
-
 def _scaled(directions, theta_star, step_size):
   """Distilled data of d = sqrt(M/eta) directions `[M, D]` and t = d theta*."""
   check_positive(step_size)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from dd_jax import step_sizes
-from dd_jax.types import Array, DistilledData, Part
+from dd_jax.types import Array, DistilledData, Part, check_at_least
 
 
 class Parametrization(NamedTuple):
@@ -157,7 +157,7 @@ def bases(shape: tuple[int, ...], num_bases: int) -> Part:
   Raises:
     ValueError: num_bases below 1.
   """
-  check_at_least("num_bases", num_bases, 1)
+  check_at_least(1, num_bases=num_bases)
 
   def init(key):
     bases_key, coefficients_key = jax.random.split(key)
@@ -203,9 +203,9 @@ def class_labels(num_steps: int, num_classes: int, images_per_class: int) -> Arr
   Raises:
     ValueError: a number that is too small.
   """
-  check_at_least("num_steps", num_steps, 1)
-  check_at_least("num_classes", num_classes, 2)
-  check_at_least("images_per_class", images_per_class, 1)
+  check_at_least(1, num_steps=num_steps)
+  check_at_least(2, num_classes=num_classes)
+  check_at_least(1, images_per_class=images_per_class)
   labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), images_per_class)
   return jnp.tile(labels, (num_steps, 1))
 
@@ -221,7 +221,7 @@ def few_labels(num_steps: int, num_classes: int, batch: int) -> Array:
   Raises:
     ValueError: B out of 1..K.
   """
-  check_at_least("num_steps", num_steps, 1)
+  check_at_least(1, num_steps=num_steps)
   if not 1 <= batch <= num_classes:
     raise ValueError(f"batch must lie in 1..{num_classes} (the classes); got {batch}")
   owner = jnp.arange(num_classes) * batch // num_classes
@@ -264,9 +264,3 @@ def tied_labels(labels: Array, num_classes: int) -> Part:
     raise ValueError(f"labels must be integers in 0..{num_classes - 1}; "
                      f"got {labels.dtype} in {labels.min()}..{labels.max()}")
   return Part(lambda key: jnp.eye(num_classes), lambda table: table[labels])
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-  """A ValueError that names the argument `name`, unless `value` is at least `least`."""
-  if value < least:
-    raise ValueError(f"{name} must be at least {least}; got {value}")

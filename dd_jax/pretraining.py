@@ -10,7 +10,7 @@ import optax
 from dd_jax import adapters
 from dd_jax import types
 from dd_jax.init_distributions import pool_size
-from dd_jax.types import Array, Params, Train
+from dd_jax.types import Array, Params, Train, check_at_least
 
 
 def pretrain(key: Array, params: Params, loss: Callable, inputs: Any, labels: Array, *,
@@ -39,8 +39,7 @@ def pretrain(key: Array, params: Params, loss: Callable, inputs: Any, labels: Ar
     ValueError: num_epochs, batch_size or num_parallel out of its range, or inputs that are not as
       many as labels.
   """
-  if num_parallel is not None and num_parallel < 1:
-    raise ValueError(f"num_parallel must be at least 1; got {num_parallel}")
+  check_at_least(1, num_parallel=num_parallel)
   num_networks = pool_size(params)
   train = _minibatches(loss, optimizer, num_epochs, batch_size)
 
@@ -83,8 +82,7 @@ def minibatches(loss: Callable, optimizer: optax.GradientTransformation, *, num_
 
 def _minibatches(loss, optimizer, num_epochs, batch_size):
   """`(key, params, inputs, labels) -> (trained params, mean loss of each epoch)`."""
-  if num_epochs < 1:
-    raise ValueError(f"num_epochs must be at least 1; got {num_epochs}")
+  check_at_least(1, num_epochs=num_epochs)
   keyed = adapters.takes_key(loss)
   value_and_grad = jax.value_and_grad(adapters.scalar(adapters.with_key(loss)))
   update = optax.with_extra_args_support(optimizer).update

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
 
-from dd_jax.types import Array, Part
+from dd_jax.types import Array, Part, check_at_least
 
 SCALES = ("softplus", "log")
 SHARING = ("per_step", "per_epoch", "tied")
@@ -26,7 +26,7 @@ def learned(num_epochs: int, num_steps: int, start: float | Array, *, scale: str
   Raises:
     ValueError: an argument out of range, named with its rule and value.
   """
-  _check_counts(num_epochs, num_steps)
+  check_at_least(1, num_epochs=num_epochs, num_steps=num_steps)
   if sharing not in SHARING:
     raise ValueError(f"sharing must be one of {list(SHARING)}; got {sharing!r}")
   shape = {"per_step": (num_epochs, num_steps), "per_epoch": (num_epochs, 1),
@@ -53,7 +53,7 @@ def fixed(num_epochs: int, num_steps: int, value: float | Array) -> Part:
   Raises:
     ValueError: an argument out of range, named with its rule and value.
   """
-  _check_counts(num_epochs, num_steps)
+  check_at_least(1, num_epochs=num_epochs, num_steps=num_steps)
   shape = num_epochs, num_steps
   check_positive(value, "value")
   values = jnp.full(shape, _shared(value, *shape, shape, "value"), float)
@@ -100,9 +100,3 @@ def _shared(values, num_epochs, num_steps, shape, name):
     raise ValueError(f"{name} must be alike where step sizes are shared, "
                      f"{list(shape)} of {list(whole)}; got {values.tolist()}")
   return learned
-
-
-def _check_counts(num_epochs, num_steps):
-  for name, value in (("num_epochs", num_epochs), ("num_steps", num_steps)):
-    if value < 1:
-      raise ValueError(f"{name} must be at least 1; got {value}")

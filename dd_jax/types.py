@@ -100,3 +100,10 @@ def check_distilled(distilled: DistilledData) -> None:
 def wide(dtype: DTypeLike) -> DTypeLike:
   """float32, or the floating-point type itself where it has more bits: what sums are taken in."""
   return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32
+
+
+def check_at_least(least: int, **named: int | None) -> None:
+  """A ValueError that names the first argument below `least`; None is none."""
+  for name, value in named.items():
+    if value is not None and value < least:
+      raise ValueError(f"{name} must be at least {least}; got {value}")

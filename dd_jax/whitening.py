@@ -62,9 +62,9 @@ def apply_product(product: tuple[Array, Array], images: Array) -> Array:
 
 
 def restore(whitening: Whitening, images: np.ndarray) -> np.ndarray:
-  """The inverse of `whiten`; errors as there."""
+  """The inverse of `whiten`, of `[..., H, W, C]`; errors as there."""
   _check(whitening, images)
-  flat = _along(whitening, images.reshape(len(images), -1), whitening.scales)
+  flat = _along(whitening, images.reshape(-1, len(whitening.mean)), whitening.scales)
   return (flat + whitening.mean).reshape(images.shape)
 
 
@@ -74,7 +74,7 @@ def _along(whitening, flat, factors):
 
 
 def _check(whitening, images):
-  size = int(np.prod(images.shape[1:]))
+  size = int(np.prod(images.shape[-3:]))
   if size != len(whitening.mean):
     raise ValueError(f"images must have H W C = {len(whitening.mean)} numbers of the whitening; "
                      f"got {size}")

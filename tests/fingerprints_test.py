@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,7 +10,6 @@ from dd_jax import datasets
 from dd_jax.files import artifacts
 from dd_jax.files import pools
 from dd_jax.runs import fingerprints
-from dd_jax.runs import processes
 from dd_jax.runs import run
 from dd_jax.runs import transfer
 from experiments import problem
@@ -211,15 +209,6 @@ def test_a_damaged_record_is_named(tmp_path, content):
   with pytest.raises(ValueError, match="workdir must be .* of the same data; .*data.json is "
                                        "damaged"):
     fingerprints.check_workdir(tmp_path, {"train_images": "a"})
-
-
-def test_all_processes_must_have_the_same_data(monkeypatch):
-  fingerprints.check_processes({"train_images": "a"})
-  monkeypatch.setattr(processes, "gather_json", lambda mine: [mine, mine, {"train_images": "b"}])
-  with pytest.raises(ValueError, match="every process must have the same data, of data.name and "
-                                       "data.dir; train_images is a in process 0 and b in "
-                                       "process 2"):
-    fingerprints.check_processes({"train_images": "a"})
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 
 from dd_jax import runs
 from dd_jax.files import artifacts
+from dd_jax.runs import processes
 from dd_jax.runs import workdirs
 from experiments import problem
 from experiments.configs import diabetes_random_init
@@ -309,3 +310,11 @@ def test_a_start_that_does_not_fit_is_refused(finished, tmp_path, updates, messa
   with pytest.raises((ValueError, OSError), match=message):
     problem.distill(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_all_processes_must_be_given_the_same(monkeypatch):
+  workdirs.check_same({"train_images": "a"}, "the rule")
+  monkeypatch.setattr(processes, "gather_json", lambda mine: [mine, mine, {"train_images": "b"}])
+  with pytest.raises(ValueError, match="^the rule; train_images is 'a' in process 0 and 'b' in "
+                                       "process 2$"):
+    workdirs.check_same({"train_images": "a"}, "the rule")

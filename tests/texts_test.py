@@ -30,24 +30,6 @@ def test_sentences_are_cut_and_padded():
   assert tokens.dtype == np.int32 and mask.dtype == np.float32
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda tokens, mask: (tokens + 5, mask), r"tokens must lie in 0\.\.5 .*; got 5\.\.10"),
-    (lambda tokens, mask: (tokens - 1, mask), r"tokens must lie in 0\.\.5 .*; got -1\.\."),
-    (lambda tokens, mask: (tokens, mask[:, :3]), "mask numbers of that shape; got int32"),
-    (lambda tokens, mask: (tokens.astype(float), mask), "tokens must be integers"),
-    (lambda tokens, mask: (tokens, mask[:, ::-1]), r"row 1 has tokens \[2, 4, 0, 0\] and mask"),
-    (lambda tokens, mask: (tokens, 0 * mask), "at least one; row 1 has tokens"),
-    (lambda tokens, mask: (tokens, .5 * mask), "row 1 has tokens"),
-    (lambda tokens, mask: (tokens, np.ones_like(mask)), "row 1 has tokens")])
-def test_masks_that_do_not_match_are_named_in_a_line(change, message):
-  sentences = texts.encode(["the house", "is the house ?"],
-                           texts.vocabulary(_TEXTS, min_count=2), 4)
-  texts.check(sentences, 6)
-  with pytest.raises(ValueError, match=message) as error:
-    texts.check(texts.Sentences(*change(*sentences)), 6)
-  assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("call, message", [
     (lambda: texts.encode(["a", "  "], ("", ""), 4), "texts must hold a token each; got '  ' in"),
     (lambda: texts.encode(["a"], ("", ""), 0), "length must be at least 1; got 0"),

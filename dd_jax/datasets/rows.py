@@ -87,15 +87,9 @@ def in_memory(images: np.ndarray | Rows) -> np.ndarray:
   return found
 
 
-def blocks(images: np.ndarray | Rows, size: int | None = None) -> Iterator[np.ndarray]:
-  """Yields `[size, H, W, C]` after another; the last may be shorter.
-
-  Args:
-    images: an array or rows.
-    size: None: as many as take 32 MiB in float64.
-  """
-  if size is None:
-    size = max(1, _BLOCK_NUMBERS // max(1, math.prod(images.shape[1:])))
+def blocks(images: np.ndarray | Rows) -> Iterator[np.ndarray]:
+  """Yields images `[size, H, W, C]` of 32 MiB in float64 after another; the last may be fewer."""
+  size = max(1, _BLOCK_NUMBERS // max(1, math.prod(images.shape[1:])))
   for start in range(0, images.shape[0], size):
     stop = min(start + size, images.shape[0])
     yield (images.read(np.arange(start, stop)) if isinstance(images, Rows) else

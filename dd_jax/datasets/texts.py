@@ -61,31 +61,6 @@ def encode(texts: Sequence[str], words: tuple[str, ...], length: int) -> Sentenc
   return Sentences(tokens, (tokens != PADDING).astype(np.float32))
 
 
-def check(sentences: Sentences, num_words: int) -> None:
-  """A ValueError unless masks are 1 for the tokens of a sentence and 0 behind, and tokens known.
-
-  Args:
-    sentences: of whoever tokenised them.
-    num_words: V.
-  """
-  tokens, mask = sentences
-  if tokens.ndim != 2 or tokens.shape != mask.shape or tokens.dtype.kind not in "iu":
-    raise ValueError("tokens must be integers [n, L] and mask numbers of that shape; got "
-                     f"{tokens.dtype} {list(tokens.shape)} and {list(mask.shape)}")
-  if tokens.size and not (0 <= tokens.min() and tokens.max() < num_words):
-    raise ValueError(f"tokens must lie in 0..{num_words - 1} (the vocabulary); got "
-                     f"{tokens.min()}..{tokens.max()}")
-  lengths = mask.astype(bool).sum(1)
-  expected = (np.arange(mask.shape[1]) < lengths[:, None]).astype(mask.dtype)
-  wrong = np.flatnonzero((mask != expected).any(1) | (lengths == 0)
-                         | ((tokens != PADDING) != mask.astype(bool)).any(1))
-  if wrong.size:
-    row = wrong[0]
-    raise ValueError("mask must be 1 for the tokens of a sentence and 0 for the padding behind "
-                     f"them, of which it has at least one; row {row + 1} has tokens "
-                     f"{tokens[row].tolist()} and mask {mask[row].tolist()}")
-
-
 def random_vectors(num_words: int, dim: int, seed: int) -> np.ndarray:
   """`[V, D]` from N(0, 1), zeros for the padding."""
   if dim < 1:

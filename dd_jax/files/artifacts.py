@@ -146,10 +146,7 @@ class Artifact(NamedTuple):
 
   def _unwhitened(self):
     images = self.images.astype(np.float32)
-    if self.whitening is None:
-      return images
-    flat = zca.restore(self.whitening, images.reshape(-1, *images.shape[2:]))
-    return flat.reshape(images.shape)
+    return images if self.whitening is None else zca.restore(self.whitening, images)
 
 
 def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Params | None = None,

@@ -7,7 +7,8 @@ from flax import linen as nn
 
 from dd_jax.models import convolution as conv
 from dd_jax.models import pooling
-from dd_jax.models.model import Model, check_arguments, check_sizes, from_flax
+from dd_jax.models.model import Model, check_arguments, from_flax
+from dd_jax.types import check_at_least
 
 
 def alexnet(*, num_classes: int, image_shape: tuple[int, int, int], dropout: float = 0.0,
@@ -29,7 +30,7 @@ def alexnet(*, num_classes: int, image_shape: tuple[int, int, int], dropout: flo
   check_arguments(num_classes, image_shape, "alexnet", sizes=(224,))
   if not 0 <= dropout < 1:
     raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
-  check_sizes(width=width)
+  check_at_least(1, width=width)
   return from_flax(_AlexNet(num_classes, dropout, width, convolve=conv.resolve(convolution)),
                    image_shape)
 

@@ -6,8 +6,9 @@ from flax import linen as nn
 
 from dd_jax.models import convolution as conv
 from dd_jax.models import pooling
-from dd_jax.models.model import Model, check_arguments, check_sizes, from_flax
+from dd_jax.models.model import Model, check_arguments, from_flax
 from dd_jax.models.norm import Norm, check_norm
+from dd_jax.types import check_at_least
 
 
 def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int = 128,
@@ -28,7 +29,7 @@ def convnet(*, num_classes: int, image_shape: tuple[int, int, int], width: int =
   """
   check_arguments(num_classes, image_shape, "convnet")
   check_norm(norm)
-  check_sizes(width=width, depth=depth)
+  check_at_least(1, width=width, depth=depth)
   if min(image_shape[:2]) < 2 ** depth:
     raise ValueError(f"depth must be at most log2 of the image size {image_shape[:2]}; got {depth}")
   return from_flax(_ConvNet(num_classes, width, depth, norm, convolve=conv.resolve(convolution)),

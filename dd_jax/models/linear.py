@@ -2,7 +2,8 @@
 
 from flax import linen as nn
 
-from dd_jax.models.model import Model, check_array, check_sizes, from_flax
+from dd_jax.models.model import Model, check_array, from_flax
+from dd_jax.types import check_at_least
 
 
 def linear(*, num_classes: int, image_shape: tuple[int, ...]) -> Model:
@@ -12,7 +13,7 @@ def linear(*, num_classes: int, image_shape: tuple[int, ...]) -> Model:
     num_classes: K; 1 or more of targets.
     image_shape: of one input, such as (D,).
   """
-  check_sizes(num_classes=num_classes)
+  check_at_least(1, num_classes=num_classes)
   check_array(image_shape, "linear")
   return from_flax(_Linear(num_classes), image_shape)
 

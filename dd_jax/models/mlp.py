@@ -2,7 +2,8 @@
 
 from flax import linen as nn
 
-from dd_jax.models.model import Model, check_array, check_sizes, from_flax
+from dd_jax.models.model import Model, check_array, from_flax
+from dd_jax.types import check_at_least
 
 
 def mlp(*, num_classes: int, image_shape: tuple[int, ...],
@@ -14,7 +15,7 @@ def mlp(*, num_classes: int, image_shape: tuple[int, ...],
     image_shape: (H, W, C), of any size, or (D,) for D columns of a table.
     hidden: units of every hidden layer.
   """
-  check_sizes(num_classes=num_classes)
+  check_at_least(1, num_classes=num_classes)
   check_array(image_shape, "mlp")
   return from_flax(_MLP(num_classes, tuple(hidden)), image_shape)
 

@@ -16,7 +16,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from dd_jax.types import Array, Params
+from dd_jax.types import Array, Params, check_at_least
 
 # What a Flax module may call its mode, and what it is told in training.
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
@@ -173,12 +173,6 @@ def _refuse_state(names, module_name):
         "layer norm, or batch norm on the current batch alone, instead of running statistics")
 
 
-def check_classes(num_classes: int) -> None:
-  """A ValueError unless there are two classes or more."""
-  if num_classes < 2:
-    raise ValueError(f"num_classes must be at least 2; got {num_classes}")
-
-
 def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
                     sizes: tuple[int, ...] | None = None) -> None:
   """A ValueError unless the network called `name` can be made for these arguments.
@@ -189,7 +183,7 @@ def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
     name: of the network, for the message.
     sizes: what H = W may be. None: any H and W.
   """
-  check_classes(num_classes)
+  check_at_least(2, num_classes=num_classes)
   check_array(image_shape, name)
   if len(image_shape) != 3:
     raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")
@@ -203,10 +197,3 @@ def check_array(image_shape: tuple[int, ...], name: str) -> None:
   """A ValueError unless the inputs of the network called `name` are one array, not a dict."""
   if not isinstance(image_shape, (tuple, list)):
     raise ValueError(f"image_shape of {name} must be that of one array; got {image_shape}")
-
-
-def check_sizes(**sizes: int) -> None:
-  """A ValueError that names the first size below 1."""
-  for name, value in sizes.items():
-    if value < 1:
-      raise ValueError(f"{name} must be at least 1; got {value}")

@@ -6,8 +6,9 @@ import functools
 from flax import linen as nn
 
 from dd_jax.models import convolution as conv
-from dd_jax.models.model import Model, check_arguments, check_sizes, from_flax
+from dd_jax.models.model import Model, check_arguments, from_flax
 from dd_jax.models.norm import Norm, check_norm
+from dd_jax.types import check_at_least
 
 
 def resnet18(*, num_classes: int, image_shape: tuple[int, int, int], width: int = 64,
@@ -30,7 +31,7 @@ def resnet18(*, num_classes: int, image_shape: tuple[int, int, int], width: int 
   """
   check_arguments(num_classes, image_shape, "resnet18")
   check_norm(norm)
-  check_sizes(width=width)
+  check_at_least(1, width=width)
   if norm == "instance" and max(image_shape[:2]) <= 8:
     raise ValueError(f"norm must not be 'instance' for images of up to 8x8 in resnet18, whose last "
                      f"maps have one pixel; got {image_shape}")

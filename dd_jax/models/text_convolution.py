@@ -3,7 +3,8 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dd_jax.models.model import Model, check_classes, check_sizes, from_flax
+from dd_jax.models.model import Model, from_flax
+from dd_jax.types import check_at_least
 
 
 def text_convolution(*, num_classes: int, image_shape: dict[str, tuple[int, ...]],
@@ -18,8 +19,8 @@ def text_convolution(*, num_classes: int, image_shape: dict[str, tuple[int, ...]
     width: channels of every convolution.
     depth: convolutions.
   """
-  check_classes(num_classes)
-  check_sizes(width=width, depth=depth)
+  check_at_least(2, num_classes=num_classes)
+  check_at_least(1, width=width, depth=depth)
   if not isinstance(image_shape, dict) or image_shape.keys() != {"embedded", "mask"}:
     raise ValueError("image_shape of text_convolution must be {'embedded': (L, D), 'mask': (L,)}; "
                      f"got {image_shape}")

@@ -6,8 +6,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dd_jax.models.model import Model, check_arguments, check_sizes, from_flax
+from dd_jax.models.model import Model, check_arguments, from_flax
 from dd_jax.models.norm import LayerNorm
+from dd_jax.types import check_at_least
 
 
 def vit(*, num_classes: int, image_shape: tuple[int, int, int], patch: int = 4, width: int = 128,
@@ -25,7 +26,7 @@ def vit(*, num_classes: int, image_shape: tuple[int, int, int], patch: int = 4, 
     heads: of the attention.
   """
   check_arguments(num_classes, image_shape, "vit")
-  check_sizes(patch=patch, width=width, depth=depth, heads=heads)
+  check_at_least(1, patch=patch, width=width, depth=depth, heads=heads)
   if any(size % patch for size in image_shape[:2]):
     raise ValueError(f"patch={patch} must divide H and W; got {tuple(image_shape)}")
   if width % heads:

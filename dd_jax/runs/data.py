@@ -12,10 +12,11 @@ from dd_jax import parametrization
 from dd_jax import whitening as zca
 from dd_jax.datasets import normalization
 from dd_jax.datasets import rows
-from dd_jax.types import Array
+from dd_jax.types import Array, check_at_least
 
 # Inputs, any pytree of arrays [n, ...] or of `datasets.Rows`, and labels [n].
 Examples = tuple[Any, Array]
+_AT_ONCE = 1000  # Examples that are prepared together, on the device.
 
 
 class Pixels(NamedTuple):
@@ -30,8 +31,7 @@ class Pixels(NamedTuple):
   def pictures(self, images: np.ndarray) -> np.ndarray:
     """Images `[..., H, W, C]` to look at, in 0..1."""
     if self.whitening is not None:
-      images = zca.restore(self.whitening, images.reshape(-1, *images.shape[-3:])
-                           ).reshape(images.shape)
+      images = zca.restore(self.whitening, images)
     return datasets.pictures(images, self.mean, self.std, pixel_range=self.range)
 
 
@@ -141,8 +141,7 @@ def start_labels(data: Data, num_steps: int, images_per_class: int) -> Array:
   """
   if data.targets is None:
     return parametrization.class_labels(num_steps, data.num_classes, images_per_class)
-  parametrization.check_at_least("num_steps", num_steps, 1)
-  parametrization.check_at_least("images_per_class", images_per_class, 1)
+  check_at_least(1, num_steps=num_steps, images_per_class=images_per_class)
   return jnp.asarray(np.asarray(data.train[1])[spread_places(data, num_steps, images_per_class)])
 
 
@@ -183,17 +182,16 @@ def examples_at(data: Data, examples: Examples, places: np.ndarray) -> Examples:
   return jax.tree.map(np.asarray, found), labels
 
 
-def prepared(data: Data, examples: Examples, *, batch_size: int = 1000) -> Examples:
+def prepared(data: Data, examples: Examples) -> Examples:
   """All examples as networks take them, as NumPy arrays.
 
   Args:
     data: whose preparation it is.
     examples: of one of its splits.
-    batch_size: examples on the device at once.
   """
   size = len(examples[1])
-  parts = [examples_at(data, examples, np.arange(start, min(start + batch_size, size)))
-           for start in range(0, size, batch_size)]
+  parts = [examples_at(data, examples, np.arange(start, min(start + _AT_ONCE, size)))
+           for start in range(0, size, _AT_ONCE)]
   return jax.tree.map(lambda *blocks: np.concatenate(blocks), *parts)
 
 

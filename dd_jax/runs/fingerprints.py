@@ -4,7 +4,6 @@ import hashlib
 import json
 import pathlib
 
-from dd_jax.runs import processes
 from dd_jax.runs import workdirs
 
 
@@ -18,15 +17,6 @@ def of_file(path: pathlib.Path | str) -> str:
     return found.hexdigest()
   with path.open("rb") as content:
     return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def check_processes(fingerprints: dict[str, str]) -> None:
-  """A ValueError in every process unless all have the same data."""
-  first, *others = processes.gather_json(fingerprints)
-  for index, other in enumerate(others, start=1):
-    if differing := _differences(first, other, "in process 0", f"in process {index}"):
-      raise ValueError(f"every process must have the same data, of data.name and data.dir; "
-                       f"{differing}")
 
 
 def check_workdir(workdir: pathlib.Path, fingerprints: dict[str, str]) -> None:
@@ -45,14 +35,7 @@ def check_workdir(workdir: pathlib.Path, fingerprints: dict[str, str]) -> None:
   except (ValueError, TypeError) as error:
     raise ValueError(f"workdir must be empty or of the same data; {path} is damaged: "
                      f"{error}") from error
-  if differing := _differences(theirs, fingerprints, "there", "now"):
+  if differing := workdirs.differences(theirs, fingerprints, "there", "now"):
     raise ValueError(f"workdir must be empty or of the same data; {workdir} was made before what "
                      f"data.name and data.dir (or a named file) hold had changed: {differing}. "
                      "Bring the earlier data back, or take another workdir")
-
-
-def _differences(first, second, where_first, where_second):
-  """The fingerprints that differ, in words; empty where none does."""
-  return ", ".join(f"{name} is {first.get(name)} {where_first} and {second.get(name)} "
-                   f"{where_second}"
-                   for name in first | second if first.get(name) != second.get(name))

@@ -27,8 +27,9 @@ def provenance(config: dict, seed: int) -> dict[str, Any]:
 
 
 @functools.cache
-def source(package: pathlib.Path = pathlib.Path(dd_jax.__file__).parent) -> str:
+def source() -> str:
   """A digest of the package's code: of every Python file's path and text."""
+  package = pathlib.Path(dd_jax.__file__).parent
   digest = hashlib.blake2b(digest_size=8)
   for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
     text = path.read_bytes().replace(b"\r\n", b"\n")

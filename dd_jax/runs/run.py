@@ -79,8 +79,9 @@ def distill(problem: Problem, workdir: str | os.PathLike, *, num_steps: int, see
   programs = make_programs(problem, num_steps=num_steps, seed=seed, settings=settings)
   check_outputs(problem)
   _check_file(problem, programs)
-  workdirs.check_same_config(config)
-  fingerprints.check_processes(problem.made_from)
+  workdirs.check_same(config, "every process must be given the same config")
+  workdirs.check_same(problem.made_from, "every process must have the same data, of data.name and "
+                      "data.dir")
   with workdirs.held(workdir) as path:
     return _run(Run(problem, programs, settings, num_steps, seed, config, path), started)
 

@@ -51,7 +51,6 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
   for of, labels, places in ((train[0], train_labels, kept), (train[0], train_labels, chosen),
                              (test[0], test_labels, np.arange(len(test_labels)))):
     sentences = texts.encode([of[i] for i in places], words, length)
-    texts.check(sentences, len(words))
     splits.append((sentences._asdict(), labels[places]))
   table = (texts.random_vectors(len(words), dim, seed) if vectors == "random" else
            _trained(splits[0], len(words), dim, num_classes, seed) if vectors == "trained" else

@@ -79,22 +79,22 @@ def as_json(config: dict) -> dict:
 
 
 def open_workdir(config: dict, workdir: pathlib.Path) -> None:
-  """Creates the directory, or recognises one of the same config; a ValueError of another one."""
-  mine, theirs = config, _read_config(workdir)
+  """Begins a directory, or recognises one of the same config; a ValueError of another one."""
+  theirs = _read_config(workdir)
   if theirs is None:
-    _write_config(workdir, mine)
-  elif theirs != mine:
+    _write_config(workdir, config)
+  elif theirs != config:
     raise ValueError(f"workdir must be empty or of the same config; in {workdir} "
-                     f"{_differences(theirs, mine, 'there', 'here')}")
+                     f"{differences(theirs, config, 'there', 'here')}")
 
 
 def check_run(config: dict, workdir: pathlib.Path) -> None:
   """A ValueError unless the directory is empty, or holds a run that this one may go on from."""
-  mine, theirs = config, _read_config(workdir)
-  if theirs is not None and not continues(theirs, mine):
+  theirs = _read_config(workdir)
+  if theirs is not None and not continues(theirs, config):
     raise ValueError(f"workdir must be empty or of the same config, but for a larger "
                      f"outer.num_steps; in {workdir} "
-                     f"{_differences(_filled(theirs, mine), mine, 'there', 'here')}")
+                     f"{differences(_filled(theirs, config), config, 'there', 'here')}")
 
 
 def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
@@ -104,11 +104,10 @@ def open_run(config: dict, workdir: pathlib.Path) -> dict | None:
     What result.json of a finished run holds, or None. Where the config has more outer steps than
     the directory's, the result is removed, and the run goes on.
   """
-  mine, result = config, workdir / "result.json"
-  theirs = _read_config(workdir)
-  if theirs is None or _filled(theirs, mine) != flatten(mine):
+  theirs, result = _read_config(workdir), workdir / "result.json"
+  if theirs is None or _filled(theirs, config) != flatten(config):
     result.unlink(missing_ok=True)  # First: no result of another config stays.
-    _write_config(workdir, mine)
+    _write_config(workdir, config)
   return read_result(result)
 
 
@@ -136,13 +135,12 @@ def _filled(earlier, config):
   return {**{name: value for name, value in _ADDED.items() if name in names}, **flatten(earlier)}
 
 
-def check_same_config(config: dict) -> None:
-  """A ValueError in every process unless all were given the same config."""
-  first, *others = processes.gather_json(config)
+def check_same(value: dict, rule: str) -> None:
+  """A ValueError in every process that begins with `rule`, unless all have the same value."""
+  first, *others = processes.gather_json(value)
   for index, other in enumerate(others, start=1):
-    differing = _differences(first, other, "in process 0", f"in process {index}")
-    if differing:
-      raise ValueError(f"every process must be given the same config; {differing}")
+    if differing := differences(first, other, "in process 0", f"in process {index}"):
+      raise ValueError(f"{rule}; {differing}")
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -216,7 +214,7 @@ def _not_writable(workdir, error):
                  f"{error.strerror}")
 
 
-def _differences(first, second, where_first, where_second):
+def differences(first: dict, second: dict, where_first: str, where_second: str) -> str:
   """The fields that differ, in words; empty where none does."""
   first, second = flatten(first), flatten(second)
   pairs = {name: [tree.get(name, _ABSENT) for tree in (first, second)] for name in first | second}

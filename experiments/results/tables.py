@@ -32,14 +32,10 @@ from experiments.results.files import (config_and_note, ended_by, last, link, ma
 
 _HERE = pathlib.Path(__file__).parent.parent
 _MARK = "<!-- from here on: python -m experiments.results.tables -->\n"
-_BENCH_MARKS = ("<!-- bench: python -m experiments.results.tables -->\n", "<!-- end of bench -->\n")
-_WAYS_MARKS = ("<!-- ways: python -m experiments.results.tables -->\n", "<!-- end of ways -->\n")
 _BASELINES = ("random_real", "optimized_real", "kmeans", "average_real")
 _BESIDE = ("all_real", "boosted_trees_all_real", "boosted_trees_random_real")
 
 
-_MERGING_MARKS = ("<!-- merging: python -m experiments.results.tables -->\n",
-                  "<!-- end of merging -->\n")
 _MERGED = {"low": "the digits 0 to 4, tested on these",
            "high": "the digits 5 to 9, tested on these",
            "merged": "both files merged, tested on all", "all": "all ten at once"}
@@ -153,12 +149,12 @@ def bench_table(runs: list[dict]) -> str:
 def render_bench(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
   """The build notes' text with the bench's table made anew; as it was where no run is kept."""
   runs = [json.loads(path.read_text()) for path in sorted(measurements.glob("bench_[0-9].json"))]
-  return _between(_BENCH_MARKS, text, bench_table(runs)) if runs else text
+  return _between("bench", text, bench_table(runs)) if runs else text
 
 
 def render_ways(text: str, results: pathlib.Path = _HERE / "results") -> str:
   """The text of docs/five_ways.md with its table made anew."""
-  return _between(_WAYS_MARKS, text, transfers.ways_table(*_runs_and_transfers(results)))
+  return _between("ways", text, transfers.ways_table(*_runs_and_transfers(results)))
 
 
 def render_merging(text: str, measurements: pathlib.Path = _HERE / "measurements") -> str:
@@ -167,14 +163,16 @@ def render_merging(text: str, measurements: pathlib.Path = _HERE / "measurements
   if not path.exists():
     return text
   report = json.loads(path.read_text())
-  return _between(_MERGING_MARKS, text, markdown([
+  return _between("merging", text, markdown([
       ("images of", "test accuracy %", "held-out networks"),
       *((title, mean_std(report[name], "accuracy"), report["num_eval_inits"])
         for name, title in _MERGED.items())]))
 
 
-def _between(marks, text, table):
-  begin, end = marks
+def _between(name, text, table):
+  """The text with the table between the marks of that name."""
+  begin = f"<!-- {name}: python -m experiments.results.tables -->\n"
+  end = f"<!-- end of {name} -->\n"
   head, _, rest = text.partition(begin)
   return head + begin + "\n" + table + "\n" + end + rest.partition(end)[2]
 
