@@ -209,6 +209,21 @@ def test_a_loss_with_a_key_and_several_networks(x64, solver):
   assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(results[0][1]["inputs"]))
 
 
+@pytest.mark.parametrize("options", [{}, {"solver": "neumann", "num_terms": 400}],
+                         ids=["conjugate_gradient", "neumann"])
+def test_the_optimum_is_of_the_key_that_training_had(x64, options):
+  """theta* = u mean(x), with the u of the key: its derivative by each x is u / n."""
+  def loss(theta, inputs, labels, key):
+    return .5 * jnp.mean((theta - jax.random.uniform(key) * inputs) ** 2)
+
+  def of(x):
+    return dd_jax.DistilledData(x[None], jnp.zeros((1, x.size), jnp.int32), jnp.full((60, 1), .5))
+
+  train, key, x = dd_jax.implicit(loss, **options), jax.random.key(4), jnp.array([1., 2., 4.])
+  found = jax.grad(lambda x: train(key, jnp.zeros(()), of(x))[0])(x)
+  np.testing.assert_allclose(found, jax.random.uniform(key) / x.size, rtol=1e-9)
+
+
 def test_an_optimizer_that_closes_over_a_traced_number_is_refused():
   learned = _learned(num_epochs=3)
 

@@ -198,3 +198,15 @@ def test_a_key_that_is_bound_stays():
   inputs, labels = jnp.asarray([[1., 0., 2.]]), jnp.asarray([1])
   np.testing.assert_array_equal(loss(jnp.eye(3), inputs, labels),
                                 losses.cross_entropy(2 * inputs, labels)[0])
+
+
+def test_targets_are_floats_of_the_shape_of_the_outputs_and_have_their_gradient():
+  with pytest.raises(ValueError, match=r"targets must be floats \[4, 3\], as the outputs; got "):
+    losses.squared_error(jnp.ones((4, 3)), jnp.ones((4, 1)))
+  with pytest.raises(ValueError, match="as the outputs; got int32"):
+    losses.squared_error(jnp.ones((4, 3)), jnp.ones((4, 3), jnp.int32))
+  x, y = (np.random.default_rng(seed).normal(size=(5, size)).astype(np.float32)
+          for seed, size in enumerate((3, 2)))
+  w = np.ones((3, 2), np.float32)
+  found = jax.grad(losses.regression(lambda w, x: x @ w))(w, x, y)
+  np.testing.assert_allclose(found, x.T @ (x @ w - y) / 5, rtol=1e-5, atol=1e-6)

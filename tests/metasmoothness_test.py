@@ -21,6 +21,14 @@ def _measure(train, trainable, direction, size):
   return metasmoothness.metasmoothness(train, lambda w: w, _KEY, None, trainable, direction, size)
 
 
+def test_a_random_direction_has_a_sign_for_every_number():
+  found = metasmoothness.random_direction(
+      jax.random.key(0), {"a": jnp.zeros(100), "b": jnp.zeros((10, 10))})
+  for leaf in found.values():
+    assert set(np.unique(leaf)) == {-1, 1} and abs(leaf.mean()) < .5
+  assert not np.array_equal(found["a"], found["b"].ravel())
+
+
 def test_it_is_its_definition():
   """Differences (1, 2, -3) and (2, -1, -5): (1 - 2 + 3) / 6."""
   def train(key, params, data):

@@ -243,6 +243,17 @@ def test_bad_arguments_are_named(call, message):
     call()
 
 
+def test_several_inputs_begin_at_their_start_learned_and_given_alike():
+  start = {"a": np.arange(6.).reshape(1, 2, 3), "b": np.arange(2.).reshape(1, 2, 1)}
+  part = parametrization.inputs({"a": (3,), "b": (1,)}, 1, 2, start=start,
+                                given={"b": np.zeros(1)})
+  learned = part.init(jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, part.decode(learned), start)
+  moved = part.decode(jax.tree.map(lambda x: x + 1, learned))
+  np.testing.assert_array_equal(moved["a"], start["a"] + 1)
+  np.testing.assert_array_equal(moved["b"], start["b"])
+
+
 @pytest.mark.parametrize("start, message", [
     ({"a": np.zeros((1, 2, 3))}, r"start must hold the inputs \['a', 'b'\]; got \['a'\]"),
     ({"a": np.zeros((1, 2, 3)), "b": np.zeros((1, 2, 7))},

@@ -172,6 +172,34 @@ def test_an_adaptive_window_prefers_where_the_inner_loss_changes():
   assert len(set(starts(1e6).tolist())) >= 4
 
 
+@pytest.mark.parametrize("temperature", [.5, 1., 2.])
+def test_an_adaptive_window_is_drawn_by_its_share_of_the_change(temperature):
+  losses = jnp.array([7., 6., 6., 4., 4.])  # Windows of two steps change by 1, 2, 2 and 0.
+  start, number = truncation.adaptive_start(temperature), 20_000
+  found = jax.vmap(lambda key: start(key, 3, lambda: losses))(
+      jax.random.split(jax.random.key(0), number))
+  expected = np.array([1., 2., 2., 0.]) ** (1 / temperature)
+  np.testing.assert_allclose(np.bincount(found, minlength=4) / number, expected / expected.sum(),
+                             atol=.018)  # Five standard errors.
+
+
+def test_a_start_sees_the_losses_of_the_whole_trajectory_with_the_key_of_training(x64):
+  trainable, decode = problems.trainable()
+  params, distilled, seen = problems.init(jax.random.key(0)), decode(trainable), []
+
+  def noisy(params, inputs, labels, key):
+    return problems.inner_loss(params, inputs + jax.random.normal(key, inputs.shape), labels)
+
+  def start(key, last, losses):
+    seen.append(losses())
+    return 0
+
+  train = dd_jax.unroll(noisy, _MOMENTUM)
+  key = jax.random.key(7)
+  dd_jax.window(train, start=start, length=2)(key, params, distilled)
+  np.testing.assert_allclose(seen[0], train(key, params, distilled)[1], rtol=1e-12)
+
+
 def test_a_window_by_itself_has_the_losses_of_the_trajectory_there(x64):
   """Outside of an outer loss every network places its own window, by its key."""
   trainable, decode = problems.trainable()
@@ -205,6 +233,13 @@ def test_warm_starts_move_on_by_windows_and_begin_anew_at_the_end(x64):
     chosen = np.asarray(warm.init.draw(pool, truncation.objective_keys(key)[0], 2))
     pool = carry_on(key, pool, (), distilled)
     positions.append(np.asarray(pool.position))
+    fresh = _RANDOM.sample(truncation.objective_keys(key)[2], 2)
+    for place, row in enumerate(chosen):  # A trajectory that has ended makes room for a network.
+      if positions[-1][row] == 0:
+        new = jax.tree.map(lambda leaf, row=row: leaf[row], pool)
+        problems.assert_close(new.params, jax.tree.map(
+            lambda leaf, place=place: leaf[place], fresh), 1e-12)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(new.opt_state))
     for row in range(4):
       expected = positions[-2][row] + 2 * (row in chosen)
       assert positions[-1][row] == (0 if expected + 2 > _TOTAL else expected)

@@ -44,6 +44,14 @@ def test_restore_is_the_inverse(dtype, tolerance):
   np.testing.assert_allclose(back, fresh, atol=tolerance)
 
 
+def test_on_a_device_it_is_the_same_product():
+  images = _images()
+  fitted = whitening.fit(images)
+  fresh = _images(5, seed=1)
+  np.testing.assert_allclose(whitening.apply_product(whitening.as_product(fitted), fresh),
+                             whitening.whiten(fitted, fresh), rtol=1e-4, atol=1e-4)
+
+
 def test_bad_arguments_are_named():
   with pytest.raises(ValueError, match="regularization must be positive; got 0"):
     whitening.fit(_images(), regularization=0)
