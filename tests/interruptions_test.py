@@ -9,14 +9,14 @@ from tests.launches import ROOT
 
 def test_the_same_signal_twice_is_one_and_a_later_one_ends_the_process():
   process = subprocess.run([sys.executable, "-c", """
-import os, signal, time
+import os, signal, types
 from dd_jax.runs import interruptions
-interruptions._SAME = .2
+clock = iter([0., .1, 5.])
+interruptions.time = types.SimpleNamespace(monotonic=lambda: next(clock))
 with interruptions.deferred() as received:
   os.kill(os.getpid(), signal.SIGTERM)
   os.kill(os.getpid(), signal.SIGTERM)
   print(received, flush=True)
-  time.sleep(.5)
   os.kill(os.getpid(), signal.SIGTERM)
   print("alive", flush=True)
 """], cwd=ROOT, capture_output=True, text=True, timeout=100)

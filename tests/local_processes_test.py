@@ -70,9 +70,15 @@ def test_each_process_has_cores_of_its_own(tmp_path):
 @_NEEDS_TWO
 def test_where_one_fails_the_others_are_ended_and_it_is_said_why(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(local_processes, "_GRACE", .2)
-  command = _child(f"pathlib.Path({str(tmp_path)!r}, place).write_text(str(os.getpid()))\n"
-                   "if place == '1':\n  print('error: of the second', file=sys.stderr)\n"
-                   "  sys.exit(7)\ntime.sleep(300)")
+  command = _child(f"begun = pathlib.Path({str(tmp_path)!r})\n"
+                   "(begun / ('new' + place)).write_text(str(os.getpid()))\n"
+                   "(begun / ('new' + place)).rename(begun / place)\n"
+                   "until = time.monotonic() + 100\n"
+                   "while place == '1' and time.monotonic() < until:\n"
+                   "  if (begun / '0').exists():\n"
+                   "    print('error: of the second', file=sys.stderr)\n"
+                   "    sys.exit(7)\n"
+                   "time.sleep(200)")
   assert local_processes.run(command, 2) == 7
   assert capfd.readouterr().err == "error: of the second\n"
   with pytest.raises(ProcessLookupError):
@@ -87,7 +93,8 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
                  "for number in (signal.SIGINT, signal.SIGTERM):\n"
                  "  signal.signal(number, lambda number, _: received.append(number))\n"
                  "(directory / ('begun' + place)).touch()\n"
-                 "while not received:\n  time.sleep(.02)\n"
+                 "until = time.monotonic() + 200\n"
+                 "while not received and time.monotonic() < until:\n  time.sleep(.02)\n"
                  "time.sleep(.5)\n"
                  "(directory / 'new').with_suffix('.' + place).write_text(repr(received))\n"
                  "(directory / 'new').with_suffix('.' + place).rename(directory / place)\n"

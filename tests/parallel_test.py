@@ -31,7 +31,7 @@ def eight_devices(tmp_path_factory):
   @functools.cache
   def results(names):
     path = tmp_path_factory.mktemp("eight_devices") / "results.npz"
-    assert _start(8, path, ",".join(names)).wait(timeout=500) == 0
+    assert _start(8, path, ",".join(names)).wait(timeout=250) == 0
     return np.load(path)
 
   return results
@@ -46,7 +46,7 @@ def two_processes(tmp_path_factory):
   names = ",".join(many_devices.OF_PROCESSES)
   processes = [_start(2, path, names, coordinator, index) for index in (0, 1)]
   try:
-    assert [process.wait(timeout=500) for process in processes] == [0, 0]
+    assert [process.wait(timeout=250) for process in processes] == [0, 0]
   finally:
     for process in processes:
       process.kill()

@@ -59,9 +59,13 @@ def test_sigterm_ends_a_process_that_has_joined_others_and_not_begun():
       [sys.executable, "-c", "import time; from dd_jax.runs import processes; "
        f"processes.start('localhost:{port}', 1, 0); print('ready', flush=True); time.sleep(60)"],
       cwd=_ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-  assert process.stdout.readline() == "ready\n"
-  process.terminate()
-  assert process.wait(timeout=20) == -signal.SIGTERM
+  try:
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.wait(timeout=20) == -signal.SIGTERM
+  finally:
+    process.kill()
+    process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +127,7 @@ def test_when_one_of_two_processes_dies_the_other_ends_and_the_pair_continues(tm
       assert all(process.poll() is None for process in processes)
       time.sleep(.05)
     processes[dies].send_signal(signal.SIGKILL)
-    killed = time.monotonic()
     _, error = processes[1 - dies].communicate(timeout=60)
-    assert time.monotonic() - killed < 60
     assert processes[1 - dies].returncode not in (0, None)
     assert "error: another process of this run has ended or cannot be reached" in error, error
   finally:
