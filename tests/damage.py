@@ -26,6 +26,13 @@ def examples(number):
                              suppress_health_check=list(hypothesis.HealthCheck))
 
 
+def damage_file(data, path, fields=()):
+  """`damaged` content in a file; whether it is another than before."""
+  whole = path.read_bytes()
+  path.write_bytes(damaged(data, whole, fields))
+  return path.read_bytes() != whole
+
+
 def damaged(data, raw, fields=()):
   """`raw` after a drawn damage, or whole.
 

@@ -101,8 +101,9 @@ def test_cifar10_archive(folder, data):
   batches, images, labels = cifar10_files(data)
   path = folder / "cifar-10-binary.tar.gz"
   dataset_files.write_cifar10_archive(path, batches)
-  path.write_bytes(damage.damaged(data, path.read_bytes()))
+  changed = damage.damage_file(data, path)
   found = damage.outcome(cifar.read_cifar10, path)
+  assert changed or found is not None
   if found:
     damage.assert_equal(found, (images[:10], labels[:10].astype(np.int32),
                          images[10:], labels[10:].astype(np.int32)))

@@ -38,8 +38,9 @@ def test_png(folder, data):
     pixels = pixels.astype(np.uint16) * 257
   path = folder / "picture.png"
   Image.fromarray(pixels if kind == "colour" else pixels[..., 0]).save(path)
-  path.write_bytes(damage.damaged(data, path.read_bytes()))
+  changed = damage.damage_file(data, path)
   found = damage.outcome(pixels_of, path)
+  assert changed or found is not None
   if found is not None:
     damage.assert_equal([found], [pixels])
 

@@ -205,9 +205,13 @@ def test_networks_and_keys(name):
 
 
 def test_own_weights_are_those_of_the_network():
-  init = inits.random_init(template, inits.WEIGHT_INITS["own"]())
-  jax.tree.map(np.testing.assert_array_equal, init.sample(jax.random.key(0), 3),
-               inits.random_init(template).sample(jax.random.key(0), 3))
+  init = inits.random_init(lambda key: {"w": jax.random.normal(key, (3, 3)), "b": jnp.ones(3)},
+                           inits.WEIGHT_INITS["own"]())
+  found = init.sample(jax.random.key(0), 3)
+  (drawn,) = jax.tree.leaves(jax.vmap(lambda token: jax.random.normal(
+      jax.random.split(token)[0], (3, 3)))(init.draw((), jax.random.key(0), 3)))
+  np.testing.assert_array_equal(found["w"], drawn)
+  np.testing.assert_array_equal(found["b"], np.ones((3, 3)))
 
 
 def test_leaves_of_one_shape_differ():

@@ -105,7 +105,7 @@ def test_the_step_by_hand_is_the_same_step(name):
   by_hand = plain_jax.PlainSide(setting._asdict(), ours.inputs(), "highest")
   expected = ours.hypergradient64()
   bench._check_agreement("by hand", by_hand.hypergradient64(), expected)
-  assert by_hand.step() > 0
+  by_hand.step()
   assert by_hand.report()["plain_temporary_bytes"] > 0
   _, in_float32 = ours.hypergradient()
   for leaf, values in expected[1].items():  # 1e-4 or so, by the machine's products.

@@ -13,6 +13,7 @@ from experiments import problem
 from experiments.configs import default
 from experiments.configs import transfer
 from experiments.names import applied
+from experiments.names import parts
 
 _FILES = {
     "my_nets.py": """
@@ -263,3 +264,8 @@ def test_an_own_inner_loss_has_to_be_named_too(tmp_path):
   np.testing.assert_allclose(found["accuracy_mean"], result.figures["accuracy_mean"], atol=1e-3)
   assert dd_jax.files.artifacts.load(tmp_path / "distilled.npz").metadata["inner_loss"] == (
       "my_losses:direct")
+
+
+def test_where_no_name_is_known_a_loss_is_one_s_own():
+  with pytest.raises(ValueError, match="^--loss must be package.module:function; got 'classific"):
+    parts.loss("classification", None, {}, "--loss")

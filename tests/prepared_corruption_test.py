@@ -42,8 +42,9 @@ def test_npz_of_a_set(folder, data):
   arrays, path = set_arrays(data), folder / "set.npz"
   save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
   save(path, more=np.zeros(3), **arrays)
-  path.write_bytes(damage.damaged(data, path.read_bytes()))
+  changed = damage.damage_file(data, path)
   found = damage.outcome(formats.read_npz, path)
+  assert changed or found is not None
   if found is not None:
     damage.assert_equal(found, arrays.values())
 

@@ -100,6 +100,9 @@ def test_a_category_of_one_row_fits_any_split(seed):
 
 
 def test_a_column_of_nan_is_one_of_numbers():
-  columns = {"x": np.array([1., np.nan, 2., 3., 4., 5.]), "y": ["a", "b"] * 3}
-  data = runs.from_columns(columns, label="y", num_validation=2)
-  assert data.train[0].shape[1] in (1, 2)  # Two where a training row misses it.
+  x = np.array([1., np.nan, 2., np.nan, 4., 5., np.nan, 7.])
+  columns = {"x": x, "y": ["a", "b"] * 4}
+  test = {"x": np.array([3., np.nan]), "y": ["a", "b"]}
+  data = runs.from_columns(columns, test, label="y", num_validation=2)
+  assert data.train[0].shape == (6, 2)  # The number, and whether there is none.
+  assert data.train[0][:, 1].sum() in (1, 2, 3) and data.test[0][:, 1].tolist() == [0, 1]

@@ -126,8 +126,9 @@ def test_cifar100_archive(folder, data):
   path = folder / "cifar-100-binary.tar.gz"
   dataset_files.write_tar(path, "cifar-100-binary", files)
   expected = cifar.read_cifar100(path)
-  path.write_bytes(damage.damaged(data, path.read_bytes()))
+  changed = damage.damage_file(data, path)
   found = damage.outcome(cifar.read_cifar100, path)
+  assert changed or found is not None
   if found:
     damage.assert_equal(found[:4], expected[:4])
     assert found.class_names == expected.class_names
@@ -159,8 +160,9 @@ def test_tiny_imagenet(tmp_path_factory, data):
   (root / "words.txt").write_text("n01\tgoldfish, Carassius\nn02\tcrane\n")
   path = root / data.draw(st.sampled_from(["wnids.txt", "words.txt", "val/val_annotations.txt",
                                            "val/images/val_0.JPEG"]))
-  path.write_bytes(damage.damaged(data, path.read_bytes()))
+  changed = damage.damage_file(data, path)
   found = damage.outcome(lambda *paths: directories.read_tiny_imagenet(root), root)
+  assert changed or found is not None
   if found:
     assert {image.tobytes() for image in (*found[0], *found[2])} <= {
         image.tobytes() for image in images}

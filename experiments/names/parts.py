@@ -148,6 +148,8 @@ def reading(config: ConfigDict) -> datasets.Reading:
 def loss(name: str, apply: Callable, choices: Mapping[str, Callable], field: str) -> Callable:
   """The loss of a name; one's own is `(params, inputs, labels) -> []`, or makes it of `apply`."""
   if not is_own(name):
+    if not choices:
+      raise ValueError(f"{field} must be package.module:function; got {name!r}")
     return choose(choices, name, field)()
   found = load_own(name, field)
   if _takes(found, apply):
