@@ -13,12 +13,17 @@ from absl import flags
 from dd_jax.runs import paths
 from experiments import launcher
 
+# What follows from the data and the network, and has to be one.
+_SAME = ("dataset", "split_seed", "model", "mean", "std", "whitening")
+# What the run of one file says of itself, which holds for no other.
+_OF_ONE_RUN = ("num_eval_inits", "outer_steps", "selection", "readable")
+
 
 def average(artifacts: Sequence):
   """The artifact in the middle; it has no figures, as none was measured.
 
   Raises:
-    ValueError: fewer than two, or files of other shapes, hard labels or normalisation.
+    ValueError: fewer than two, or files of other shapes, hard labels, weights, data or network.
   """
   import jax
   import jax.numpy as jnp
@@ -31,7 +36,9 @@ def average(artifacts: Sequence):
         "shapes": [jax.tree.map(jnp.shape, each.distilled) for each in (first, other)],
         "hard labels": [None if each.distilled.labels.ndim == 3 else
                         np.asarray(each.distilled.labels).tolist() for each in (first, other)],
-        **{name: [each.metadata.get(name) for each in (first, other)] for name in ("mean", "std")}}
+        "weights of a fixed init": [jax.tree.map(lambda x: np.asarray(x).tobytes(),
+                                                 each.init_params) for each in (first, other)],
+        **{name: [each.metadata.get(name) for each in (first, other)] for name in _SAME}}
     for name, (expected, found) in alike.items():
       if expected != found:
         raise ValueError(f"--files must agree in {name}; number {number} does not")
@@ -44,7 +51,7 @@ def average(artifacts: Sequence):
       step_sizes=jnp.log(each.step_sizes),
       labels=jnp.asarray(each.labels, each.step_sizes.dtype)) for each in distilled))
   metadata = {name: value for name, value in first.metadata.items()
-              if not name.endswith(("_mean", "_std"))}
+              if not name.endswith(("_mean", "_std")) and name not in _OF_ONE_RUN}
   return first._replace(
       distilled=middle._replace(step_sizes=jnp.exp(middle.step_sizes), labels=(
           middle.labels if first.distilled.labels.ndim == 3 else first.distilled.labels)),

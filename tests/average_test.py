@@ -13,7 +13,8 @@ from tests.launches import error_of, launch
 def _artifact(value, labels, step_size, **metadata):
   return dd_jax.Artifact(dd_jax.DistilledData(
       jnp.full((1, 2, 3, 3, 1), value), labels, jnp.full((1, 1), step_size)), None,
-      {"mean": [.5], "std": [.25], "accuracy_mean": .9, "model": "mlp", **metadata}, None)
+      {"mean": [.5], "std": [.25], "accuracy_mean": .9, "model": "mlp", "outer_steps": 5,
+       **metadata}, None)
 
 
 def test_the_middle_of_soft_files():
@@ -35,6 +36,7 @@ def test_hard_labels_stay_and_must_be_the_same(tmp_path):
       ([one, other], "--files must agree in hard labels; number 1 does not"),
       ([one, two, _artifact(1., one.distilled.labels, .1, mean=[0.])], "agree in mean; number 2"),
       ([one, _artifact(1., jnp.zeros((1, 2, 3)), .1)], "agree in shapes; number 1"),
+      ([one, two._replace(init_params={"w": np.ones(2)})], "agree in weights of a fixed init"),
       ([one], "--files must be two or more; got 1")):
     with pytest.raises(ValueError, match=message):
       average.average(wrong)
