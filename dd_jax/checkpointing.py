@@ -22,7 +22,7 @@ from dd_jax.leaves import is_floating, split_off, split_off_floating
 from dd_jax.types import Array
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
   """Which states are kept when, as tables of int32; the states lie in slots 0..c-1.
 
   The backward pass is a row of events: a kept state is taken, moved on, and kept as well, or the
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def plan(length: int, num_states: int) -> Plan:
+def schedule(length: int, num_states: int) -> Schedule:
   """The fewest steps for a trajectory of that length with so many states."""
   kept, events = [0], []
   while len(kept) < num_states and length - kept[-1] > 1:
@@ -53,7 +53,7 @@ def plan(length: int, num_states: int) -> Plan:
       if begin == last:
         stack.pop()
       last -= 1
-  return Plan(np.array(kept, np.int32), *np.array(events, np.int32).T)
+  return Schedule(np.array(kept, np.int32), *np.array(events, np.int32).T)
 
 
 def _first_part(length, num_free):
@@ -87,7 +87,7 @@ def scan(step: Callable, constants: Any, rows: Any, state: Any, inputs: Any, pla
   Returns:
     The state after the last step, and the outputs `[T]`.
   """
-  table = plan(len(places), num_states)
+  table = schedule(len(places), num_states)
   converted, closed = closures.hoist(step, constants, _at(rows, 0), state, _at(inputs, 0))
   constants = closed, constants
 

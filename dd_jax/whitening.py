@@ -39,13 +39,13 @@ def fit(images: np.ndarray, *, regularization: float = 0.1) -> Whitening:
 
 
 def whiten(whitening: Whitening, images: np.ndarray) -> np.ndarray:
-  """`[n, H, W, C]` of normalised space, whitened.
+  """Images `[..., H, W, C]` of normalised space, whitened.
 
   Raises:
     ValueError: images of another size than the whitening's.
   """
   _check(whitening, images)
-  centred = images.reshape(len(images), -1) - whitening.mean
+  centred = images.reshape(-1, len(whitening.mean)) - whitening.mean
   return _along(whitening, centred, 1 / whitening.scales).reshape(images.shape)
 
 
@@ -62,7 +62,7 @@ def apply_product(product: tuple[Array, Array], images: Array) -> Array:
 
 
 def restore(whitening: Whitening, images: np.ndarray) -> np.ndarray:
-  """The inverse of `whiten`, of `[..., H, W, C]`; errors as there."""
+  """The inverse of `whiten`; errors as there."""
   _check(whitening, images)
   flat = _along(whitening, images.reshape(-1, len(whitening.mean)), whitening.scales)
   return (flat + whitening.mean).reshape(images.shape)

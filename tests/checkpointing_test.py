@@ -26,12 +26,12 @@ def _fewest(length, num_states):
              for first in range(1, length))
 
 
-def _replay(plan, length, num_states):
+def _replay(schedule, length, num_states):
   """Follows the tables by hand: the steps taken; every place is gone back by once, last first."""
-  slots = dict(enumerate(plan.kept.tolist()))
-  assert plan.kept[0] == 0 and len(slots) <= num_states
-  taken, back = int(plan.kept[-1]), []
-  for slot, begin, end, target in zip(*(table.tolist() for table in plan[1:]), strict=True):
+  slots = dict(enumerate(schedule.kept.tolist()))
+  assert schedule.kept[0] == 0 and len(slots) <= num_states
+  taken, back = int(schedule.kept[-1]), []
+  for slot, begin, end, target in zip(*(table.tolist() for table in schedule[1:]), strict=True):
     assert slots[slot] == begin <= end < length
     taken += end - begin
     if target == num_states:
@@ -44,10 +44,10 @@ def _replay(plan, length, num_states):
 
 
 @pytest.mark.parametrize("num_states", [2, 3, 4, 7])
-def test_no_plan_takes_fewer_steps(num_states):
+def test_no_schedule_takes_fewer_steps(num_states):
   for length in range(num_states, 41):
-    plan = checkpointing.plan(length, num_states)
-    assert _replay(plan, length, num_states) == _fewest(length, num_states), length
+    found = checkpointing.schedule(length, num_states)
+    assert _replay(found, length, num_states) == _fewest(length, num_states), length
 
 
 def test_long_trajectories_take_what_the_binomials_say():
@@ -55,7 +55,7 @@ def test_long_trajectories_take_what_the_binomials_say():
   for length, num_states in ((3000, 16), (30000, 8), (4096, 32)):
     repeats = next(r for r in range(99) if math.comb(num_states + r, r) >= length)
     expected = repeats * length - math.comb(num_states + repeats, repeats - 1)
-    taken = _replay(checkpointing.plan(length, num_states), length, num_states)
+    taken = _replay(checkpointing.schedule(length, num_states), length, num_states)
     assert taken == expected
 
 

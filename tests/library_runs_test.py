@@ -171,7 +171,7 @@ def test_a_comparison_of_something_else_is_not_taken_for_it(finished, tmp_path, 
         artifact, dataset, {"mlp": models.mlp(num_classes=3, image_shape=(6, 6, 1))}, tmp_path,
         training=transfer.Training(optax.sgd, (num_epochs,), num_inits=1))
 
-  monkeypatch.setattr(comparison._Comparison, "measure", lambda *_: {})
+  monkeypatch.setattr(comparison._Comparison, "measure", lambda *_: ({}, 0.))
   first = compare(problem, result.artifact, 1)
   assert compare(problem, result.artifact, 1) == first
   moved = result.artifact._replace(distilled=result.artifact.distilled._replace(

@@ -237,6 +237,14 @@ def test_a_run_starts_from_a_finished_file(finished, tmp_path):
   np.testing.assert_array_equal(again.labels, soft)
 
 
+def test_epochs_beyond_those_of_a_file_begin_as_its_last(finished):
+  start = str(finished / "distilled.npz")
+  sizes = np.asarray(artifacts.load(start).distilled.step_sizes)
+  assert sizes.shape == (3, 1) and sizes[1] != sizes[2]
+  actual = _start_of(_config(**{"distill.start": start, "distill.num_epochs": 5}))
+  np.testing.assert_allclose(actual.step_sizes, sizes[[0, 1, 2, 2, 2]], rtol=1e-5)
+
+
 def test_a_start_brings_its_hyper_parameters(finished, tmp_path):
   loaded, start = artifacts.load(finished / "distilled.npz"), str(tmp_path / "momentum.npz")
   artifacts.save(start, loaded.distilled._replace(hyper={"decay": np.float32(.5)}),

@@ -44,6 +44,12 @@ def test_restore_is_the_inverse(dtype, tolerance):
   np.testing.assert_allclose(back, fresh, atol=tolerance)
 
 
+def test_axes_before_those_of_an_image_are_kept():
+  fitted, images = whitening.fit(_images()), _images(6, seed=1)
+  np.testing.assert_array_equal(whitening.whiten(fitted, images.reshape(2, 3, 2, 3, 1)),
+                                whitening.whiten(fitted, images).reshape(2, 3, 2, 3, 1))
+
+
 def test_on_a_device_it_is_the_same_product():
   images = _images()
   fitted = whitening.fit(images)

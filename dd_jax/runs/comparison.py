@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 import functools
-import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -20,12 +18,11 @@ from dd_jax.init_distributions import given_init
 from dd_jax.inner_loop import unroll
 from dd_jax.pretraining import minibatches
 from dd_jax.runs import accuracies
-from dd_jax.runs import fingerprints
+from dd_jax.runs import once
 from dd_jax.runs import workdirs
 from dd_jax.runs.data import prepared
 from dd_jax.runs.problem import Problem, told_apart
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
 from dd_jax.types import DistilledData
 
@@ -72,23 +69,14 @@ def compare_baselines(problem: Problem, workdir: str | os.PathLike, *, seed: int
     check_positive("--real_epochs", num_epochs)
   comparison = _Comparison(problem, shape, read_as or {}, settings, real_epochs)
   comparison.check()
-  with workdirs.held(workdir) as path:
-    workdirs.open_workdir(config, path)
-    fingerprints.check_workdir(path, problem.made_from)
-    if (result := workdirs.read_result(path / "baselines.json")) is not None:
-      print(f"{path} holds the finished baselines of this config:", file=sys.stderr)
-      return result
-    sources = keep_source(path)
-    earlier = sum(line.get("seconds", 0.)
-                  for line in workdirs.read_lines(path / "rows.jsonl", "baseline"))
-    result = {"baselines": comparison.measure(path, seed),
-              "num_eval_inits": problem.num_test_inits,
-              "num_distilled_images": comparison.size,
-              "wall_seconds": earlier + time.monotonic() - started,
-              "data": problem.data.digest,
-              **provenance(config, seed), "sources": sources}
-    workdirs.write_json(path / "baselines.json", result)
-    return result
+
+  def work(path):
+    rows, earlier = comparison.measure(path / "rows.jsonl", seed)
+    return {"baselines": rows, "num_eval_inits": problem.num_test_inits,
+            "num_distilled_images": comparison.size, "data": problem.data.digest}, earlier
+
+  return once.result_of(work, workdir, "baselines.json", config=config,
+                        made_from=problem.made_from, started=started)
 
 
 class _Comparison:
@@ -130,8 +118,8 @@ class _Comparison:
           jax.random.key(0), number))
       jax.eval_shape(self._evaluate, networks, self._distilled(examples, _STEP_SIZES[0]), *split)
 
-  def measure(self, workdir, seed):
-    """The figures of every baseline; a row that lies in the directory is taken from there."""
+  def measure(self, path, seed):
+    """The figures of every baseline by its name, and the seconds of rows that lay in the file."""
     problem = self._problem
     score_key, heldout_key, set_key = jax.random.split(jax.random.key(seed + 2 ** 31), 3)
     scoring = problem.inits.validation.sample(
@@ -148,21 +136,18 @@ class _Comparison:
             **({"boosted_trees_all_real": lambda: self._trees(*self._train),
                 "boosted_trees_random_real": lambda: self._trees_on_random(set_seed)}
                if self._is_table() else {})}
-    finished = workdirs.reopen_lines(workdir / "rows.jsonl", "baseline")
-    rows = {line["baseline"]: {name: value for name, value in line.items()
-                               if name not in ("baseline", "seconds")} for line in finished}
-    for name in [*_NAMES, *rest][len(rows):]:
-      started = time.monotonic()
+
+    def measure_one(rows, name):
       if name in rest:
-        rows[name] = rest[name]()
-      else:
-        sets, step_size = self._sets(name, set_seed, score, rows)
-        rows[name] = {**self._figures(sets, step_size, heldout), "step_size": step_size,
-                      "num_sets": len(sets)}
-      line = {"baseline": name, **rows[name], "seconds": time.monotonic() - started}
-      workdirs.append_line(workdir / "rows.jsonl", line)
-      print(json.dumps(line), file=sys.stderr, flush=True)
-    return rows
+        return {"baseline": name, **rest[name]()}
+      sets, step_size = self._sets(name, set_seed, score, rows)
+      return {"baseline": name, **self._figures(sets, step_size, heldout),
+              "step_size": step_size, "num_sets": len(sets)}
+
+    rows, earlier = once.rows_of(
+        [functools.partial(measure_one, name=name) for name in (*_NAMES, *rest)], path)
+    return {row["baseline"]: {field: value for field, value in row.items()
+                              if field not in ("baseline", "seconds")} for row in rows}, earlier
 
   def _distilled(self, examples, step_size):
     return baselines.with_step_size(
@@ -178,7 +163,7 @@ class _Comparison:
   def _sets(self, name, seed, score, rows):
     """The sets `[S, B, ...]` of one baseline and its step size, given those before it."""
     if name == "optimized_real":
-      step_size = rows["random_real"]["step_size"]
+      (step_size,) = (row["step_size"] for row in rows if row["baseline"] == "random_real")
       sets, _ = baselines.optimized_real(
           seed + _NUM_SETS, *self._examples, **self._layout, num_sets=_NUM_CANDIDATES,
           num_best=_NUM_SETS, score=functools.partial(score, step_size=step_size))

@@ -181,7 +181,7 @@ class _Keeper(NamedTuple):
 
   def keep(self, state, before, line, *, checkpoint):
     """Writes what is due; the state comes to the host only where it is."""
-    shown = snapshots.is_due(before, line["step"], self.run.num_steps)
+    shown = snapshots.is_shown(before, line["step"], self.run.num_steps)
     host = layouts.to_host(state) if shown or checkpoint else None
     if shown:
       self._keep_images(host)

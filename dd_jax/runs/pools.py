@@ -19,14 +19,12 @@ from dd_jax import models
 from dd_jax.files import pools
 from dd_jax.init_distributions import InitDistribution, fixed_init, pool_size, pretrained_init
 from dd_jax.pretraining import pretrain
-from dd_jax.runs import fingerprints
+from dd_jax.runs import once
 from dd_jax.runs import paths
-from dd_jax.runs import workdirs
 from dd_jax.runs.accuracies import std
 from dd_jax.runs.data import Data, input_shapes, read_all
 from dd_jax.runs.problem import Inits, shapes_of
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import check_positive, check_seed
 
 ROLES = ("train", "heldout")  # The two files of a directory.
@@ -84,18 +82,13 @@ def pretrain_pools(data: Data, model: models.Model, init: InitDistribution,
   config = {**config, "seed": seed}
   train_block = _make_train_block(
       data, model, init, losses.classification(model.apply) if loss is None else loss, settings)
-  with workdirs.held(workdir) as path:
-    workdirs.open_workdir(config, path)
-    fingerprints.check_workdir(path, data.digest)
-    if (result := workdirs.read_result(path / "result.json")) is not None:
-      print(f"{path} holds finished pools of this config; their result:", file=sys.stderr)
-      return result
-    sources = keep_source(path)
+
+  def work(path):
     result, earlier = _train_all(path, seed, settings, train_block, metadata)
-    result |= {"wall_seconds": earlier + time.monotonic() - started, "data": data.digest,
-               **provenance(config, seed), "sources": sources}
-    workdirs.write_json(path / "result.json", result)
-    return result
+    return {**result, "data": data.digest}, earlier
+
+  return once.result_of(work, workdir, "result.json", config=config, made_from=data.digest,
+                        started=started)
 
 
 def pretrained_inits(directory: str | os.PathLike, model: models.Model, *, num_validation: int,

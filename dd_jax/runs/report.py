@@ -28,7 +28,7 @@ _NUMBERS = ("num_eval_inits", "num_distilled_images", "outer_steps", "seed", "wa
 _TEXTS = ("selection", "device", "dd_jax_version", "jax_version")
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
   """What a finished run left in its directory."""
   name: str
   config: dict[str, Any]
@@ -57,7 +57,7 @@ def report(directories: list[str], out: str | None, usual: dict[str, Any]) -> di
   return {"report": str(path)}
 
 
-def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> Run:
+def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> FinishedRun:
   """Reads a run; `result` stands for a result.json that is not written yet.
 
   Raises:
@@ -68,13 +68,14 @@ def read_run(workdir: pathlib.Path, result: dict[str, Any] | None = None) -> Run
       raise ValueError(f"{workdir} must hold a finished run; it has no result.json")
     result = _read_json(workdir / "result.json")
   _check_result(workdir / "result.json", result)
-  return Run(workdir.resolve().name, result["config"], result,
-             _read_metrics(workdir / "metrics.jsonl", result["outer_steps"]),
-             artifacts.load(workdir / "distilled.npz"), snapshots.load_evaluation(workdir),
-             snapshots.load_images(workdir))
+  return FinishedRun(
+      workdir.resolve().name, result["config"], result,
+      _read_metrics(workdir / "metrics.jsonl", result["outer_steps"]),
+      artifacts.load(workdir / "distilled.npz"), snapshots.load_evaluation(workdir),
+      snapshots.load_images(workdir))
 
 
-def write(path: pathlib.Path, runs: list[Run], usual: dict[str, Any]) -> None:
+def write(path: pathlib.Path, runs: list[FinishedRun], usual: dict[str, Any]) -> None:
   """One page: each run by itself and, of several, how they compare."""
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,

@@ -19,7 +19,7 @@ from dd_jax.types import DistilledData
 _NUM_SNAPSHOTS = 8  # After the first, which is of step 0.
 
 
-def is_due(before: int, step: int, num_steps: int) -> bool:
+def is_shown(before: int, step: int, num_steps: int) -> bool:
   """Whether one of the evenly spaced snapshots lies in (before, step]; a function of the steps."""
   return step * _NUM_SNAPSHOTS // num_steps > before * _NUM_SNAPSHOTS // num_steps
 

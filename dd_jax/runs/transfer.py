@@ -5,10 +5,9 @@ scores are those of DD-Ranking (arXiv 2505.13300), in fractions.
 """
 
 from collections.abc import Callable, Mapping
-import json
+import functools
 import math
 import os
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -28,10 +27,9 @@ from dd_jax.evaluation import Plan, draw_networks, map_networks, measure, train_
 from dd_jax.init_distributions import random_init
 from dd_jax.pretraining import minibatches
 from dd_jax.runs import accuracies
-from dd_jax.runs import fingerprints
+from dd_jax.runs import once
 from dd_jax.runs import workdirs
 from dd_jax.runs.programs import num_parallel
-from dd_jax.runs.provenance import keep_source, provenance
 from dd_jax.runs.settings import Settings, check_positive, check_seed
 from dd_jax.types import DistilledData
 
@@ -97,35 +95,28 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   for (_, _, set_name), by_epochs in programs.items():
     for program in by_epochs.values():
       jax.eval_shape(program, jax.random.key(0), sets[set_name], *real)
-  with workdirs.held(workdir) as path:
-    workdirs.open_workdir(config, path)
-    fingerprints.check_workdir(path, {**digest, **(made_from or {})})
-    if (result := workdirs.read_result(path / "transfer.json")) is not None:
-      print(f"{path} holds the finished result of this config:", file=sys.stderr)
-      return result
-    sources = keep_source(path)
-    rows = workdirs.reopen_lines(path / "rows.jsonl", "accuracy_mean")
-    earlier_seconds = sum(row.get("seconds", 0.) for row in rows)
-    for network, augmentation, set_name in list(programs)[len(rows):]:
-      distilled, row_started = sets[set_name], time.monotonic()
-      rows.append({
-          "network": network, "augmentation": augmentation, "set": set_name,
-          "num_images": int(distilled.labels.shape[1]),
-          **_chosen({  # The same networks for every set and length.
-              num_epochs: program(jax.random.key(seed), distilled, *real)
-              for num_epochs, program in programs[network, augmentation, set_name].items()}),
-          "seconds": time.monotonic() - row_started})
-      workdirs.append_line(path / "rows.jsonl", rows[-1])
-      print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {"rows": rows, "scores": scores(rows), "dataset": dataset.name,
-              "distilled_with": artifact.metadata.get("model"),
-              "distilled_seed": artifact.metadata.get("seed"),
-              "selection": "epochs by validation accuracy; test data chose nothing",
-              "num_eval_inits": training.num_inits,
-              "wall_seconds": earlier_seconds + time.monotonic() - started,
-              "data": digest, **provenance(config, seed), "sources": sources}
-    workdirs.write_json(path / "transfer.json", result)
-    return result
+
+  def measure_one(rows, network, augmentation, set_name):
+    distilled = sets[set_name]
+    return {"network": network, "augmentation": augmentation, "set": set_name,
+            "num_images": int(distilled.labels.shape[1]),
+            **_chosen({  # The same networks for every set and length.
+                num_epochs: program(jax.random.key(seed), distilled, *real)
+                for num_epochs, program in programs[network, augmentation, set_name].items()})}
+
+  def work(path):
+    rows, earlier = once.rows_of([
+        functools.partial(measure_one, network=network, augmentation=augmentation,
+                          set_name=set_name) for network, augmentation, set_name in programs
+    ], path / "rows.jsonl")
+    return {"rows": rows, "scores": scores(rows), "dataset": dataset.name,
+            "distilled_with": artifact.metadata.get("model"),
+            "distilled_seed": artifact.metadata.get("seed"),
+            "selection": "epochs by validation accuracy; test data chose nothing",
+            "num_eval_inits": training.num_inits, "data": digest}, earlier
+
+  return once.result_of(work, workdir, "transfer.json", config=config,
+                        made_from={**digest, **(made_from or {})}, started=started)
 
 
 def _split(dataset, metadata):

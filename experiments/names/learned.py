@@ -166,6 +166,8 @@ def _make_start(config, data, hard):
 def _start_from_file(config, data, hard):
   """Images in normalised space, and all else that a run learned; its weights stay there.
 
+  Epochs beyond those of the file begin with the step sizes of its last one.
+
   Raises:
     ValueError: what the config learns has other shapes, another whitening or inner optimizer, or
       real images of other classes.
@@ -175,6 +177,7 @@ def _start_from_file(config, data, hard):
   path = paths.local(distill.start, "distill.start")
   artifact = artifacts.load(path)
   images, labels, sizes, hyper = artifact.distilled
+  sizes = np.concatenate([sizes, *[sizes[-1:]] * (distill.num_epochs - len(sizes))])
   if isinstance(images, dict):
     raise ValueError(f"distill.start must hold inputs that are one array; those of {path} are "
                      f"{sorted(images)}")
