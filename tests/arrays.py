@@ -20,3 +20,12 @@ def assert_close(actual, expected, tolerance=1e-12):
     a, b = np.asarray(a), np.asarray(b)
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+def assert_identical(actual, expected):
+  """The same tree, and every leaf the same to the bit."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+    a, e = np.asarray(a), np.asarray(e)
+    assert (a.shape, a.dtype) == (e.shape, e.dtype)
+    assert a.tobytes() == e.tobytes()

@@ -13,6 +13,7 @@ import dd_jax
 from dd_jax import whitening
 from dd_jax.files import archive
 from dd_jax.files import artifacts
+from tests.arrays import assert_identical
 
 METADATA = {"network": "lenet", "normalisation": {"mean": [0.1307], "std": [0.3081]},
             "accuracy": 0.938, "classes": ["zéro", "one"], "fixed": True, "note": None}
@@ -48,15 +49,6 @@ TREES = {
     "odd keys": {"#3": normal(2), "[0]": {"(1)": {"{}": normal(2, 3)}}, "50 %2F": normal(2, 1),
                  "a\0b\\c\n": normal(2, 5), "é.npy": normal(2, 2), "{}": {-7: normal(2)}},
 }
-
-
-def assert_identical(actual, expected):
-  """The same tree, and every leaf the same to the bit."""
-  assert jax.tree.structure(actual) == jax.tree.structure(expected)
-  for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
-    a, e = np.asarray(a), np.asarray(e)
-    assert (a.shape, a.dtype) == (e.shape, e.dtype)
-    assert a.tobytes() == e.tobytes()
 
 
 @pytest.mark.parametrize("distilled, params, metadata", [

@@ -10,6 +10,7 @@ import pytest
 from dd_jax.runs.checkpoints import Checkpoints
 from dd_jax.types import OuterState
 from tests import problems
+from tests.arrays import assert_identical
 
 _CONFIG = {"outer": {"num_steps": 5}, "name": "a"}
 
@@ -36,18 +37,12 @@ def _steps(directory):
   return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
-def _assert_same(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-  assert jax.tree.map(lambda leaf: leaf.dtype, actual) == jax.tree.map(
-      lambda leaf: leaf.dtype, expected)
-
-
 def test_the_last_ones_and_the_best_are_kept_and_read_back(tmp_path):
   _save_all(tmp_path / "c", [.5, .9, None, .9, .3, None], num_kept=2)
   assert _steps(tmp_path / "c") == [4, 5, 6]  # Of equally good ones the latest.
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
-    _assert_same(checkpoints.restore_newest(_LIKE), _state(6))
-    _assert_same(checkpoints.restore_best(_LIKE), _state(4))
+    assert_identical(checkpoints.restore_newest(_LIKE), _state(6))
+    assert_identical(checkpoints.restore_best(_LIKE), _state(4))
 
 
 def test_the_best_of_an_earlier_session_is_kept(tmp_path):
@@ -58,7 +53,7 @@ def test_the_best_of_an_earlier_session_is_kept(tmp_path):
       checkpoints.save(_state(step), accuracy)
   assert _steps(tmp_path / "c") == [2, 7]
   with Checkpoints(tmp_path / "c", _CONFIG, 1) as checkpoints:
-    _assert_same(checkpoints.restore_best(_LIKE), _state(2))
+    assert_identical(checkpoints.restore_best(_LIKE), _state(2))
     checkpoints.save(_state(8), .95)
   assert _steps(tmp_path / "c") == [8]
 
@@ -67,7 +62,7 @@ def test_a_damaged_best_leaves_the_second_best(tmp_path, capsys):
   _save_all(tmp_path / "c", [.5, .9, None, .7], num_kept=4)
   _flip(tmp_path / "c/2")
   with Checkpoints(tmp_path / "c", _CONFIG, 4) as checkpoints:
-    _assert_same(checkpoints.restore_best(_LIKE), _state(4))
+    assert_identical(checkpoints.restore_best(_LIKE), _state(4))
   assert "the checkpoint of outer step 2 in" in capsys.readouterr().err
   assert _steps(tmp_path / "c") == [1, 3, 4]
 
@@ -75,7 +70,7 @@ def test_a_damaged_best_leaves_the_second_best(tmp_path, capsys):
 def test_without_a_score_the_newest_is_the_best(tmp_path):
   _save_all(tmp_path / "c", [None, None])
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
-    _assert_same(checkpoints.restore_best(_LIKE), _state(2))
+    assert_identical(checkpoints.restore_best(_LIKE), _state(2))
 
 
 def test_an_empty_directory_holds_no_state(tmp_path):
@@ -111,13 +106,13 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(tmp_path, capsys,
   _save_all(tmp_path / "c", [.1, .2, .3])
   damage(tmp_path / "c/3")
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
-    _assert_same(checkpoints.restore_newest(_LIKE), _state(2))
+    assert_identical(checkpoints.restore_newest(_LIKE), _state(2))
     message = capsys.readouterr().err
     assert "warning: the checkpoint of outer step 3 in" in message and "damaged" in message
     assert (tmp_path / "damaged/3").is_dir()
     checkpoints.save(_state(3, seed=1), .3)  # Its place is free again.
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
-    _assert_same(checkpoints.restore_newest(_LIKE), _state(3, seed=1))
+    assert_identical(checkpoints.restore_newest(_LIKE), _state(3, seed=1))
 
 
 def test_with_every_checkpoint_damaged_there_is_none(tmp_path, capsys):
@@ -184,4 +179,4 @@ def test_what_cannot_be_written_is_an_error_and_harms_nothing(tmp_path, monkeypa
       checkpoints.save(_state(2), .2)
   monkeypatch.undo()
   with Checkpoints(tmp_path / "c", _CONFIG, 2) as checkpoints:
-    _assert_same(checkpoints.restore_newest(_LIKE), _state(1))
+    assert_identical(checkpoints.restore_newest(_LIKE), _state(1))

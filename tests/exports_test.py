@@ -17,7 +17,7 @@ from dd_jax.files import archive
 from dd_jax.files import artifacts
 from dd_jax.files import exports
 from tests.artifacts_test import TREES
-from tests.artifacts_test import assert_identical
+from tests.arrays import assert_identical
 from tests.artifacts_test import normal
 
 _ROOT = pathlib.Path(__file__).parent.parent

@@ -18,6 +18,7 @@ from dd_jax.files import pools
 from dd_jax.files import trees
 from tests import alexnet_files
 from tests import damage
+from tests.arrays import assert_identical
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,6 @@ def weights(data, *leading):
       {"Conv_0": layer}, {"mlp/~/linear_0": layer}, {"layers": {0: layer}}, [(layer,), ()]]))
 
 
-def assert_trees_equal(actual, expected):
-  """The same to the bit."""
-  assert jax.tree.structure(actual) == jax.tree.structure(expected)
-  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-    assert a.dtype == b.dtype and a.shape == b.shape
-    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
 @damage.examples(250)
 @hypothesis.given(st.data(), _METADATA)
 def test_distilled(folder, data, metadata):
@@ -68,7 +61,7 @@ def test_distilled(folder, data, metadata):
   found = damage.outcome(artifacts.load, path)
   assert changed or found is not None
   if found:
-    assert_trees_equal((found.distilled, found.init_params), (saved, params))
+    assert_identical((found.distilled, found.init_params), (saved, params))
     assert found.metadata == metadata
 
 
@@ -138,7 +131,7 @@ def test_pool(folder, data, metadata):
   found = damage.outcome(pools.load, path)
   assert changed or found is not None
   if found:
-    assert_trees_equal(found.params, params)
+    assert_identical(found.params, params)
     assert found.metadata == metadata
 
 
@@ -164,7 +157,7 @@ def test_drawn_names(names):
   if found is not None:
     again = trees.flatten(found, "init", "init_params")
     assert sorted(map(float, again.values())) == sorted(arrays.values())
-    assert_trees_equal(trees.unflatten(again, "init", "a.npz"), found)
+    assert_identical(trees.unflatten(again, "init", "a.npz"), found)
 
 
 @damage.examples(150)
@@ -216,7 +209,7 @@ def test_alexnet(alexnet, data):
   path.write_bytes(raw)
   found = damage.outcome(lambda path: imagenet_weights.load(path, model), path)
   if found and (path.suffix != ".safetensors" or raw == whole):
-    assert_trees_equal(found, params)
+    assert_identical(found, params)
   elif found:  # No checksums: finite weights of the same shapes, as the file has them.
     assert jax.tree.structure(found) == jax.tree.structure(params)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,13 @@ def start_anew(module: str, *arguments: object, **environment: str) -> subproces
   return subprocess.run(
       [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True,
       text=True, timeout=600, env={**os.environ, **environment})
+
+
+def free_address() -> str:
+  """Of this machine, where processes may meet."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return f"localhost:{free.getsockname()[1]}"
 
 
 def error_of(process: subprocess.CompletedProcess) -> str:

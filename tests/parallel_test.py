@@ -3,7 +3,6 @@
 import functools
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import pytest
 
 from dd_jax import parallel
 from tests import many_devices
+from tests.launches import free_address
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -40,9 +40,7 @@ def eight_devices(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
   path = tmp_path_factory.mktemp("two_processes") / "results.npz"
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    coordinator = f"localhost:{free.getsockname()[1]}"
+  coordinator = free_address()
   names = ",".join(many_devices.OF_PROCESSES)
   processes = [_start(2, path, names, coordinator, index) for index in (0, 1)]
   try:

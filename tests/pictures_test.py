@@ -11,7 +11,7 @@ import pytest
 
 from dd_jax.files import exports
 from dd_jax.files import pictures
-from tests.artifacts_test import assert_identical
+from tests.arrays import assert_identical
 from tests.exports_test import arrays_of_version_1
 from tests.exports_test import assert_renewed
 from tests.exports_test import export

@@ -12,7 +12,7 @@ import dd_jax
 from dd_jax.files import pools
 from dd_jax.runs import pools as training
 from tests.artifacts_test import TREES
-from tests.artifacts_test import assert_identical
+from tests.arrays import assert_identical
 
 
 @pytest.mark.parametrize("name", TREES)

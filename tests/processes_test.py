@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from dd_jax.runs import processes
+from tests.launches import free_address
 
 _ROOT = pathlib.Path(__file__).parents[1]
 # Of a network that compiles at once, four networks a step.
@@ -31,9 +31,7 @@ def _start(workdir, num_devices, *arguments):
 
 
 def _start_pair(workdir, *arguments, of_second=()):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+  coordinator = f"--coordinator={free_address()}"
   return [_start(workdir, 2, coordinator, "--num_processes=2", f"--process_id={index}", *arguments,
                  *(of_second if index else ())) for index in (0, 1)]
 
@@ -52,12 +50,9 @@ def test_bytes_of_any_size_reach_the_others_in_pieces(monkeypatch):
 
 @pytest.mark.slow
 def test_sigterm_ends_a_process_that_has_joined_others_and_not_begun():
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
   process = subprocess.Popen(
       [sys.executable, "-c", "import time; from dd_jax.runs import processes; "
-       f"processes.start('localhost:{port}', 1, 0); print('ready', flush=True); time.sleep(60)"],
+       f"processes.start('{free_address()}', 1, 0); print('ready', flush=True); time.sleep(60)"],
       cwd=_ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
   try:
     assert process.stdout.readline() == "ready\n"

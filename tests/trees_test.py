@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dd_jax.files import trees
-from tests.artifacts_test import assert_identical
+from tests.arrays import assert_identical
 
 
 class Layer(NamedTuple):
