@@ -2,8 +2,8 @@
 
     python -m experiments.average --files=runs/A/distilled.npz,runs/B/distilled.npz --out=FILE.npz
 
-Inputs and soft labels become their mean, step sizes their geometric mean. A run tests the result:
-experiments.main with --config.distill.start=FILE.npz.
+Inputs and soft labels become their mean, step sizes their geometric mean; experiments.apply tests
+the result.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@
 The studies: steps (S), epochs (E), images (per class and step), shape (one step of many images
 against many steps of few, at 10 images a class), inits (N), epsilon (with
 configs/mnist_poisoning_bounded.py), ingredients (of later work, with
-configs/mnist_ingredients.py). With a poisoning config table and plot show its two figures.
+configs/mnist_ingredients.py). With a poisoning config table and plot show its two figures beside
+the accuracy.
 DIR/STUDY.csv and DIR/STUDY.png; the runs lie in DIR/STUDY-VALUE, of several seeds in
 DIR/STUDY-VALUE-seedSEED. Running the same command again continues an interrupted study.
 """

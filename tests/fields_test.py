@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import problem
+from experiments.configs import cifar10_fixed_init
 from experiments.configs import cifar10_poisoning
 from experiments.configs import mnist_lenet_pool
 from experiments.configs import mnist_poisoning
@@ -14,6 +15,7 @@ from experiments.configs import mnist_random_init
 from experiments.configs import mnist_random_window
 from experiments.configs import mnist_soft_labels
 from experiments.configs import mnist_to_usps_pretrained
+from experiments.configs import usps_to_mnist_pretrained
 from tests.launches import smoke
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -101,6 +103,8 @@ def test_a_field_that_would_do_nothing_is_refused(tmp_path, updates, message):
 
 def test_the_paper_s_protocol_goes_with_the_paper_s_configs_alone():
   assert mnist_random_init.get_config("paper").outer.schedule == "halving"
+  assert cifar10_fixed_init.get_config("paper").distill.step_size == .001
+  assert usps_to_mnist_pretrained.get_config("paper").outer.num_inits == 4
   for config in (mnist_soft_labels, mnist_random_window):
     with pytest.raises(ValueError, match="variant 'paper' must go with distill.labels=hard, as th"):
       config.get_config("paper")

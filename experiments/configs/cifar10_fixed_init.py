@@ -5,7 +5,7 @@
 The real images are cropped and flipped as the authors do; an outer step takes a second or so on
 a CPU core.
 
-Expected: 54 to 56 % test accuracy, in two to three hours on a CPU core.
+Expected: 54 to 56 % test accuracy, in two to three and a half hours on a CPU core.
 """
 
 from experiments.configs import default

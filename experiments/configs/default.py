@@ -3,15 +3,17 @@
 from ml_collections import ConfigDict, config_dict
 
 
-# Minibatches of 1024 in the training images that validation leaves.
+# Minibatches of 1024 in the training images that validation leaves, and where the paper's step
+# sizes start.
 _STEPS_PER_EPOCH = {"mnist": 53, "cifar10": 43}
+_PAPER_STEP_SIZE = {"mnist": 0.02, "cifar10": 0.001}
 
 
 def get_config() -> ConfigDict:
   """The fields, grouped as the data flows.
 
   Where a name is taken (data, network, init, losses, parametrization, augmentation), so is
-  `package.module:function` of one's own; experiments/names/parts.py says what it must give.
+  `package.module:function` of one's own; docs/objectives.md says what it must give.
   """
   config = ConfigDict()
   config.seed = 0
@@ -25,7 +27,7 @@ def get_config() -> ConfigDict:
   data.resize = "border"
   data.label = "label"  # Of tables and texts in files: the column of labels.
   data.kind = "images"  # Or texts, with a column of text; or table, of numbers and categories.
-  data.predict = "class"  # Of a table: class; or number, of one or more columns of data.label.
+  data.predict = "class"  # Of a table: class; or number, of the columns "a,b" of data.label.
   data.text = "text"  # The column of texts.
   data.length = 16  # Words of a text, which is cut or padded.
   data.vectors = "trained"  # Of words, with a network; or random; or a file of them, as GloVe's.
@@ -38,8 +40,10 @@ def get_config() -> ConfigDict:
   data.whitening = config_dict.placeholder(float)  # ZCA with this regularization; None: none.
 
   config.model = model = ConfigDict()
+  # One of dd_jax.models.MODELS: lenet, alexcifarnet, alexnet, convnet, resnet18, vit, mlp, linear,
+  # text_convolution.
   model.name = "lenet"
-  # Options of some networks; None: the network's own.
+  # Options of the networks that have such an argument; None: the network's own.
   model.convolution = config_dict.placeholder(str)  # None: the fastest on this backend.
   model.width = config_dict.placeholder(int)
   model.depth = config_dict.placeholder(int)
@@ -101,7 +105,9 @@ def get_config() -> ConfigDict:
   inner.learned = False  # Whether these numbers are learned too.
   # None: cross-entropy; or package.module:function, of (params, inputs, labels) or of apply.
   inner.loss = config_dict.placeholder(str)
-  inner.augmentation = config_dict.placeholder(str)  # Of distilled images: "crop,flip"; None.
+  # Of distilled images: names with commas between, of flip, crop, shift, scale, rotate, color,
+  # cutout; None.
+  inner.augmentation = config_dict.placeholder(str)
   inner.siamese = False  # Whether all images of a step are changed alike.
   # Or implicit: of the optimum that training should reach; or ridge: only a last layer is trained,
   # by ridge regression on the features of fresh weights.
@@ -125,7 +131,7 @@ def get_config() -> ConfigDict:
   outer.num_inits = 4  # N
   outer.num_parallel = config_dict.placeholder(int)  # Side by side; None: one on a CPU, else N.
   outer.batch_size = 1024  # R
-  outer.augmentation = config_dict.placeholder(str)  # Of the real images: "crop,flip"; None.
+  outer.augmentation = config_dict.placeholder(str)  # Of the real images, as inner.augmentation.
   outer.chunk_size = config_dict.placeholder(int)  # Real images per pass; None: all R.
   outer.learning_rate = 0.01  # Adam, on the images.
   outer.label_learning_rate = 0.01  # Adam, on soft labels.
@@ -163,7 +169,8 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
   """What stands behind the colon after a config's file name.
 
   "smoke" shrinks it to a few seconds of work; "paper" replaces our recipe by the protocol of arXiv
-  1811.10959: Adam at 0.01 halved every 40 of 400 epochs, R = 1024, step sizes from 0.02.
+  1811.10959: Adam at 0.01 halved every 40 of 400 epochs, R = 1024, step sizes from 0.02 (CIFAR-10:
+  0.001), four networks of a pool in every step.
   """
   if variant not in ("", "smoke", "paper"):
     raise ValueError(f"config variant must be '', 'smoke' or 'paper'; got {variant!r}")
@@ -179,7 +186,10 @@ def apply_variant(config: ConfigDict, variant: str) -> None:
         raise ValueError(f"config variant 'paper' must go with {field}={usual}, as the paper's; "
                          f"this config has {value!r}")
     steps = _STEPS_PER_EPOCH[config.data.name]
-    config.distill.update(step_size=0.02, step_size_scale="softplus")
+    config.distill.update(step_size=_PAPER_STEP_SIZE[config.data.name],
+                          step_size_scale="softplus")
+    if config.init.name == "pretrained":
+      config.outer.num_inits = 4
     config.outer.update(
         num_steps=400 * steps, batch_size=1024, learning_rate=0.01, step_size_learning_rate=0.01,
         weight_decay=0.0, beta1=0.5, schedule="halving", halve_every=40 * steps, clip_norm=None)
