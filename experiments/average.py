@@ -7,16 +7,15 @@ the result.
 """
 
 from collections.abc import Sequence
+import os
 
 from absl import flags
 
 from dd_jax.runs import paths
 from experiments import launcher
 
-# What follows from the data and the network, and has to be one.
-_SAME = ("dataset", "split_seed", "model", "mean", "std", "whitening")
-# What the run of one file says of itself, which holds for no other.
-_OF_ONE_RUN = ("num_eval_inits", "outer_steps", "selection", "readable")
+# What has to be one, besides what files that are merged must share.
+_SAME = ("dataset", "data", "split_seed", "reading", "mean", "std", "whitening")
 
 
 def average(artifacts: Sequence):
@@ -28,6 +27,7 @@ def average(artifacts: Sequence):
   import jax
   import jax.numpy as jnp
   import numpy as np
+  from dd_jax.files import merging
   if len(artifacts) < 2:
     raise ValueError(f"--files must be two or more; got {len(artifacts)}")
   first, *others = artifacts
@@ -38,10 +38,16 @@ def average(artifacts: Sequence):
                         np.asarray(each.distilled.labels).tolist() for each in (first, other)],
         "weights of a fixed init": [jax.tree.map(lambda x: np.asarray(x).tobytes(),
                                                  each.init_params) for each in (first, other)],
-        **{name: [each.metadata.get(name) for each in (first, other)] for name in _SAME}}
+        **{name: [each.metadata.get(name) for each in (first, other)]
+           for name in (*merging.SAME, *_SAME)}}
     for name, (expected, found) in alike.items():
       if expected != found:
         raise ValueError(f"--files must agree in {name}; number {number} does not")
+
+  for number, each in enumerate(artifacts):
+    if not (np.asarray(each.distilled.step_sizes) > 0).all():
+      raise ValueError("--files must have positive step sizes, whose geometric mean is taken; "
+                       f"number {number} has not")
 
   def mean(*leaves):
     return sum(leaves[1:], leaves[0]) / len(leaves)
@@ -51,7 +57,7 @@ def average(artifacts: Sequence):
       step_sizes=jnp.log(each.step_sizes),
       labels=jnp.asarray(each.labels, each.step_sizes.dtype)) for each in distilled))
   metadata = {name: value for name, value in first.metadata.items()
-              if not name.endswith(("_mean", "_std")) and name not in _OF_ONE_RUN}
+              if not name.endswith(("_mean", "_std")) and name not in merging.OF_ONE_RUN}
   return first._replace(
       distilled=middle._replace(step_sizes=jnp.exp(middle.step_sizes), labels=(
           middle.labels if first.distilled.labels.ndim == 3 else first.distilled.labels)),
@@ -62,6 +68,10 @@ def _run():
   from dd_jax.files import artifacts
   options = flags.FLAGS
   out = paths.output(options.out, "--out")
+  if out.suffix != ".npz":
+    raise ValueError(f"--out must end in .npz; got {options.out}")
+  if any(os.path.realpath(out) == os.path.realpath(path) for path in options.files):
+    raise ValueError(f"--out must be none of --files, which would be lost; got {options.out}")
   found = average([artifacts.load(paths.local(path, "--files")) for path in options.files])
   artifacts.save(out, found.distilled, init_params=found.init_params, whitening=found.whitening,
                  metadata=found.metadata)

@@ -19,7 +19,7 @@ def _run():
   from dd_jax.files import artifacts
   from dd_jax.files import exports
   options = flags.FLAGS
-  out = paths.local(options.out, "--out")
+  out = paths.output(options.out, "--out")
   artifact = artifacts.load(paths.local(options.distilled, "--distilled"))
   exports.save(out, artifact, options.to)
   num_steps, batch = artifact.distilled.labels.shape[:2]

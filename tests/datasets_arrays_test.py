@@ -283,7 +283,7 @@ def test_reframe(channels):
   assert framed.std.tolist() == dataset.std.tolist() * channels
 
 
-@pytest.mark.parametrize("image_shape", [(8, 8, 2), (9, 8, 1), (6, 8, 1), (8, 8), (8, 4, 3)])
+@pytest.mark.parametrize("image_shape", [(8, 8, 2), (9, 8, 1), (6, 8, 1), (8, 4, 3)])
 def test_reframe_refuses(image_shape):
   dataset = datasets.from_arrays(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2,
                                  np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), name="mine")

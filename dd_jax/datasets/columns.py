@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import csv
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from dd_jax.datasets import tables
 
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_VALIDATION = ("val", "validation", "valid", "dev")
 _MISSING = ("", "NA", "NaN", "nan")
 
 Columns = dict[str, list]  # By name; fields of text, or of Parquet of any type, None where missing.
@@ -23,6 +25,9 @@ Columns = dict[str, list]  # By name; fields of text, or of Parquet of any type,
 
 def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
   """Of a file, or of a folder with one file of each split, such as train.csv and test.csv.
+
+  A validation file, such as val.csv, stands for a missing test file, and belongs to the training
+  split beside one.
 
   Args:
     path: ends in .csv, .tsv (each may end in .gz) or .parquet; or the folder.
@@ -42,18 +47,19 @@ def read_splits(path: str | pathlib.Path) -> tuple[Columns, Columns | None]:
     raise FileNotFoundError(f"{path}: no such file or folder")
   if not path.is_dir():
     return read(path), None
-  train, test = _of_split(path, "train"), _of_split(path, "test")
+  train, test, validation = (_of_split(path, *names) for names in (
+      ("train",), ("test",), _VALIDATION))
   if train is None:
     raise FileNotFoundError(f"{path}: expected one of "
                             f"{', '.join(f'train{suffix}' for suffix in _SUFFIXES)}; found none")
-  columns = read(train)
-  if test is None:
-    return columns, None
-  others = read(test)
-  if others.keys() != columns.keys():
-    raise ValueError(f"{test}: expected the columns of {train}, {list(columns)}; "
-                     f"found {list(others)}")
-  return columns, others
+  columns, *others = [read(file) for file in (train, validation, test) if file is not None]
+  for file, other in zip([file for file in (validation, test) if file is not None], others):
+    if other.keys() != columns.keys():
+      raise ValueError(f"{file}: expected the columns of {train}, {list(columns)}; "
+                       f"found {list(other)}")
+  if len(others) == 2:
+    columns = {name: columns[name] + others[0][name] for name in columns}
+  return columns, others[-1] if others else None
 
 
 def read(path: pathlib.Path) -> Columns:
@@ -80,7 +86,13 @@ def listed(columns: Mapping[str, Iterable], what: str) -> Columns:
   Raises:
     ValueError: columns of several lengths.
   """
-  found = {name: [None if _is_missing(value) else value for value in columns[name]]
+  for name in columns:
+    values = columns[name]
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or getattr(
+        values, "ndim", 1) != 1:
+      raise ValueError(f"{what} must hold columns [n]; got {type(values).__name__} "
+                       f"{list(getattr(values, 'shape', []))} as {name!r}")
+  found = {name: [None if is_missing(value) else value for value in columns[name]]
            for name in columns}
   lengths = {name: len(values) for name, values in found.items()}
   if len({*lengths.values()}) > 1:
@@ -98,11 +110,12 @@ def column(path: str | pathlib.Path, columns: Columns, name: str, field: str) ->
   return columns[name]
 
 
-def _of_split(folder, split):
-  """The one file of a split, or None."""
-  found = [name for suffix in _SUFFIXES if (folder / (name := f"{split}{suffix}")).exists()]
+def _of_split(folder, *splits):
+  """The one file of a split, by any of its names, or None."""
+  found = [name for split in splits for suffix in _SUFFIXES
+           if (folder / (name := f"{split}{suffix}")).exists()]
   if len(found) > 1:
-    raise ValueError(f"{folder}: expected one file of {split}; found {', '.join(found)}")
+    raise ValueError(f"{folder}: expected one file of {splits[0]}; found {', '.join(found)}")
   return folder / found[0] if found else None
 
 
@@ -135,7 +148,9 @@ def _read_text(path, delimiter):
   return found
 
 
-def _is_missing(value):
-  if type(value).__name__ in ("NAType", "NaTType"):  # Of pandas, which need not be there.
+def is_missing(value: Any) -> bool:
+  """None, NaN, masked, or what pandas writes for it."""
+  # NAType and NaTType are those of pandas, which need not be there.
+  if value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
     return True
   return isinstance(value, (float, np.floating)) and bool(np.isnan(value))

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 
 from dd_jax.datasets import normalization
 from dd_jax.datasets import rows
-from dd_jax.datasets.labels import as_classes
+from dd_jax.datasets import splits
+from dd_jax.datasets.labels import as_array, as_classes
 from dd_jax.datasets.rows import Rows
 
 
@@ -68,8 +69,8 @@ def from_arrays(train_images: ArrayLike | Rows, train_labels: ArrayLike,
   if class_names is not None:
     class_names = _check_names(class_names, num_classes)
     num_classes = len(class_names)
-  train_labels, test_labels = (_array("train_labels", train_labels),
-                               _array("test_labels", test_labels))
+  train_labels, test_labels = (_array("train_labels", train_labels, as_array),
+                               _array("test_labels", test_labels, as_array))
   _check_count("train_labels", train_labels, "train_images", train_images.shape[0])
   _check_count("test_labels", test_labels, "test_images", test_images.shape[0])
   if num_classes is None:
@@ -123,12 +124,13 @@ def reframe(dataset: Dataset, image_shape: tuple[int, int, int]) -> Dataset:
   Raises:
     ValueError: `image_shape` breaks one of these rules.
   """
+  splits.check_shape(image_shape)
   if dataset.train_images.shape[1:] == tuple(image_shape):
     return dataset
   *size, channels = dataset.train_images.shape[1:]
   *new_size, new_channels = image_shape
   borders = [new - old for new, old in zip(new_size, size)]
-  if (len(new_size) != 2 or any(border < 0 or border % 2 for border in borders)
+  if (any(border < 0 or border % 2 for border in borders)
       or new_channels not in {channels, 3 if channels == 1 else channels}):
     raise ValueError(f"image_shape must add an even border to {(*size, channels)} of "
                      f"{dataset.name}, and may turn 1 channel into 3; got {tuple(image_shape)}")
@@ -208,9 +210,11 @@ def stratified_indices(labels: np.ndarray, num_validation: int, *, num_classes: 
       for label, count in enumerate(take)]))
 
 
-def _array(argument, values):
+def _array(argument, values, convert=np.asarray):
+  if np.ma.is_masked(values):
+    raise ValueError(f"{argument} must have every value; got a masked array")
   try:
-    return np.asarray(values)
+    return convert(values)
   except ValueError as error:  # rows of several lengths
     raise ValueError(f"{argument} must be an array; got {type(values).__name__}: "
                      f"{error}") from error

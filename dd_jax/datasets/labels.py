@@ -25,6 +25,11 @@ def as_classes(train_labels: ArrayLike, test_labels: ArrayLike
     ValueError: several labels for an example, labels that are neither integers nor strings, or a
       test label that no training example has; it names the argument and the first such place.
   """
+  widths = [np.shape(labels)[1] for labels in (train_labels, test_labels)
+            if np.ndim(labels) == 2 and np.shape(labels)[1] > 1]
+  if len({*widths}) > 1:
+    raise ValueError("test_labels must be one-hot rows of as many classes as train_labels; "
+                     f"got {widths[1]} and {widths[0]}")
   train, test = _column("train_labels", train_labels), _column("test_labels", test_labels)
   if (train.dtype.kind == "U") != (test.dtype.kind == "U"):
     raise ValueError("train_labels and test_labels must both be strings or both be integers; got "
@@ -40,8 +45,15 @@ def as_classes(train_labels: ArrayLike, test_labels: ArrayLike
   return classes.astype(np.int32), places.astype(np.int32), names
 
 
+def as_array(labels: ArrayLike) -> np.ndarray:
+  """Labels as NumPy holds them; text and what is none stay apart, so that no NaN becomes "nan"."""
+  array = np.asarray(labels)
+  return np.array(labels, object) if array.dtype.kind == "U" and not isinstance(
+      labels, np.ndarray) else array
+
+
 def _column(argument, labels):
-  labels = np.asarray(labels)
+  labels = as_array(labels)
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   if labels.dtype.kind == "S":
@@ -50,6 +62,8 @@ def _column(argument, labels):
     labels = labels.astype(str)
   if labels.dtype.kind == "b" and labels.ndim == 1:
     labels = labels.astype(np.int32)
+  if labels.dtype.kind == "u" and labels.max(initial=0) < 2**63:  # Else compared as float64.
+    labels = labels.astype(np.int64)
   if labels.dtype.kind == "f" and (np.abs(labels) < 2**53).all() and (labels % 1 == 0).all():
     labels = labels.astype(np.int64)
   if labels.ndim == 2 and labels.dtype.kind in "iub":

@@ -65,6 +65,9 @@ def normalize_named(argument: str, images: ArrayLike, mean: ArrayLike, std: Arra
                     ) -> np.ndarray:
   """`normalize`, whose message names the argument."""
   images = np.asarray(images)
+  if not np.shape(mean) == np.shape(std) == images.shape[-1:]:
+    raise ValueError(f"mean and std must be [{images.shape[-1]}], as the channels of {argument}; "
+                     f"got {list(np.shape(mean))} and {list(np.shape(std))}")
   dtype = precision(images)
   pixels = images.astype(dtype)
   pixels /= dtype(pixel_scale(images.dtype))

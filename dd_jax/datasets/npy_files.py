@@ -36,7 +36,7 @@ class NpyRows:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds something else.
     """
-    self._path, self._header = path, _read_header(path)
+    self._path, self._header = os.path.abspath(path), _read_header(path)
     shape, stored, _ = self._header
     if len(shape) not in (3, 4) or 0 in shape:
       raise ValueError(f"{path}: expected images [n, H, W, C] or [n, H, W]; found {list(shape)}")
@@ -70,6 +70,9 @@ def read(path: str | os.PathLike) -> Splits:
   """
   path = pathlib.Path(path)
   test_images, test_labels = path / "test_images.npy", path / "test_labels.npy"
+  if (validation := path / "val_images.npy").exists():
+    raise ValueError(f"{validation}: expected images of train and test alone; append these to one "
+                     "of them")
   train = NpyRows(path / TRAIN_IMAGES), _read_array(path / "train_labels.npy")
   if not test_images.exists() and not test_labels.exists():
     return Splits(*train, None, None)

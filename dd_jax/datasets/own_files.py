@@ -13,7 +13,7 @@ from dd_jax.datasets import picture_folders
 from dd_jax.datasets import rows
 from dd_jax.datasets import tables
 from dd_jax.datasets.labels import as_classes
-from dd_jax.datasets.splits import Reading, Splits
+from dd_jax.datasets.splits import Reading, Splits, check_shape
 
 # What a path can be, how it is told, and its reader, in the order of asking.
 _READERS = (
@@ -65,8 +65,9 @@ def _with_test(path, splits, reading):
   if len(classes) != images.shape[0]:
     raise ValueError(f"{path}: expected one label for each of the {images.shape[0]} images; "
                      f"found {len(classes)}")
-  names = splits.class_names or names or range(len(classes))
-  counts = np.bincount(classes)
+  if splits.class_names:
+    names = [splits.class_names[label] for label in np.unique(labels)]
+  names, counts = names or range(len(classes)), np.bincount(classes)
   if counts.min() < 2:
     raise ValueError(f"{path}: expected at least two examples of every class, one of them for "
                      f"testing; found {counts.min()} of {names[counts.argmin()]!r}")
@@ -80,9 +81,8 @@ def _with_test(path, splits, reading):
 
 def _check(reading):
   shape, resize, label, fraction, _ = reading
-  if shape is not None and not (len(shape) == 3 and all(
-      isinstance(size, (int, np.integer)) and size > 0 for size in shape)):
-    raise ValueError(f"image_shape must be three positive integers (H, W, C); got {shape}")
+  if shape is not None:
+    check_shape(shape)
   if resize not in _RESIZE:
     raise ValueError(f"resize must be one of {', '.join(_RESIZE)}; got {resize!r}")
   if not isinstance(label, str):

@@ -226,8 +226,8 @@ def _find_columns(path, schema, names, label):
 def _class_names(schema, label):
   """Those of a ClassLabel, from what Hugging Face's datasets keep in the file."""
   stored = (schema.metadata or {}).get(b"huggingface")
-  info = json.loads(stored).get("info", {}) if stored else {}
-  feature = info.get("features", {}).get(label)
+  info = json.loads(stored).get("info") if stored else None
+  feature = ((info or {}).get("features") or {}).get(label)
   names = feature.get("names", []) if isinstance(feature, dict) else []
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
     raise ValueError(f"names of classes {str(names)[:80]!r}")

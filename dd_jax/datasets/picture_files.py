@@ -110,7 +110,10 @@ def framed(path: str | os.PathLike, picture: Image.Image, frame: Frame) -> np.nd
   if frame.dtype == np.uint8:
     picture = _opaque(picture).convert(_MODES[channels])
   else:  # Resizing knows floats, which hold 16 bits exactly.
-    picture = Image.fromarray(np.asarray(picture, np.float32))
+    grey = np.asarray(picture, np.float32)
+    if "transparency" in picture.info:
+      grey = np.where(grey == picture.info["transparency"], np.float32(65535), grey)
+    picture = Image.fromarray(grey)
   pixels = _resized(path, picture, frame)
   if frame.dtype == np.uint16:
     pixels = np.rint(pixels).astype(np.uint16)

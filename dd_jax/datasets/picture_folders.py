@@ -20,7 +20,7 @@ class Pictures:
   """The pictures of a split, decoded whenever they are read."""
 
   def __init__(self, paths: list[str], frame: picture_files.Frame):
-    self._paths, self._frame = paths, frame
+    self._paths, self._frame = [*map(os.path.abspath, paths)], frame
     self.shape = (len(paths), *frame.shape)
     self.dtype = frame.dtype
 
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
   if not _has_splits(path):
     classes = _classes(path)
     paths, labels = _split(path, classes)
-    return Splits(Pictures(paths, _frame(paths, reading)), labels, None, None, tuple(classes))
+    return Splits(Pictures(paths, _frame(paths, reading)), labels, None, None, _names(classes))
   folders = {os.path.basename(folder): folder for folder in _folders(path)}
   if "train" not in folders or not folders.keys() <= set(_SPLITS):
     raise ValueError(f"{path}: expected the folders train, val and test, the last two if need be; "
@@ -69,9 +69,14 @@ def read(path: str | os.PathLike, reading: Reading) -> Splits:
     paths, labels = paths + others[0][0], np.concatenate([labels, others[0][1]])
   train = Pictures(paths, frame), labels
   if not others:
-    return Splits(*train, None, None, tuple(classes))
+    return Splits(*train, None, None, _names(classes))
   test_paths, test_labels = others[-1]
-  return Splits(*train, Pictures(test_paths, frame), test_labels, tuple(classes))
+  return Splits(*train, Pictures(test_paths, frame), test_labels, _names(classes))
+
+
+def _names(classes):
+  """The names of the folders, whose bytes need not be text."""
+  return tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in classes)
 
 
 def _has_splits(path):

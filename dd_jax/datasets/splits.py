@@ -1,6 +1,6 @@
 """What readers of one's own files are told, and what they give."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,3 +26,11 @@ class Splits(NamedTuple):
   test_images: np.ndarray | Rows | None  # None: one split, of which a fraction is for testing.
   test_labels: np.ndarray | None
   class_names: tuple[str, ...] = ()  # Of the labels 0..K-1, where the files name them.
+
+
+def check_shape(image_shape: Any) -> None:
+  """A ValueError unless it is (H, W, C)."""
+  if not (isinstance(image_shape, (tuple, list)) and len(image_shape) == 3 and all(
+      isinstance(size, (int, np.integer)) and size > 0 for size in image_shape)):
+    raise ValueError("image_shape must be three positive integers (H, W, C); "
+                     f"got {image_shape}")

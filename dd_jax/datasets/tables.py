@@ -19,12 +19,13 @@ LONGEST_LABEL = 200  # An array of text takes as much for every label.
 
 _BLOCK = 500  # lines converted at once
 _MOST_KEPT = 2**16  # numbers that are looked up, not converted again
+_CODE = re.compile(r"[+-]?0\d+", re.ASCII)  # 007 is another class than 7.
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 def is_csv(path):
   """Whether `read_csv` is for this path, a file or a folder."""
-  return path.name.endswith((".csv", ".csv.gz")) or (path / "train.csv").is_file()
+  return path.name.endswith((".csv", ".csv.gz")) or _of_split(path, "train").is_file()
 
 
 def read_csv(path, reading):
@@ -51,13 +52,22 @@ def read_csv(path, reading):
     columns, rows, labels = _read_file(path, reading.label)
     images, _ = as_images(path, columns, rows, None, reading.image_shape)
     return Splits(images, *_labels(reading.label, {path: labels}), None, None)
-  train, test = path / "train.csv", path / "test.csv"
+  train, test, validation = (_of_split(path, name) for name in ("train", "test", "val"))
+  if validation.exists():
+    raise ValueError(f"{validation}: expected train.csv and test.csv alone; append these lines to "
+                     "one of them")
   columns, rows, labels = _read_file(train, reading.label)
   test_columns, test_rows, test_labels = _read_file(test, reading.label)
   test_rows = in_order(test, test_columns, test_rows, train, columns)
   images, test_images = as_images(path, columns, rows, test_rows, reading.image_shape)
   labels, test_labels = _labels(reading.label, {train: labels, test: test_labels})
   return Splits(images, labels, test_images, test_labels)
+
+
+def _of_split(folder, name):
+  """Its CSV file, the one that is gzipped where there is that one alone."""
+  plain, zipped = folder / f"{name}.csv", folder / f"{name}.csv.gz"
+  return zipped if zipped.exists() and not plain.exists() else plain
 
 
 def in_order(path, columns, rows, first_path, first_columns):
@@ -207,6 +217,8 @@ def _is_number(field):
 def _labels(column, splits):
   """Labels of every split `{path: n texts}`, of one type in all of them."""
   texts = [text for split in splits.values() for text in split]
+  if any(map(_CODE.fullmatch, texts)):
+    return [np.array(split) for split in splits.values()]
   if all(map(_INTEGER.fullmatch, texts)):
     return [np.array(split).astype(np.int64) for split in splits.values()]
   if not all(map(_is_number, texts)):

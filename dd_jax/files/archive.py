@@ -20,6 +20,13 @@ _RENAMED: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+# What fields hold that this package reads; a network or loss of one's own may have no name.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "dataset": (str,), "model": (str, type(None)), "inner_loss": (str, type(None)),
+    "objective": (dict,), "init": (dict,), "num_classes": (int,), "num_eval_inits": (int,),
+    "seed": (int,), "mean": (list,), "std": (list,)}
+
+
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray],
           metadata: dict[str, Any] | None) -> None:
   """Writes a .npz file, whole or not at all.
@@ -102,7 +109,12 @@ def decode_metadata(path: str | os.PathLike, text: str) -> dict[str, Any]:
   if version > FORMAT_VERSION:
     raise ValueError(f"{path} has format version {version}; this package reads up to "
                      f"{FORMAT_VERSION}: install a newer dd_jax")
-  return _renamed(metadata) if version == 1 else metadata
+  metadata = _renamed(metadata) if version == 1 else metadata
+  for name, types in _TYPES.items():
+    if name in metadata and not isinstance(metadata[name], types):
+      raise ValueError(f"{path}: {name} of the metadata must be "
+                       f"{' or '.join(of.__name__ for of in types)}; got {metadata[name]!r}")
+  return metadata
 
 
 def canonical(where: str, array: np.ndarray) -> np.ndarray:

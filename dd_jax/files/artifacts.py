@@ -166,7 +166,7 @@ def save(path: str | os.PathLike, distilled: DistilledData, *, init_params: Para
       cannot hold.
   """
   arrays = to_arrays(Artifact(distilled, init_params, {}, whitening))
-  _check_classes("distilled", arrays["labels"], metadata)
+  check_labels("distilled", arrays["labels"], metadata)
   archive.write(path, arrays, metadata)
 
 
@@ -215,7 +215,7 @@ def from_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata
   elif "images" in arrays:
     raise ValueError(f"{path} must hold images or inputs; got both")
   _check(path, inputs, arrays)
-  _check_classes(path, arrays["labels"], metadata)
+  check_labels(path, arrays["labels"], metadata)
   _check_raw_step_sizes(path, arrays)
   whitening = None
   if "whitening/mean" in arrays:
@@ -266,7 +266,7 @@ def _check(where, inputs, arrays):
                        f"positive scales; got {shapes}")
 
 
-def _check_classes(where, labels, metadata):
+def check_labels(where: Any, labels: np.ndarray, metadata: Any) -> None:
   """Raises ValueError where a class is none of those that the metadata count."""
   size = metadata.get("num_classes") if isinstance(metadata, dict) else None
   if labels.ndim == 2 and isinstance(size, int) and labels.max() >= size:

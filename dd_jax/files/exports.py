@@ -93,7 +93,9 @@ def load(path: str | os.PathLike, format: str, metadata: dict[str, Any] | None =
       raise  # Says what is wrong already.
     raise ValueError(f"{path} must be a file of the format {format}; it cannot be read: "
                      f"{' '.join(str(error).split())[:300]}") from error
-  return artifact._replace(metadata={**artifact.metadata, **(metadata or {})})
+  found = artifact._replace(metadata={**artifact.metadata, **(metadata or {})})
+  artifacts.check_labels(path, np.asarray(found.distilled.labels), found.metadata)
+  return found
 
 
 def load_any(path: str | os.PathLike) -> Artifact:

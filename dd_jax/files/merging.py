@@ -11,12 +11,12 @@ from dd_jax.files.artifacts import Artifact
 from dd_jax.types import DistilledData
 
 # What has to be one and the same, for a network to be trained on all of it together.
-_SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "model", "model_options",
+SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "model", "model_options",
          "objective", "precision", "inner_algorithm",
          "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
          "regularization", "targets")
 # What the run of one file says of itself, which holds for no merged file.
-_OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection",
+OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection",
                "readable")
 
 
@@ -47,6 +47,9 @@ def merge(artifacts: Sequence[Artifact]) -> Artifact:
   distilled = [artifact.distilled for artifact in artifacts]
   labels = [_scores(part.labels, artifact) if any(part.labels.ndim == 3 for part in distilled)
             else part.labels for part, artifact in zip(distilled, artifacts)]
+  if len({part.shape[2:] for part in labels}) > 1:
+    raise ValueError("artifacts must agree in the length of soft labels and num_classes; got "
+                     f"{[*dict.fromkeys(part.shape[-1] for part in labels)]}")
   inputs = [_as_normalized_by(first, artifact) for artifact in artifacts]
   return Artifact(
       DistilledData(jax.tree.map(_side_by_side, *inputs), _side_by_side(*labels),
@@ -66,7 +69,7 @@ def _check(number: int, first: Artifact, other: Artifact) -> None:
       raise ValueError(f"artifacts must agree in {name}: {expected} in the first; "
                        f"got {found} in number {number}")
 
-  for name in _SAME:
+  for name in SAME:
     expected, found = first.metadata.get(name), other.metadata.get(name)
     require(name, expected, found, expected == found)
   if "mean" not in first.metadata:  # What tables and texts are coded by follows from their data.
@@ -119,5 +122,5 @@ def _metadata(artifacts):
            if all(name in each.metadata and each.metadata[name] == value for each in artifacts)}
   kept = {name: first[name] for name in ("mean", "std", "pixel_range") if name in first}
   return {**{name: value for name, value in known.items()
-             if not name.endswith(("_mean", "_std")) and name not in _OF_ONE_RUN},
+             if not name.endswith(("_mean", "_std")) and name not in OF_ONE_RUN},
           **kept, "merged": len(artifacts)}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import csv
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -88,6 +89,7 @@ def new_folder(path: pathlib.Path, format: str) -> Iterator[pathlib.Path]:
   """
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise ValueError(f"path must be a new or an empty folder for the format {format}; got {path}")
+  path = pathlib.Path(os.path.realpath(path))
   temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
   try:
     yield temporary

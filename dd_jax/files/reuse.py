@@ -123,6 +123,13 @@ def network(artifact: Artifact, make: Callable[[int], models.Model] | None = Non
   return ridge_regression.ridge_model(make(num_features), num_features, num_classes)
 
 
+def check_classes(artifact: Artifact, class_names: tuple[str, ...], argument: str) -> None:
+  """A ValueError where data name other classes than the file does; either may name none."""
+  if class_names and artifact.class_names and tuple(class_names) != artifact.class_names:
+    raise ValueError(f"{argument} must have the classes of the file, "
+                     f"{list(artifact.class_names)}; got {list(class_names)}")
+
+
 def stored_params(artifact: Artifact) -> Params:
   """The weights theta_0 in the file of a fixed init.
 

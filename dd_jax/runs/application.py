@@ -51,6 +51,7 @@ def apply_distilled(artifact: dd_jax.Artifact, data: datasets.Dataset | Data, *,
   """
   if seed is not None:
     check_seed("--seed", seed)
+  reuse.check_classes(artifact, data.class_names, "data")
   if init is None and model is None and artifact.init_params is not None:
     init = "stored"
   model = reuse.network(artifact) if model is None else model

@@ -16,7 +16,8 @@ from dd_jax.runs.data import Data, Targets
 from dd_jax.runs.settings import check_choice
 
 PREDICTED = ("class", "number")
-_WHOLE = re.compile("0|-?[1-9][0-9]*")  # 7 is a number; 007, which is another class, a code.
+# 7 is a number; 007, which is another class, a code, and so is what no int64 holds.
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
 def from_columns(train: Columns, test: Columns | None = None, *, label: str | Sequence[str],

@@ -42,7 +42,7 @@ def from_texts(train: tuple[Sequence[str], Sequence], test: tuple[Sequence[str],
     ValueError, OSError: an argument that does not fit, or a file that is none.
   """
   train, test = _pairs(train, "train"), _pairs(test, "test")
-  train_labels, test_labels, names = as_classes(np.asarray(train[1]), np.asarray(test[1]))
+  train_labels, test_labels, names = as_classes(train[1], test[1])
   num_classes = int(train_labels.max()) + 1
   chosen = stratified_indices(train_labels, num_validation, num_classes=num_classes, seed=seed)
   kept = np.setdiff1d(np.arange(len(train_labels)), chosen)
@@ -95,6 +95,12 @@ def from_files(path: str, *, text: str, label: str, **options: Any) -> Data:
 def _pairs(split, what):
   """Texts and labels by the order of their rows, whatever holds them."""
   of, labels = map(list, split)
+  for row, text in enumerate(of, start=1):
+    if not isinstance(text, str):
+      raise ValueError(f"{what} must hold texts; got {type(text).__name__} in row {row}")
+  for row, label in enumerate(labels, start=1):
+    if label is None or files.is_missing(label):
+      raise ValueError(f"{what} must hold a label for each text; got none in row {row}")
   if len(of) != len(labels):
     raise ValueError(f"{what} must hold a label for each text; got {len(of)} texts and "
                      f"{len(labels)} labels")

@@ -24,6 +24,7 @@ from dd_jax import parametrization
 from dd_jax.datasets import digests
 from dd_jax.datasets.rows import in_memory
 from dd_jax.evaluation import Plan, draw_networks, map_networks, measure, train_networks
+from dd_jax.files import reuse
 from dd_jax.init_distributions import random_init
 from dd_jax.pretraining import minibatches
 from dd_jax.runs import accuracies
@@ -73,6 +74,7 @@ def compare_networks(artifact: dd_jax.Artifact, dataset: datasets.Dataset,
   """
   started = time.monotonic()
   check_seed("seed", seed)
+  reuse.check_classes(artifact, dataset.class_names, "dataset")
   if not training.num_epochs:
     raise ValueError("train.num_epochs must hold at least one number; got ()")
   for name, values in (

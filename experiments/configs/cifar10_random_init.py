@@ -2,7 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_random_init.py --workdir=DIR
 
-Expected: 40 to 41 % over 200 held-out networks, in one to four hours on a CPU core, half of it the test.
+Expected: 40 to 41 % over 200 held-out networks, in one to four hours on a CPU core, half of them
+for the test.
 """
 
 from experiments.configs import cifar10_fixed_init

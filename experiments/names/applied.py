@@ -134,12 +134,21 @@ def _read_again(artifact, name, data_dir, field):
   except TypeError as error:
     raise ValueError(f"reading of the metadata must say how a table is read; got "
                      f"{artifact.metadata['reading']!r}") from error
+  columns = [_columns(data), artifact.metadata.get("readable", {}).get("columns")]
+  if None not in columns and columns[0] != columns[1]:
+    raise ValueError(f"{field} must have the columns of the file, {columns[1]}; got {columns[0]}")
   # Of what is compared now: earlier files have a digest of trained word vectors besides.
   known = artifact.metadata.get("data")
   if not name and not (isinstance(known, dict) and data.digest.items() <= known.items()):
     raise ValueError(f"{field} must be given: {artifact.field('dataset')!r} has other rows than "
                      "the run had")
   return data
+
+
+def _columns(data):
+  """The columns of a table; None of texts."""
+  rows = data.train[0]
+  return None if isinstance(rows, dict) else data.readable(rows[:1][None])["columns"]
 
 
 def _reading(artifact):

@@ -49,7 +49,7 @@ def load_own(name: str, field: str) -> Any:
   module, _, attribute = name.partition(":")
   try:
     return getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
     raise ValueError(f"{field} must be package.module:function of what can be imported here; "
                      f"got {name!r} ({' '.join(str(error).split())})") from error
 
@@ -78,12 +78,16 @@ def make_model(name: str, num_classes: int, image_shape: Any, options: Mapping[s
   made = choose(models.MODELS, name, field)
   rule = f"{field} must name a maker (num_classes=, image_shape=) of a dd_jax.Model; {name!r}"
   if callable(made) and not isinstance(made, nn.Module):
+    arguments = {"num_classes": num_classes, "image_shape": image_shape}
     known = inspect.signature(made).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for option, value in options.items():
-      if option not in known:
-        raise ValueError(f"{field.removesuffix('name')}{option} must be left out for {name}, which "
-                         f"has no such option; got {value!r}")
-    arguments = {"num_classes": num_classes, "image_shape": image_shape, **options}
+      if option in arguments or not (takes_any or option in known):
+        where = f"{field.removesuffix('name')}{option}" if field.endswith(".name") else (
+            f"{field}: {option}")
+        raise ValueError(f"{where} must be left out for {name}, which has no such option; "
+                         f"got {value!r}")
+    arguments |= options
     if not _takes(made, **arguments):
       raise ValueError(f"{rule} is {_described(made)}")
     made = made(**arguments)
@@ -106,6 +110,8 @@ def network(text: str, num_classes: int, image_shape: Any, field: str) -> models
   check_choice(field, name, models.MODELS)
   try:
     values = {key: _value(value) for key, value in (option.split("=") for option in options)}
+    if len(values) < len(options):
+      raise ValueError("an option twice")
     return make_model(name, num_classes, image_shape, values, field)
   except (TypeError, ValueError) as error:
     raise ValueError(f"{field} must be NAME or NAME:option=value, as convnet:width=32, for images "
@@ -120,6 +126,8 @@ def dataset(name: str, data_dir: str | None, field: str, *, download: bool = Fal
     ValueError, OSError: as of `datasets.load`, or a function that gives something else.
   """
   if not is_own(name):
+    if own_files.is_path(name):
+      name = path_below(name, data_dir)
     return datasets.load(name, data_dir or None, download=download, reading=reading)
   found = make_own(name, field, object)
   if isinstance(found, datasets.Dataset | runs.Data):

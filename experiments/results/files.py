@@ -18,15 +18,21 @@ def read_runs(directory: pathlib.Path, same: dict[str, str]) -> dict[str, list[d
   groups = collections.defaultdict(list)
   for path in sorted(directory.glob("*.json")):
     config, _ = config_and_note(path.stem.rsplit("-seed", 1)[0])
-    if "-seed" not in path.stem or config not in paper.ROWS:
-      raise ValueError(f"{path} must be named CONFIG-seedSEED.json or CONFIG-NOTE-seedSEED.json, "
-                       f"where results.paper.ROWS has the CONFIG; got {config!r}")
+    check_config(path, config)
     result = read(path)
     if "sources" in result:
       result["sources"] = [code for code, _ in itertools.groupby(
           same.get(code, code) for code in result["sources"])]
     groups[path.stem.rsplit("-seed", 1)[0]].append(result)
   return {name: newest_of(groups[name]) for name in sorted(groups, key=_order)}
+
+
+def check_config(path: pathlib.Path, config: str) -> None:
+  """A ValueError where a file is not named as those of rows are."""
+  if "-seed" not in path.stem or config not in paper.ROWS:
+    raise ValueError(f"{path} must be named CONFIG-seedSEED{path.suffix} or "
+                     f"CONFIG-NOTE-seedSEED{path.suffix}, where results.paper.ROWS has the CONFIG; "
+                     f"got {config!r}")
 
 
 def read_all(directory: pathlib.Path) -> dict[str, dict]:

@@ -8,7 +8,8 @@ import numpy as np
 from dd_jax import files
 from dd_jax.runs import accuracies
 from experiments.results import paper
-from experiments.results.files import config_and_note, link, markdown, percent, read
+from experiments.results.files import check_config, config_and_note, link, markdown, percent
+from experiments.results.files import read
 
 
 def table(directory: pathlib.Path) -> str:
@@ -24,6 +25,7 @@ def table(directory: pathlib.Path) -> str:
     measure = accuracies.names_of(metadata)[0]
     content = path.read_bytes()
     config, note = config_and_note(path.stem.rsplit("-seed", 1)[0])
+    check_config(path, config)
     figure = percent(measure, metadata[f"{measure}_mean"]) + accuracies.unit(measure)
     rows.append((
         f"[{path.stem}](results/distilled/{path.name})",

@@ -173,6 +173,8 @@ def _between(name, text, table):
   """The text with the table between the marks of that name."""
   begin = f"<!-- {name}: python -m experiments.results.tables -->\n"
   end = f"<!-- end of {name} -->\n"
+  if not 0 <= text.find(begin) < text.find(end):
+    raise ValueError(f"the text must have the two marks of {name}, {begin.strip()} first")
   head, _, rest = text.partition(begin)
   return head + begin + "\n" + table + "\n" + end + rest.partition(end)[2]
 
@@ -181,6 +183,8 @@ def render(text: str, results: pathlib.Path = _HERE / "results",
            studies: pathlib.Path = _HERE / "measurements/studies") -> str:
   """The README's text with its generated part made anew."""
   head, mark, _ = text.partition(_MARK)
+  if not mark:
+    raise ValueError(f"the text must have the mark {_MARK.strip()}")
   (runs, transferred), pools = _runs_and_transfers(results), read_all(results / "pools")
   return (head + mark + "\n### Distilled data\n\n" + runs_table(runs, pools)
           + "\n† by an earlier version of the code than that of the newest row, which no "
