@@ -17,6 +17,7 @@ from dd_jax import models
 from dd_jax.files import artifacts
 from dd_jax.files import pools
 from dd_jax.runs import application
+from dd_jax.runs import transfer
 from experiments import problem
 from experiments.names import applied
 from tests.launches import ROOT, error_of, launch, smoke
@@ -308,6 +309,11 @@ def test_a_table_is_read_again_and_others_are_refused(tmp_path):
   for found in (applied.apply(file, data_dir=str(tmp_path)), applied.apply(file, data=str(moved))):
     assert [found[name] for name in _FIGURES] == pytest.approx(
         [result.figures[name] for name in _FIGURES], abs=1e-6)
+  other = tmp_path / "other.csv"
+  other.write_text(moved.read_text().replace("a,b,y", "a,height,y"))
+  with pytest.raises(ValueError, match=r"data must have the columns of the file, \['a', 'b'\]; got "
+                                       r"\['a', 'height'\]"):
+    applied.apply(file, data=str(other))
   write(moved, rows ** 2)
   with pytest.raises(ValueError, match="data must be given: 'own.csv' has other rows than the run"):
     applied.apply(file, data_dir=str(tmp_path))
@@ -318,6 +324,26 @@ def test_a_table_is_read_again_and_others_are_refused(tmp_path):
                    metadata={**result.artifact.metadata, "reading": reading})
     with pytest.raises(ValueError, match=f"reading .*{message}"):
       applied.apply(tmp_path / "a.npz", data_dir=str(tmp_path))
+
+
+def test_classes_of_other_names_are_not_taken_for_those_of_the_file():
+  """A set without the first class would number the others anew."""
+  images = np.arange(12 * 9, dtype=np.uint8).reshape(12, 3, 3, 1)
+  pets, fewer = (datasets.from_arrays(images, labels, images[:3], labels[:3]) for labels in (
+      ["ape", "bee", "cow"] * 4, ["bee", "cow", "dog"] * 4))
+  distilled = dd_jax.DistilledData(jax.numpy.zeros((1, 3, 3, 3, 1)), jax.numpy.arange(3)[None],
+                                   jax.numpy.full((1, 1), .1))
+  metadata = {"num_classes": 3, "pixel_scale": 255, "mean": pets.mean.tolist(),
+              "std": pets.std.tolist(), "class_names": ["ape", "bee", "cow"]}
+  artifact = dd_jax.Artifact(distilled, None, metadata)
+  model = models.linear(num_classes=3, image_shape=(3, 3, 1))
+  options = {"model": model, "init": "xavier_normal", "num_networks": 2}
+  assert application.apply_distilled(artifact, pets, **options)["num_test"] == 3
+  message = r"must have the classes of the file, \['ape', 'bee', 'cow'\]; got \['bee', 'cow', 'dog"
+  with pytest.raises(ValueError, match=f"^data {message}"):
+    application.apply_distilled(artifact, fewer, **options)
+  with pytest.raises(ValueError, match=f"^dataset {message}"):
+    transfer.compare_networks(artifact, fewer, {"linear": model}, "unused", training=None)
 
 
 def test_texts_are_read_again_by_their_name(tmp_path):

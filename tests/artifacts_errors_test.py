@@ -208,3 +208,17 @@ def test_arrays_larger_than_memory_are_refused_before_they_are_read(tmp_path):
     with pytest.raises(ValueError, match="arrays of 0.0008 GB, and 0.0005 GB are free"):
       artifacts.load(path)
     assert npz.read(path, ("labels",)) == {}  # What is not asked for does not count.
+
+
+@pytest.mark.parametrize("name, value, text", [
+    ("num_eval_inits", "5", "num_eval_inits of the metadata must be int; got '5'"),
+    ("objective", None, "objective of the metadata must be dict; got None"),
+    ("model", ["lenet"], "model of the metadata must be str or NoneType; got ['lenet']"),
+    ("seed", 1.5, "seed of the metadata must be int; got 1.5"),
+    ("mean", None, "mean of the metadata must be list; got None"),
+])
+def test_metadata_of_another_type(tmp_path, name, value, text):
+  path = tmp_path / "a.npz"
+  artifacts.save(path, hard(), metadata={name: value})
+  with pytest.raises(ValueError, match=re.escape(f"{path}: {text}")):
+    artifacts.load(path)

@@ -37,6 +37,10 @@ def test_hard_labels_stay_and_must_be_the_same(tmp_path):
       ([one, two, _artifact(1., one.distilled.labels, .1, mean=[0.])], "agree in mean; number 2"),
       ([one, _artifact(1., jnp.zeros((1, 2, 3)), .1)], "agree in shapes; number 1"),
       ([one, two._replace(init_params={"w": np.ones(2)})], "agree in weights of a fixed init"),
+      *(([one, _artifact(2., one.distilled.labels, .1, **{name: value})], f"agree in {name}")
+        for name, value in (("data", {"train_images": "x"}), ("class_names", ["a", "b"]),
+                            ("objective", {"name": "poisoning"}), ("inner_optimizer", "adam"))),
+      ([one, _artifact(1., one.distilled.labels, -.1)], "positive step sizes, .*; number 1"),
       ([one], "--files must be two or more; got 1")):
     with pytest.raises(ValueError, match=message):
       average.average(wrong)
@@ -50,5 +54,12 @@ def test_the_command_writes_a_file(tmp_path):
                    f"--out={tmp_path / 'new/c.npz'}")
   assert process.returncode == 0, process.stderr
   np.testing.assert_allclose(artifacts.load(tmp_path / "new/c.npz").distilled.inputs, 2.)
-  assert "--files must be two or more; got 1" in error_of(launch(
-      "experiments.average", f"--files={tmp_path / 'a.npz'}", f"--out={tmp_path / 'd.npz'}"))
+  before = (tmp_path / "a.npz").read_bytes()
+  for files, out, message in (
+      ("a.npz", "d.npz", "--files must be two or more; got 1"),
+      ("a.npz,b.npz", "new/../a.npz", "--out must be none of --files, which would be lost"),
+      ("a.npz,b.npz", "c.safetensors", "--out must end in .npz")):
+    paths = ",".join(str(tmp_path / name) for name in files.split(","))
+    assert message in error_of(launch(
+        "experiments.average", f"--files={paths}", f"--out={tmp_path / out}"))
+  assert (tmp_path / "a.npz").read_bytes() == before and not (tmp_path / "c.safetensors").exists()

@@ -238,6 +238,12 @@ def test_where_it_cannot_be_written(tmp_path, path, format, message):
   assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
 
 
+def test_metadata_that_are_given_count_the_classes_too(tmp_path):
+  path = export(tmp_path, "safetensors", make_artifact(full=False))
+  with pytest.raises(ValueError, match="labels must lie in 0..0, as num_classes of the metadata"):
+    exports.load(path, "safetensors", {"num_classes": 1})
+
+
 def test_what_a_format_cannot_hold(tmp_path):
   with pytest.raises(ValueError, match="1 or 3 channels for the format png; got 2"):
     exports.save(tmp_path / "folder", make_artifact(2, full=False), "png")

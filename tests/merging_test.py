@@ -45,6 +45,13 @@ def test_a_step_is_the_mean_of_the_files_own_steps():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), trained, expected)
 
 
+def test_hard_labels_that_are_fewer_than_soft_ones_are_long():
+  hard = _artifact(0, [0, 1])
+  soft = hard._replace(distilled=hard.distilled._replace(labels=jnp.zeros((2, 2, 5))))
+  with pytest.raises(ValueError, match=r"length of soft labels and num_classes; got \[4, 5\]"):
+    dd_jax.files.merge([hard, soft])
+
+
 def test_examples_and_what_is_known_of_them():
   one, two = _artifact(0, [0, 1], dataset="a"), _artifact(1, [2, 3, 0], dataset="b")
   merged = dd_jax.files.merge([one, two])

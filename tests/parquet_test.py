@@ -317,6 +317,9 @@ def test_names_of_classes(tmp_path):
   with raises(ValueError, path, "expected labels 0..1, of which column 'label' has the names; "
               "found -1 in row 1"):
     parquet.read(path, Reading())
+  table = pyarrow.table(columns).replace_schema_metadata({"huggingface": b'{"info": null}'})
+  pyarrow.parquet.write_table(table, path)
+  assert parquet.read(path, Reading()).class_names == ()
   for metadata in (b"{", b'{"info": {"features": {"label": {"names": "xy"}}}}', b"[]"):
     table = pyarrow.table(columns).replace_schema_metadata({"huggingface": metadata})
     pyarrow.parquet.write_table(table, path)

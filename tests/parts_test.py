@@ -266,6 +266,42 @@ def test_an_own_inner_loss_has_to_be_named_too(tmp_path):
       "my_losses:direct")
 
 
+@pytest.mark.parametrize("text, message", [
+    ("linear:num_classes=2", "--network: num_classes must be left out for linear, which has no su"),
+    ("linear:image_shape=2", "--network: image_shape must be left out for linear"),
+    ("mlp:width=3", "--network: width must be left out for mlp, which has no such option; got 3"),
+    ("convnet:width=3:width=4", "an option twice"),
+    (".my:net", "--network must be package.module:function .* got '.my:net'"),
+])
+def test_options_of_a_network_that_it_cannot_have(text, message):
+  with pytest.raises(ValueError, match=message):
+    parts.network(text, 3, (4, 4, 1), "--network")
+
+
+def test_a_maker_of_any_options_gets_them():
+  given = {}
+
+  def net(num_classes, image_shape, **options):
+    given.update(options)
+    return dd_jax.models.linear(num_classes=num_classes, image_shape=image_shape)
+
+  choices = {**dd_jax.models.MODELS, "any": net}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(dd_jax.models, "MODELS", choices)
+    parts.make_model("any", 3, (4, 4, 1), {"width": 5}, "model.name")
+    with pytest.raises(ValueError, match="^model.num_classes must be left out for any"):
+      parts.make_model("any", 3, (4, 4, 1), {"num_classes": 5}, "model.name")
+  assert given == {"width": 5}
+
+
+def test_image_files_are_looked_for_below_the_directory_of_the_data(tmp_path):
+  images, labels = np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4, 1), np.arange(12) % 2
+  np.savez(tmp_path / "mine9.npz", train_images=images, train_labels=labels, test_images=images,
+           test_labels=labels)
+  found = parts.dataset("mine9.npz", str(tmp_path), "data.name")
+  np.testing.assert_array_equal(found.train_images, images)
+
+
 def test_where_no_name_is_known_a_loss_is_one_s_own():
   with pytest.raises(ValueError, match="^--loss must be package.module:function; got 'classific"):
     parts.loss("classification", None, {}, "--loss")

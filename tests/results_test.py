@@ -87,6 +87,18 @@ def test_the_command_leaves_what_is_up_to_date_as_it_is(monkeypatch, tmp_path):
   assert (tmp_path / "experiments/README.md").read_bytes() == readme.read_bytes()
 
 
+def test_a_text_without_its_marks_is_refused_and_keeps_its_end():
+  begin, end = (f"<!-- {mark} -->\n" for mark in (
+      "bench: python -m experiments.results.tables", "end of bench"))
+  assert tables._between("bench", f"a\n{begin}old\n{end}rest\n", "new") == (
+      f"a\n{begin}\nnew\n{end}rest\n")
+  for text in (f"a\n{begin}old\nrest\n", f"a\n{end}rest\n", "rest\n", f"{end}{begin}"):
+    with pytest.raises(ValueError, match="must have the two marks of bench, <!-- bench: "):
+      tables._between("bench", text, "new")
+  with pytest.raises(ValueError, match="must have the mark <!-- from here on: "):
+    tables.render("no mark")
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("none_such-seed1", "{}", "must be named CONFIG-seedSEED.json .* got 'none_such'"),
     ("mnist_fixed_init-seed1", "{", "must be the JSON that a run wrote: ")])
