@@ -37,7 +37,7 @@ def crop(key: Array, image: Array) -> Array:
 
 
 def shift(key: Array, image: Array) -> Array:
-  """Moved by up to an eighth of the size; what is missing is 0."""
+  """Moved by up to an eighth of the size, rounded; what is missing is 0."""
   return _move(key, image, tuple(round(_SHIFT * size) for size in image.shape[:2]))
 
 

@@ -216,7 +216,7 @@ def _from_rows(rows, like):
   """`[S, B, D]` as a pytree of the shapes `[n, ...]` of `like`."""
   leaves, tree = jax.tree.flatten(like)
   edges = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
-  return jax.tree.unflatten(tree, [part.reshape(*rows.shape[:2], *leaf.shape[1:])
+  return jax.tree.unflatten(tree, [part.reshape(*rows.shape[:2], *leaf.shape[1:]).astype(leaf.dtype)
                                    for part, leaf in zip(np.split(rows, edges, -1), leaves)])
 
 

@@ -73,9 +73,10 @@ def _of_rows(apply, params, inputs):
 def _compiled(function):
   """Compiled apart from the program that is traced around it, and run at once."""
   def run(*args):
-    program = jax.jit(_hashable(function), compiler_options={
-        "xla_backend_optimization_level": 0}).lower(*args)
-    return np.asarray(program.compile()(*args))
+    with jax.disable_jit(False):
+      program = jax.jit(_hashable(function), compiler_options={
+          "xla_backend_optimization_level": 0}).lower(*args)
+      return np.asarray(program.compile()(*args))
 
   return run
 

@@ -1,6 +1,7 @@
 """Distillation: outer optax steps on the trainable, one or many per dispatch."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -67,7 +68,8 @@ def make_outer_loop(outer_loss: Callable, optimizer: optax.GradientTransformatio
     except AssertionError as error:
       raise ValueError("optimizer and carry_on must keep the shapes and types of their state; "
                        f"{' '.join(str(error).split())[:300]}") from error
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = functools.reduce(jnp.logical_and, (
+        jnp.isfinite(x).all() for x in (loss, norm, *jax.tree.leaves(new_state.trainable))))
     return _select(finite, new_state, state), OuterInfo(loss, norm, finite)
 
   return OuterLoop(init, step)

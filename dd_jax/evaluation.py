@@ -19,7 +19,8 @@ class Metrics(NamedTuple):
   """Of N networks on one set of real images."""
   loss: Array  # [N] mean cross-entropy.
   accuracy: Array  # [N] fraction.
-  confusion: Array  # [N, K, K] int32 counts, true class by predicted class.
+  # [N, K, K] int32 counts, true class by predicted class; NaN predicts class 0, as argmax does.
+  confusion: Array
 
 
 class TargetMetrics(NamedTuple):
@@ -97,7 +98,8 @@ def count(apply: Callable, params: Any, inputs: Any, labels: Array) -> Counts | 
         (targets ** 2).sum(0))
   counts = jnp.zeros(2 * outputs.shape[-1:], jnp.int32)
   return Counts(cross_entropy(outputs, labels).sum(),
-                counts.at[labels, jnp.argmax(outputs, -1)].add(1))
+                # Unsigned, a class below 0 lies beyond the last, and is left out.
+                counts.at[labels.astype(jnp.uint32), jnp.argmax(outputs, -1)].add(1))
 
 
 def to_metrics(counts: Counts | TargetCounts) -> Metrics | TargetMetrics:
@@ -133,6 +135,7 @@ def measure(apply: Callable, params: Any, inputs: Any, labels: Array, *, batch_s
   """
   prepare = prepare or (lambda inputs: inputs)
   num_examples = types.num_examples(inputs, labels)
+  inputs, labels = jax.tree.map(jnp.asarray, (inputs, labels))
   prepared = jax.eval_shape(prepare, inputs)
   check_batches(apply, params, prepared, batch_size=batch_size)
   types.check_labels(labels, jax.eval_shape(apply, params, prepared).shape[-1])

@@ -11,7 +11,7 @@ from dd_jax import batch_independence
 from dd_jax import parallel
 from dd_jax.init_distributions import InitDistribution
 from dd_jax.truncation import objective_keys
-from dd_jax.types import DistilledData, Train, check_at_least
+from dd_jax.types import DistilledData, Train, check_at_least, num_examples
 
 
 def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistribution, train: Train,
@@ -85,6 +85,8 @@ def make_outer_loss(decode: Callable[[Any], DistilledData], init: InitDistributi
     loss_of_networks = split.networks(loss_of_networks)
 
   def outer_loss(trainable, init_state, key, inputs, labels):
+    if num_examples(inputs, labels) < 1:
+      raise ValueError("labels must hold at least one example; got none")
     draw_key, train_key, window_key = objective_keys(key)
     networks = init.draw(init_state, draw_key, num_inits), jnp.arange(num_inits)
     return loss_of_networks(trainable, networks, init_state, train_key, window_key, inputs, labels)

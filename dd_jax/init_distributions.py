@@ -173,11 +173,14 @@ def near_init(params: Params, noise: float) -> InitDistribution:
   Weights of zero stay zero.
 
   Raises:
-    ValueError: a noise that is not positive, or that rounds away in the type of the weights.
+    ValueError: a noise that is not positive, or that rounds away in the type of the weights, or
+      integers among them.
   """
   if not noise > 0:
     raise ValueError(f"noise must be positive; got {noise}")
   for leaf in jax.tree.leaves(params):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise ValueError(f"params must be floating point for noise; got {jnp.result_type(leaf)}")
     least = float(jnp.finfo(jnp.result_type(leaf)).eps) / 8  # Of which few draws change a weight.
     if noise < least:
       raise ValueError(f"noise must be at least {least:.2g} for weights of "

@@ -46,6 +46,7 @@ def inner_step(value_and_grad: Callable, optimizer: optax.GradientTransformation
   Returns:
     The state after the step and the loss before it.
   """
+  step_size = jnp.asarray(step_size)
   loss, gradient = value_and_grad(state.params, *batch)
   updates, opt_state = optax.with_extra_args_support(optimizer).update(
       gradient, state.opt_state, state.params, value=loss)
@@ -78,7 +79,8 @@ def unroll(loss: Callable, optimizer: Any = None, *, memory: str | int = "remat"
 
   Returns:
     `train(key, params, distilled) -> (weights after T steps, loss before each step [T])`,
-    differentiable with respect to the weights, inputs, soft labels, step sizes and hyper.
+    differentiable with respect to the weights, inputs, soft labels, step sizes and hyper. Inside
+    `jax.shard_map` that needs its `check_vma=False`, or the gradients of devices are added up.
 
   Raises:
     ValueError: an unknown mode; when called, distilled data whose shapes do not fit.
@@ -102,6 +104,7 @@ class Unroll:
 
   def __call__(self, key: Array, params: Params, distilled: DistilledData
                ) -> tuple[Params, Array]:
+    check_distilled(distilled)
     state, losses = self.stretch(key, self.begin(params, distilled), distilled, 0,
                                  distilled.step_sizes.size)
     return state.params, losses
@@ -117,8 +120,8 @@ class Unroll:
     Raises:
       ValueError: a stretch that does not fit into the trajectory, or distilled data that are none.
     """
-    check_stretch(start, length, distilled.step_sizes.size)
     step, rows, inputs = self._steps(key, distilled)
+    check_stretch(start, length, distilled.step_sizes.size)
     positions = jnp.asarray(start, jnp.int32) + jnp.arange(length, dtype=jnp.int32)
     return _scan(step, distilled.hyper, rows, state, inputs(positions),
                  positions % distilled.step_sizes.shape[1], self.memory)

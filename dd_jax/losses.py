@@ -45,10 +45,11 @@ def squared_error(outputs: Array, targets: Array) -> Array:
     outputs, targets: `[n, D]`.
 
   Raises:
-    ValueError: the targets are of another shape, or integers.
+    ValueError: the targets are of another shape, not `[n, D]`, or integers.
   """
-  if targets.shape != outputs.shape or not jnp.issubdtype(targets.dtype, jnp.floating):
-    raise ValueError(f"targets must be floats {list(outputs.shape)}, as the outputs; "
+  if (targets.shape != outputs.shape or targets.ndim != 2
+      or not jnp.issubdtype(targets.dtype, jnp.floating)):
+    raise ValueError(f"targets must be floats [n, D], as the outputs {list(outputs.shape)}; "
                      f"got {targets.dtype} {list(targets.shape)}")
   dtype = wide(outputs.dtype)
   return .5 * ((outputs.astype(dtype) - targets.astype(dtype)) ** 2).sum(-1)

@@ -129,8 +129,8 @@ def pull(optimizer: Any, hyper: Any, params: Any) -> Array:
     ValueError: an optimizer that ends where the gradient is neither zero nor, by the weight decay
       of gradient descent or momentum, a multiple of theta.
   """
-  hyper = dict(hyper) if hyper else {}
   if optimizer in (gradient_descent, momentum, nesterov):
+    hyper = dict(hyper) if hyper else {}
     # Momentum multiplies a constant gradient by 1 / (1 - decay), and not the weight decay.
     return jnp.asarray(hyper.get("weight_decay", 0.)) * (1 - jnp.asarray(hyper.get("decay", 0.)))
   try:

@@ -4,6 +4,7 @@ The outer loss is a mean over N networks of a mean over R real examples. Each fu
 such a mean, `loss(variable, examples, *constants) -> []` over the leading axis of `examples`, and
 returns the same mean computed in pieces; they compose. Sharding annotations place the pieces, so
 that the numerical code knows no device; `over_pmap` spells out the one collective of `jax.pmap`.
+Inside a `jax.shard_map` of one's own they need its `check_vma=False`.
 """
 
 from collections.abc import Callable

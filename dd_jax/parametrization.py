@@ -111,7 +111,7 @@ def inputs(shape: Any, num_steps: int, batch: int, *, start: Any = None,
   if start is not None and {*start} != {*shape}:
     raise ValueError(f"start must hold the inputs {sorted(shape)}; got {sorted(start)}")
   for name, values in given.items():
-    if shape.get(name) != jnp.shape(values):
+    if name not in shape or tuple(shape[name]) != jnp.shape(values):
       raise ValueError(f"given must have the shapes of the inputs, {shape}; got {name} of "
                        f"{jnp.shape(values)}")
 

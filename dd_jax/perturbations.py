@@ -4,6 +4,7 @@ What is poisonous without being seen as such (section 3.6): images that stay wit
 ones, in batches with real ones as they are.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,8 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
   """Real inputs, each with a learned change of at most epsilon; they start as they are.
 
   What is learned is the change in units of epsilon, before the bound: a learning rate serves any.
+  Its gradient is that of inputs which nothing keeps within low and high: else a black pixel that
+  once was to become darker would stay as it is for ever.
 
   Args:
     real: `[S, B, ...]`, floating point.
@@ -34,8 +37,8 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
   """
   if norm not in NORMS:
     raise ValueError(f"norm must be one of {list(NORMS)}; got {norm!r}")
-  if not epsilon > 0:
-    raise ValueError(f"epsilon must be positive; got {epsilon}")
+  if not 0 < epsilon < np.inf:
+    raise ValueError(f"epsilon must be positive and finite; got {epsilon}")
   real = jnp.asarray(real)
   if not jnp.issubdtype(real.dtype, jnp.floating):
     raise ValueError(f"real must be floating point; got {real.dtype}")
@@ -59,7 +62,8 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
       squared = (learned ** 2).sum(axes, keepdims=True)
       # At least 1; the root is taken where it has a derivative.
       change = epsilon * learned / jnp.sqrt(jnp.where(squared <= 1, 1, squared))
-    return jnp.clip(real + change / scale, low, high)
+    moved = real + change / scale
+    return moved + jax.lax.stop_gradient(jnp.clip(moved, low, high) - moved)
 
   return Part(lambda key: jnp.zeros_like(real), decode)
 

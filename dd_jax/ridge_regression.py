@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax.models import Model
-from dd_jax.types import Array, Train, check_distilled
+from dd_jax.types import Array, Train, check_distilled, wide
 
 
 def ridge(features: Callable, num_classes: int | None, *, regularization: float) -> Train:
@@ -44,10 +44,13 @@ def ridge(features: Callable, num_classes: int | None, *, regularization: float)
     if num_classes is None:
       targets = labels
     elif jnp.issubdtype(labels.dtype, jnp.integer):
-      targets = jax.nn.one_hot(labels, num_classes, dtype=found.dtype) - 1 / num_classes
+      known = (labels >= 0) & (labels < num_classes)  # Any other has no loss.
+      targets = jnp.where(known[:, None], jax.nn.one_hot(
+          labels, num_classes, dtype=found.dtype) - 1 / num_classes, jnp.nan)
     else:
       targets = labels - 1 / num_classes
-    kernel = found @ found.T + len(found) * regularization * jnp.eye(len(found))
+    kernel = found @ found.T + len(found) * regularization * jnp.eye(
+        len(found), dtype=wide(found.dtype))
     head = found.T @ solve_positive(kernel, targets)
     error = jnp.mean(jnp.sum((found @ head - targets) ** 2, -1))
     return {**params, "head": head}, error[None]
@@ -95,7 +98,8 @@ def ridge_features(apply: Callable, num_features: int) -> Callable:
     `(params["features"], inputs) -> [n, F]`.
   """
   def features(params, inputs):
-    head = jnp.eye(num_features, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    leaves = jax.tree.leaves(params)
+    head = jnp.eye(num_features, dtype=jnp.result_type(*leaves) if leaves else float)
     return apply({"features": params, "head": head}, inputs)
 
   return features

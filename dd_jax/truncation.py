@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.init_distributions import InitDistribution, pool_tokens
 from dd_jax.inner_loop import InnerState, Unroll, check_stretch
 from dd_jax.leaves import is_floating
-from dd_jax.types import Array, DistilledData, Params, Train
+from dd_jax.types import Array, DistilledData, Params, Train, check_distilled
 
 
 def last_start(key: Array, last: int, losses: Callable[[], Array]) -> Array | int:
@@ -79,7 +80,7 @@ def window(train: Unroll, *, start: Callable = random_start, length: int) -> "Wi
   return Window(train, start, length)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Window:
   """What `window` makes."""
   unrolled: Unroll
@@ -88,6 +89,7 @@ class Window:
   start_key: Array | None = None  # Shared by the networks of an outer step; None: the network's.
 
   def __call__(self, key: Array, params: Params, distilled: DistilledData) -> tuple[Params, Array]:
+    check_distilled(distilled)
     total = distilled.step_sizes.size
     check_stretch(0, self.length, total)
 
@@ -98,6 +100,8 @@ class Window:
     start = self.start(
         jax.random.fold_in(key, total) if self.start_key is None else self.start_key,
         total - self.length, losses)
+    if not isinstance(start, (int, np.integer)):  # Of one that is traced no error can tell.
+      start = jnp.clip(start, 0, total - self.length)
     first = self.unrolled.begin(params, distilled)
     moved = self.unrolled.advance(key, first, distilled, 0, start)
     begun = moved._replace(opt_state=_with_gradient_of(first.opt_state, moved.opt_state))

@@ -59,16 +59,17 @@ class OuterInfo(NamedTuple):
   """What one outer step reports."""
   loss: Array  # [] outer loss, mean over the N initialisations.
   hypergradient_norm: Array  # [] global L2 norm over all of `trainable`.
-  finite: Array  # [] bool; False: loss or hypergradient was not finite, the state did not change.
+  # [] bool; False: loss, hypergradient or what it led to was not finite, the state did not change.
+  finite: Array
 
 
 def num_examples(inputs: Any, labels: Array) -> int:
   """n of real inputs `[n, ...]` and labels `[n]`; a ValueError where they are not as many."""
-  found = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(inputs)}
-  if found != {labels.shape[0]}:
-    raise ValueError(f"inputs must be as many as the {labels.shape[0]} labels; got "
-                     f"{', '.join(map(str, sorted(found)))}")
-  return labels.shape[0]
+  found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+  if found != {np.shape(labels)[:1]}:
+    raise ValueError(f"inputs must be as many as the {len(labels)} labels; got "
+                     f"{', '.join(str(*shape) or 'a number' for shape in sorted(found)) or 'none'}")
+  return len(labels)
 
 
 def check_labels(labels: Array, num_classes: int) -> None:
@@ -89,12 +90,15 @@ def check_distilled(distilled: DistilledData) -> None:
     raise ValueError("inputs must be arrays [S, B, ...] with one S and one B; "
                      f"got {[list(shape) for shape in shapes]}")
   batch = shapes[0][:2]
-  if labels.shape[:2] != batch:
+  if not all(batch):
+    raise ValueError(f"inputs must hold an example in every step; got [S, B] = {list(batch)}")
+  if np.shape(labels)[:2] != batch:
     raise ValueError(f"labels must begin with [S, B] = {list(batch)} of the inputs; "
-                     f"got {list(labels.shape)}")
-  if step_sizes.ndim != 2 or step_sizes.shape[1] != batch[0]:
+                     f"got {list(np.shape(labels))}")
+  found = np.shape(step_sizes)
+  if len(found) != 2 or found[1] != batch[0] or not found[0]:
     raise ValueError(f"step_sizes must be [E, S] with S = {batch[0]} of the inputs; "
-                     f"got {list(step_sizes.shape)}")
+                     f"got {list(found)}")
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:

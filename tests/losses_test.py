@@ -201,10 +201,12 @@ def test_a_key_that_is_bound_stays():
 
 
 def test_targets_are_floats_of_the_shape_of_the_outputs_and_have_their_gradient():
-  with pytest.raises(ValueError, match=r"targets must be floats \[4, 3\], as the outputs; got "):
+  with pytest.raises(ValueError, match=r"targets must be floats \[n, D\], as the outputs \[4, 3\]"):
     losses.squared_error(jnp.ones((4, 3)), jnp.ones((4, 1)))
-  with pytest.raises(ValueError, match="as the outputs; got int32"):
+  with pytest.raises(ValueError, match=r"as the outputs \[4, 3\]; got int32"):
     losses.squared_error(jnp.ones((4, 3)), jnp.ones((4, 3), jnp.int32))
+  with pytest.raises(ValueError, match=r"as the outputs \[4\]; got float32 \[4\]"):
+    losses.squared_error(jnp.ones(4), jnp.zeros(4))  # Else summed over the batch.
   x, y = (np.random.default_rng(seed).normal(size=(5, size)).astype(np.float32)
           for seed, size in enumerate((3, 2)))
   w = np.ones((3, 2), np.float32)

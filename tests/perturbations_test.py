@@ -65,6 +65,18 @@ def test_the_derivative_is_that_of_finite_differences(x64, norm, size):
   np.testing.assert_allclose(found, (gradient * along).sum(), rtol=1e-6)
 
 
+def test_a_pixel_that_was_pushed_beyond_its_range_comes_back():
+  """The gradient of the clip itself would be 0 there, and black would stay black for ever."""
+  part = perturbations.perturbed(np.zeros((1, 1, 1), np.float32), .1, low=0., high=1.)
+
+  def gradient(learned):
+    return jax.grad(lambda learned: part.decode(learned).sum())(jnp.full((1, 1, 1), learned)).item()
+
+  for learned in (0., -.01, -.5):
+    assert part.decode(jnp.full((1, 1, 1), learned)).item() == 0
+    assert gradient(learned) == pytest.approx(.1 * (1 - np.tanh(learned) ** 2), rel=1e-5)
+
+
 def test_real_examples_stand_behind_the_learned_ones():
   part = perturbations.beside(parametrization.pixels((2, 1, 4, 4, 1)), _REAL)
   learned = part.init(jax.random.key(0))
@@ -76,8 +88,9 @@ def test_real_examples_stand_behind_the_learned_ones():
 
 @pytest.mark.parametrize("options, message", [
     ({"norm": "l1"}, r"norm must be one of \['linf', 'l2'\]; got 'l1'"),
-    ({"epsilon": 0.}, "epsilon must be positive; got 0.0"),
-    ({"epsilon": float("nan")}, "epsilon must be positive; got nan"),
+    ({"epsilon": 0.}, "epsilon must be positive and finite; got 0.0"),
+    ({"epsilon": float("nan")}, "epsilon must be positive and finite; got nan"),
+    ({"epsilon": float("inf")}, "epsilon must be positive and finite; got inf"),
     ({"scale": 0.}, "scale must be positive; got 0.0"),
     ({"real": np.full((1, 2, 3), 30, np.uint8)}, "real must be floating point; got uint8"),
     ({"real": np.full((1, 2, 3), 30.), "high": 1.},

@@ -267,7 +267,7 @@ def _check(where, inputs, arrays):
 
 
 def check_labels(where: Any, labels: np.ndarray, metadata: Any) -> None:
-  """Raises ValueError where a class is none of those that the metadata count."""
+  """Raises ValueError, begun with `where`, for labels of a class that the metadata do not count."""
   size = metadata.get("num_classes") if isinstance(metadata, dict) else None
   if labels.ndim == 2 and isinstance(size, int) and labels.max() >= size:
     raise ValueError(f"{where}: labels must lie in 0..{size - 1}, as num_classes of the metadata "

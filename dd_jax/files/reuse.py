@@ -124,7 +124,8 @@ def network(artifact: Artifact, make: Callable[[int], models.Model] | None = Non
 
 
 def check_classes(artifact: Artifact, class_names: tuple[str, ...], argument: str) -> None:
-  """A ValueError where data name other classes than the file does; either may name none."""
+  """A ValueError that begins with `argument` where data of other `class_names` than the artifact's
+  are given; either may have none."""
   if class_names and artifact.class_names and tuple(class_names) != artifact.class_names:
     raise ValueError(f"{argument} must have the classes of the file, "
                      f"{list(artifact.class_names)}; got {list(class_names)}")

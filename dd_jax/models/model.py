@@ -42,7 +42,7 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...] | dict) -> Model:
   name = type(module).__name__
   modes, flags = _call_arguments(module)
   images = jax.tree.map(lambda shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32), image_shape,
-                        is_leaf=lambda shape: isinstance(shape, tuple))
+                        is_leaf=lambda shape: isinstance(shape, (tuple, list)))
 
   def call(method, variables_or_key, images, key):
     rngs = {} if key is None else {"rngs": {"dropout": key}}
@@ -50,7 +50,7 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...] | dict) -> Model:
 
   def init(key):
     # lazy_init: the shapes of a forward pass without its arithmetic.
-    return call(module.lazy_init, key, images, None)["params"]
+    return call(module.lazy_init, key, images, None).get("params", {})
 
   def apply(params, inputs, *, key=None):
     return call(module.apply, {"params": params}, inputs, key)
@@ -64,12 +64,11 @@ def from_flax(module: nn.Module, image_shape: tuple[int, ...] | dict) -> Model:
   _refuse_state(sorted(set(variables) - {"params"}), name)
   (key,) = traced.jaxpr.invars[:1]
   has_noise = any(var is key for equation in traced.eqns for var in equation.invars)
-  if has_noise:
-    try:
-      jax.eval_shape(apply, variables.get("params", {}), images)
-    except flax_errors.InvalidRngError as error:
-      raise ValueError(f"module must be without noise where it gets no key; {name} needs one: "
-                       f"{' '.join(str(error).split())[:200]}") from error
+  try:
+    jax.eval_shape(apply, variables.get("params", {}), images)
+  except flax_errors.InvalidRngError as error:
+    raise ValueError(f"module must be without noise where it gets no key; {name} needs one: "
+                     f"{' '.join(str(error).split())[:200]}") from error
   return _model(init, apply, takes_key=bool(modes) or has_noise)
 
 
@@ -94,6 +93,8 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Model:
   def apply(params, inputs, *, key=None):
     module = make_module(nnx.Rngs(jax.random.key(0) if key is None else key))
     state = nnx.state(module, nnx.Param)
+    _check_same(params, nnx.to_pure_dict(state), "params must be weights of the module",
+                "what it was given")
     nnx.replace_by_pure_dict(state, params)
     nnx.update(module, state)
     module.eval() if key is None else module.train()
@@ -116,8 +117,11 @@ def check_params(model: Model, params: Params, *, rule: str, where: str) -> None
     rule: begins the message: "init_params must be weights of lenet".
     where: what the params are, in the message.
   """
-  expected = _leaf_shapes(jax.eval_shape(model.init, jax.random.key(0)))
-  found = _leaf_shapes(params)
+  _check_same(params, jax.eval_shape(model.init, jax.random.key(0)), rule, where)
+
+
+def _check_same(params, own, rule, where):
+  expected, found = _leaf_shapes(own), _leaf_shapes(params)
   if found != expected:
     name = min(name for name in found.keys() | expected.keys()
                if found.get(name) != expected.get(name))
@@ -178,12 +182,12 @@ def check_arguments(num_classes: int, image_shape: tuple[int, ...], name: str,
   """A ValueError unless the network called `name` can be made for these arguments.
 
   Args:
-    num_classes: K, at least 2.
+    num_classes: K; 1 of a single target.
     image_shape: (H, W, C).
     name: of the network, for the message.
     sizes: what H = W may be. None: any H and W.
   """
-  check_at_least(2, num_classes=num_classes)
+  check_at_least(1, num_classes=num_classes)
   check_array(image_shape, name)
   if len(image_shape) != 3:
     raise ValueError(f"image_shape must be (H, W, C); got {tuple(image_shape)}")

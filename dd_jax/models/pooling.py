@@ -17,7 +17,7 @@ def max_pool(x: Array, window: Sequence[int], strides: Sequence[int], padding: i
   `lax.reduce_window` is slow. At a tie one pixel gets the whole gradient.
 
   Args:
-    x: `[n, H, W, C]`.
+    x: `[n, H, W, C]`; floating point, where there is padding.
     window: its height and width in pixels.
     strides: down and right, in pixels.
     padding: pixels of -inf on each of the four sides.

@@ -19,8 +19,7 @@ def text_convolution(*, num_classes: int, image_shape: dict[str, tuple[int, ...]
     width: channels of every convolution.
     depth: convolutions.
   """
-  check_at_least(2, num_classes=num_classes)
-  check_at_least(1, width=width, depth=depth)
+  check_at_least(1, num_classes=num_classes, width=width, depth=depth)
   if not isinstance(image_shape, dict) or image_shape.keys() != {"embedded", "mask"}:
     raise ValueError("image_shape of text_convolution must be {'embedded': (L, D), 'mask': (L,)}; "
                      f"got {image_shape}")
