@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dd_jax.init_distributions import InitDistribution, pool_tokens
 from dd_jax.inner_loop import InnerState, Unroll, check_stretch
@@ -100,7 +99,7 @@ class Window:
     start = self.start(
         jax.random.fold_in(key, total) if self.start_key is None else self.start_key,
         total - self.length, losses)
-    if not isinstance(start, (int, np.integer)):  # Of one that is traced no error can tell.
+    if not isinstance(start, int):  # It may be traced, and no error can tell.
       start = jnp.clip(start, 0, total - self.length)
     first = self.unrolled.begin(params, distilled)
     moved = self.unrolled.advance(key, first, distilled, 0, start)
