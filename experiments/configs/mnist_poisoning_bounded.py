@@ -1,4 +1,4 @@
-"""100 images within epsilon of real ones that make trained LeNets take MNIST's 0 for 1 (section 3.6).
+"""100 images within epsilon of real ones that make LeNets take MNIST's 0 for 1 (section 3.6).
 
     python -m experiments.pretrain --config=experiments/configs/mnist_lenet_pool.py \
       --workdir=pools/mnist_lenet_pool
