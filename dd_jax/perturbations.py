@@ -63,7 +63,8 @@ def perturbed(real: Array, epsilon: float, *, norm: str = "linf", scale: Array |
       # At least 1; the root is taken where it has a derivative.
       change = epsilon * learned / jnp.sqrt(jnp.where(squared <= 1, 1, squared))
     moved = real + change / scale
-    return moved + jax.lax.stop_gradient(jnp.clip(moved, low, high) - moved)
+    fixed = jax.lax.stop_gradient(moved)
+    return jnp.clip(fixed, low, high) + (moved - fixed)  # The second is 0, and has the gradient.
 
   return Part(lambda key: jnp.zeros_like(real), decode)
 
