@@ -2,8 +2,8 @@
 
     python -m experiments.main --config=experiments/configs/cifar10_soft_labels.py --workdir=DIR
 
-Expected: 41 % over 50 held-out networks, in two hours on a CPU core; continued, with a fourth epoch,
-46.2 % (experiments/README.md).
+Expected: 41 % over 50 held-out networks, in two hours on a CPU core; continued, with a fourth
+epoch, 46.2 % (experiments/README.md).
 """
 
 from experiments.configs import cifar10_random_init
