@@ -7,6 +7,7 @@ import pyarrow
 import pytest
 
 from dd_jax.datasets import host_memory
+from dd_jax.datasets import own_files
 from dd_jax.datasets import parquet
 from dd_jax.datasets.splits import Reading
 from tests.dataset_files import encoded
@@ -325,6 +326,15 @@ def test_names_of_classes(tmp_path):
     pyarrow.parquet.write_table(table, path)
     with raises(ValueError, path, "expected a Parquet file; found "):
       parquet.read(path, Reading())
+
+
+def test_the_class_that_has_too_few_examples_is_named(tmp_path):
+  """Classes are numbered anew where one is not there; their names are not."""
+  path = tmp_path / "a.parquet"
+  write_parquet(path, {"image": [GREY] * 5, "label": [0, 0, 0, 0, 2]}, ["ape", "bee", "cow"])
+  with raises(ValueError, path, "two examples of every class, one of them for testing; found 1 of "
+              "'cow'"):
+    own_files.read(path, Reading())
 
 
 def test_no_parquet(tmp_path):

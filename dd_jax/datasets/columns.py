@@ -84,7 +84,7 @@ def listed(columns: Mapping[str, Iterable], what: str) -> Columns:
     what: the argument, for the message.
 
   Raises:
-    ValueError: columns of several lengths.
+    ValueError: columns of several lengths, or what is none.
   """
   for name in columns:
     values = columns[name]
@@ -151,6 +151,6 @@ def _read_text(path, delimiter):
 def is_missing(value: Any) -> bool:
   """None, NaN, masked, or what pandas writes for it."""
   # NAType and NaTType are those of pandas, which need not be there.
-  if value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
+  if value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
     return True
   return isinstance(value, (float, np.floating)) and bool(np.isnan(value))

@@ -12,12 +12,11 @@ from dd_jax.types import DistilledData
 
 # What has to be one and the same, for a network to be trained on all of it together.
 SAME = ("num_classes", "image_shape", "pixel_scale", "class_names", "model", "model_options",
-         "objective", "precision", "inner_algorithm",
-         "inner_optimizer", "inner_loss", "inner_augmentation", "inner_siamese", "num_features",
-         "regularization", "targets")
-# What the run of one file says of itself, which holds for no merged file.
+        "objective", "precision", "inner_algorithm", "inner_optimizer", "inner_loss",
+        "inner_augmentation", "inner_siamese", "num_features", "regularization", "targets")
+# What the run of one file says of itself, which holds for no other.
 OF_ONE_RUN = ("num_train", "num_eval_inits", "learned_bytes", "outer_steps", "selection",
-               "readable")
+              "readable")
 
 
 def merge(artifacts: Sequence[Artifact]) -> Artifact:

@@ -99,7 +99,7 @@ def _pairs(split, what):
     if not isinstance(text, str):
       raise ValueError(f"{what} must hold texts; got {type(text).__name__} in row {row}")
   for row, label in enumerate(labels, start=1):
-    if label is None or files.is_missing(label):
+    if files.is_missing(label):
       raise ValueError(f"{what} must hold a label for each text; got none in row {row}")
   if len(of) != len(labels):
     raise ValueError(f"{what} must hold a label for each text; got {len(of)} texts and "
